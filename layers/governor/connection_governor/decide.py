@@ -1,0 +1,147 @@
+"""Every rule of the governor. Pure: no clock, network or randomness, and nothing else may decide.
+
+Assumed: any two clocks that write leases differ by at most `skew_ms`. Not guaranteed beyond it: a lease may then be
+taken over from a holder whose clock is too far behind (its session's time-outs are what is left).
+
+    a grant was not written, the shard shows    what to do
+    ----------------------------------------    ------------------------------------------------
+    no item                                     NoSuchShard
+    our id with our whole record                AlreadyGranted (an earlier try's answer was lost)
+    our id with another record                  IdInUse
+    room, or room once what expired is freed    Write(taken): the same write again, with what it frees
+    neither                                     Full
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from connection_governor.lease import record_connections, record_expiry_ms, record_tag
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from connection_governor.lease import Leases, Shard
+
+LEASES_PER_SHARD = 36  # so many fit into 1 KB, which is one write unit
+TAKEN_AT_ONCE = 40  # bounds the length of one update expression
+PRESSURE_SHARE = 10  # pressure: less than a tenth of the shard is left
+RETRY_FLOOR_MS = 20
+RETRY_CEILING_MS = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class AlreadyGranted:
+    """An earlier try of this very acquire was applied; its answer was lost, and with it the fence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """Try the grant, taking over the leases in `taken` (none: there is room)."""
+
+    taken: Leases
+
+
+@dataclass(frozen=True, slots=True)
+class Full:
+    """Neither room nor an expired lease."""
+
+
+@dataclass(frozen=True, slots=True)
+class IdInUse:
+    """The id is stored with another record: ids are never used twice."""
+
+
+@dataclass(frozen=True, slots=True)
+class NoSuchShard:
+    """The shard's item is missing."""
+
+
+def shards_for(budget: int) -> int:
+    """How many shards a budget is split among: one up to 36 connections, then as few as keep each within 1 KB."""
+    return max(1, -(-budget // LEASES_PER_SHARD))
+
+
+def share(budget: int, shards: int, index: int) -> int:
+    """The part of the budget that a shard gets: parts differ by at most one; an index past the last gets nothing."""
+    if index >= shards:
+        return 0
+    each, rest = divmod(budget, shards)
+    return each + (index < rest)
+
+
+def shard_order(lease_id: str, shards: int) -> Iterator[int]:
+    """In which order an acquire tries the shards: fixed by its id, so that a retry starts where the first try did."""
+    first = zlib.crc32(lease_id.encode()) if shards > 1 else 0
+    return ((first + step) % shards for step in range(shards))
+
+
+def is_over(record: str, *, now_ms: int, skew_ms: int) -> bool:
+    """Whether anyone may reclaim the lease: its end, plus the allowance for clocks, has passed."""
+    return record_expiry_ms(record) + skew_ms < now_ms
+
+
+def reclaimable(shard: Shard, *, now_ms: int, skew_ms: int) -> Leases:
+    """The leases that are over, exactly as stored; at most as many as one write may name."""
+    over = [seen for seen in shard.leases.items() if is_over(seen[1], now_ms=now_ms, skew_ms=skew_ms)]
+    return tuple(over[:TAKEN_AT_ONCE])
+
+
+def connections_of(leases: Leases) -> int:
+    """How many connections these stored leases hold: from their records, never from a request."""
+    return sum(record_connections(record) for _, record in leases)
+
+
+def after_refused_grant(
+    shard: Shard | None, lease_id: str, record: str, *, now_ms: int, skew_ms: int
+) -> AlreadyGranted | Write | Full | IdInUse | NoSuchShard:
+    """What to do after a conditional grant was not written, from the shard that the answer showed."""
+    if shard is None:
+        return NoSuchShard()
+    stored = shard.leases.get(lease_id)
+    if stored is not None:
+        return AlreadyGranted() if stored == record else IdInUse()
+    return room_for(shard, record_connections(record), now_ms=now_ms, skew_ms=skew_ms)
+
+
+def room_for(shard: Shard, connections: int, *, now_ms: int, skew_ms: int) -> Write | Full:
+    """Whether a shard, as it was read, has room for a lease of so many connections, and what it must free for it."""
+    if shard.remaining >= connections:
+        return Write(())
+    taken = reclaimable(shard, now_ms=now_ms, skew_ms=skew_ms)
+    if taken and shard.remaining + connections_of(taken) >= connections:
+        return Write(taken)
+    return Full()
+
+
+def renewed_already(stored: str, wanted: str) -> bool:
+    """Whether a renew that was not written has in fact succeeded: its own string is stored, ending at least as late.
+
+    `wanted` differs from the lease's other records only in the expiry, so the rest must match to the letter.
+    """
+    same = record_connections(stored) == record_connections(wanted) and record_tag(stored) == record_tag(wanted)
+    return same and record_expiry_ms(stored) >= record_expiry_ms(wanted)
+
+
+def is_pressed(*, allowed: int, remaining: int) -> bool:
+    """Whether the budget runs low, so that idle environments should give up what they keep."""
+    return remaining * PRESSURE_SHARE < allowed
+
+
+def scale(part: int, *, share_of: int, total: int) -> int:
+    """Estimate a database's figure from one shard's: `part` of `share_of`, scaled to `total`."""
+    return round(part * total / share_of) if share_of else 0
+
+
+def retry_after_ms(seen: Sequence[Shard], *, now_ms: int, turnover_per_s: float) -> int:
+    """An estimate of when a try may succeed: the next release at the observed turnover, or the next expiry."""
+    by_release = 1_000 / turnover_per_s if turnover_per_s > 0 else RETRY_CEILING_MS
+    by_expiry = min((record_expiry_ms(r) - now_ms for s in seen for r in s.leases.values()), default=RETRY_CEILING_MS)
+    return int(min(max(min(by_release, by_expiry), RETRY_FLOOR_MS), RETRY_CEILING_MS))
+
+
+def is_whole(shard: Shard) -> bool:
+    """Whether the counter equals the leases: what is in use is the sum of what they hold."""
+    return shard.in_use == connections_of(tuple(shard.leases.items()))

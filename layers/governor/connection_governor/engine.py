@@ -1,0 +1,288 @@
+"""What a holder does: acquire, renew, release. Asks `decide` what to do and a store to do it, with bounded retries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeVar
+
+from connection_governor import checks, decide
+from connection_governor.errors import InvalidRequest, UnknownDatabase
+from connection_governor.lease import (
+    Grant,
+    Lease,
+    Refusal,
+    Settings,
+    Shard,
+    ShardKey,
+    holder_tag,
+    pack_record,
+    record_expiry_ms,
+)
+from connection_governor.retry import GIVING_BACK, TAKING, Retry
+from connection_governor.store import Written
+from connection_governor.turnover import Turnover
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from connection_governor.clock import Clock
+    from connection_governor.entropy import Entropy
+    from connection_governor.lease import Leases
+    from connection_governor.store import LeaseStore, Unwritten
+
+T = TypeVar("T")
+
+SETTINGS_KEPT_MS = 60_000
+TRIES_ON_A_SHARD = 4  # each lost race shows the shard anew; past these, others are being served
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A lease asked for: made before the first try, and repeated to the letter by its retries."""
+
+    database: str
+    lease_id: str
+    holder: str
+    connections: int
+    expires_at_ms: int
+
+    @property
+    def record(self) -> str:
+        """The string to store."""
+        return pack_record(self.expires_at_ms, self.connections, holder_tag(self.holder))
+
+    def lent_by(self, key: ShardKey, fence: int | None) -> Lease:
+        """The lease, once a shard has lent it."""
+        return Lease(self.lease_id, self.database, self.holder, self.connections, fence, self.expires_at_ms, key.index)
+
+
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """A renewed lease, and whether its budget runs low."""
+
+    lease: Lease
+    pressure: bool
+
+
+class Engine:
+    """Lends, renews and takes back leases.
+
+    Args:
+        store: where the leases are.
+        clock: tells the time that is written into leases.
+        entropy: where lease ids and jitter come from.
+    """
+
+    def __init__(self, store: LeaseStore, clock: Clock, entropy: Entropy) -> None:
+        self._store = store
+        self._clock = clock
+        self._entropy = entropy
+        self._retry = Retry(clock, entropy)
+        self._turnover = Turnover()
+        self._settings: dict[str, tuple[Settings, int]] = {}
+
+    def settings(self, database: str) -> Settings:
+        """The database's settings, at most a minute old.
+
+        Raises:
+            UnknownDatabase: no budget was ever set for it.
+            GovernorUnavailable: the store could not be reached.
+        """
+        kept, read_at_ms = self._settings.get(database, (None, 0))
+        now_ms = self._clock.now_ms()
+        if kept is not None and 0 <= now_ms - read_at_ms < SETTINGS_KEPT_MS:
+            return kept
+        settings = self._retry(lambda: self._store.settings(database, consistent=False), TAKING)
+        if settings is None:
+            raise UnknownDatabase(database)
+        self._settings[database] = (settings, now_ms)
+        return settings
+
+    def acquire(
+        self,
+        database: str,
+        *,
+        holder: str,
+        connections: int = 1,
+        expires_at_ms: int | None = None,
+        lease_id: str | None = None,
+        look_first: bool = False,
+        until_ms: int | None = None,
+    ) -> Grant | Refusal:
+        """Lend connections, or say that none is left. One pass over the shards: whoever wants to wait calls again.
+
+        Args:
+            database: whose budget.
+            holder: who will have the lease.
+            connections: how many, from 1 to the smallest shard's share.
+            expires_at_ms: end of the lease; default: the settings' length from now.
+            lease_id: the caller's own new id; default: one from the operating system's randomness.
+            look_first: read one shard, and write only where that shows room: for those who wait.
+            until_ms: start no retry later than this.
+
+        Raises:
+            InvalidRequest: more connections than a shard can ever lend, or an id that is in use.
+            UnknownDatabase: no budget was ever set for it.
+            GovernorUnavailable: the store could not be reached within bounded retries.
+        """
+        settings = self.settings(database)
+        smallest = decide.share(settings.allowed, settings.shards, settings.shards - 1)
+        checks.connection_count(connections, most=max(1, smallest))
+        wanted = Wanted(
+            database=database,
+            lease_id=lease_id or self._entropy.lease_id(),
+            holder=holder,
+            connections=connections,
+            expires_at_ms=expires_at_ms or self._clock.now_ms() + settings.lease_ms,
+        )
+        attempt = _Attempt(self._store, self._clock, self._retry, settings, wanted, until_ms)
+        keys = [ShardKey(database, index) for index in decide.shard_order(wanted.lease_id, settings.shards)]
+        grant = attempt.on_looks(keys[:1]) if look_first else attempt.on_all(keys)
+        return grant or self._refusal(settings, attempt.seen)
+
+    def renew(self, lease: Lease, *, expires_at_ms: int | None = None) -> Renewal | None:
+        """Move the lease's end to `expires_at_ms` (default: the settings' length from now); never shortens it.
+
+        Returns:
+            The lease with its new end; None where it is not held any more, or past its end.
+
+        Raises:
+            GovernorUnavailable: the store could not be reached: whether the lease was renewed is not known.
+        """
+        now_ms = self._clock.now_ms()
+        if lease.expires_at_ms < now_ms:
+            return None
+        end_ms = max(expires_at_ms or now_ms + self.settings(lease.database).lease_ms, lease.expires_at_ms)
+        tag = holder_tag(lease.holder)
+        renewed = pack_record(end_ms, lease.connections, tag)
+        outcome = self._retry(lambda: self._store.renew(lease.key, lease.lease_id, lease.record, renewed), GIVING_BACK)
+        if isinstance(outcome, Written):
+            return Renewal(
+                _until(lease, end_ms), decide.is_pressed(allowed=outcome.allowed, remaining=outcome.remaining)
+            )
+        if outcome.shard is None:
+            return None
+        stored = outcome.shard.leases.get(lease.lease_id)
+        if stored is None or not decide.renewed_already(stored, renewed):
+            return None
+        pressure = decide.is_pressed(allowed=outcome.shard.allowed, remaining=outcome.shard.remaining)
+        return Renewal(_until(lease, record_expiry_ms(stored)), pressure)
+
+    def release(self, lease: Lease) -> Written | None:
+        """Give the lease back.
+
+        Returns:
+            The shard's counter after it; None where the lease was not held any more (also after a lost answer).
+
+        Raises:
+            GovernorUnavailable: the store could not be reached; the lease then ends by itself.
+        """
+        seen = ((lease.lease_id, lease.record),)
+        outcome = self._retry(lambda: self._store.give_back(lease.key, seen), GIVING_BACK)
+        return outcome if isinstance(outcome, Written) else None
+
+    def _refusal(self, settings: Settings, seen: Sequence[Shard]) -> Refusal:
+        now_ms = self._clock.now_ms()
+        for shard in seen:
+            self._turnover.note(shard, now_ms=now_ms)
+        turnover = sum(self._turnover.per_second(shard.key) for shard in seen)
+        allowed, in_use, _ = totals(settings, sum(s.allowed for s in seen), sum(s.in_use for s in seen))
+        return Refusal(
+            retry_after_ms=decide.retry_after_ms(seen, now_ms=now_ms, turnover_per_s=turnover),
+            allowed=allowed,
+            in_use=in_use,
+            remaining=allowed - in_use,
+        )
+
+
+class _Attempt:
+    """One pass of one acquire over the shards; `seen` collects the full ones."""
+
+    def __init__(
+        self, store: LeaseStore, clock: Clock, retry: Retry, settings: Settings, wanted: Wanted, until_ms: int | None
+    ) -> None:
+        self.seen: list[Shard] = []
+        self._store = store
+        self._clock = clock
+        self._retry = retry
+        self._settings = settings
+        self._wanted = wanted
+        self._until_ms = until_ms
+
+    def on_all(self, keys: Sequence[ShardKey]) -> Grant | None:
+        """Write to the first shard without looking; look at the others, and write where there is room."""
+        return self._on_shard(keys[0]) or (self.on_looks(keys[1:]) if keys[1:] else None)
+
+    def on_looks(self, keys: Sequence[ShardKey]) -> Grant | None:
+        """Read first: eventually consistent reads may refuse, never admit."""
+        shards = self._retrying(lambda: self._store.read(keys, consistent=False))
+        for shard in shards:
+            if shard is None:
+                continue
+            room = decide.room_for(
+                shard, self._wanted.connections, now_ms=self._clock.now_ms(), skew_ms=self._settings.skew_ms
+            )
+            if isinstance(room, decide.Full):
+                self.seen.append(shard)
+            elif grant := self._on_shard(shard.key, room.taken):
+                return grant
+        return None
+
+    def _on_shard(self, key: ShardKey, taken: Leases = ()) -> Grant | None:
+        shard: Shard | None = None
+        for _ in range(TRIES_ON_A_SHARD):
+            outcome = self._write(key, taken)
+            if isinstance(outcome, Written):
+                return self._granted(key, outcome.allowed, outcome.remaining, outcome.fence)
+            shard = outcome.shard
+            decision = self._decide(shard)
+            if isinstance(decision, decide.AlreadyGranted) and shard is not None:
+                return self._granted(key, shard.allowed, shard.remaining, None)
+            if isinstance(decision, decide.IdInUse):
+                raise InvalidRequest("lease_id", "is in use: every acquire needs a new one")
+            if not isinstance(decision, decide.Write):
+                break
+            taken = decision.taken
+        if shard is not None:
+            self.seen.append(shard)
+        return None
+
+    def _write(self, key: ShardKey, taken: Leases) -> Written | Unwritten:
+        wanted = self._wanted
+        return self._retrying(lambda: self._store.grant(key, wanted.lease_id, wanted.record, wanted.connections, taken))
+
+    def _decide(
+        self, shard: Shard | None
+    ) -> decide.AlreadyGranted | decide.Write | decide.Full | decide.IdInUse | decide.NoSuchShard:
+        return decide.after_refused_grant(
+            shard,
+            self._wanted.lease_id,
+            self._wanted.record,
+            now_ms=self._clock.now_ms(),
+            skew_ms=self._settings.skew_ms,
+        )
+
+    def _granted(self, key: ShardKey, allowed: int, remaining: int, fence: int | None) -> Grant:
+        total, in_use, estimated = totals(self._settings, allowed, allowed - remaining)
+        return Grant(
+            lease=self._wanted.lent_by(key, fence),
+            allowed=total,
+            in_use=in_use,
+            remaining=total - in_use,
+            estimated=estimated,
+            pressure=decide.is_pressed(allowed=allowed, remaining=remaining),
+        )
+
+    def _retrying(self, call: Callable[[], T]) -> T:
+        return self._retry(call, TAKING, until_ms=self._until_ms)
+
+
+def totals(settings: Settings, allowed: int, in_use: int) -> tuple[int, int, bool]:
+    """A database's (allowed, in use, whether estimated), from what was seen of its shards."""
+    if settings.shards == 1:
+        return allowed, in_use, False
+    return settings.allowed, decide.scale(in_use, share_of=allowed, total=settings.allowed), True
+
+
+def _until(lease: Lease, end_ms: int) -> Lease:
+    return replace(lease, expires_at_ms=end_ms)

@@ -1,0 +1,47 @@
+"""The exceptions of the package: six, one base. Inside the core a refusal is a value (`lease.Refusal`)."""
+
+
+class GovernorError(Exception):
+    """Base of everything that the governor raises."""
+
+
+class InvalidRequest(GovernorError):
+    """A request that can never be right: `field` names what to mend; nothing was written."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field = field
+        self.message = message
+
+
+class UnknownDatabase(GovernorError):
+    """No budget was ever set for this database name."""
+
+    def __init__(self, database: str) -> None:
+        super().__init__(f"database {database!r} has no budget: create it with `governor set-budget {database} N`")
+        self.database = database
+
+
+class NoConnectionsLeft(GovernorError):
+    """Every connection of the budget stayed lent until the time-out; try again after `retry_after_ms`."""
+
+    def __init__(self, database: str, *, retry_after_ms: int, allowed: int, in_use: int) -> None:
+        super().__init__(
+            f"no connection left for {database!r}: {in_use} of {allowed} in use, retry in {retry_after_ms} ms"
+        )
+        self.database = database
+        self.retry_after_ms = retry_after_ms
+        self.allowed = allowed
+        self.in_use = in_use
+
+
+class GovernorUnavailable(GovernorError):
+    """DynamoDB or the governor function could not be reached, or answered with a fault, within bounded retries."""
+
+    def __init__(self, message: str, *, throttled: bool = False) -> None:
+        super().__init__(message)
+        self.throttled = throttled
+
+
+class LeaseLost(GovernorError):
+    """The lease is over: whoever held it must not use its connections any more."""

@@ -1,0 +1,172 @@
+"""The vocabulary: what a lease, a shard, a budget's settings and a refusal are. Frozen values, no rules."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+TAG_BYTES = 8
+MAX_RECORD_CONNECTIONS = 64**2 - 1
+
+_DIGITS = "-0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz"  # in ASCII order: records sort by expiry
+_VALUE = {digit: value for value, digit in enumerate(_DIGITS)}
+_EXPIRY_WIDTH = 7  # 64**7 ms reach the year 2109
+_CONNECTIONS_WIDTH = 2
+_TAG_AT = _EXPIRY_WIDTH + _CONNECTIONS_WIDTH
+_TAG_ALPHABET = frozenset(_DIGITS)
+
+Leases = tuple[tuple[str, str], ...]
+"""Stored leases as they were seen: (lease id, record) pairs."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShardKey:
+    """Which of a database's shards."""
+
+    database: str
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to hold `connections` connections of `database` until `expires_at_ms`.
+
+    Attributes:
+        lease_id: 8 to 16 characters of `[A-Za-z0-9_-]`, never used twice.
+        database: name of the governed database.
+        holder: who has it, up to 64 characters; its first 8 are stored with the lease.
+        connections: how many connections it stands for, usually 1.
+        fence: grows with each grant of this shard; None where a lost answer hid it.
+        expires_at_ms: end of the lease, milliseconds since 1970 UTC.
+        shard: index of the shard that lent it.
+    """
+
+    lease_id: str
+    database: str
+    holder: str
+    connections: int
+    fence: int | None
+    expires_at_ms: int
+    shard: int
+
+    @property
+    def key(self) -> ShardKey:
+        """The shard that lent it."""
+        return ShardKey(self.database, self.shard)
+
+    @property
+    def record(self) -> str:
+        """The string stored for it: release and renew compare the whole of it."""
+        return pack_record(self.expires_at_ms, self.connections, holder_tag(self.holder))
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A lease with the totals of its database; `estimated` where they were scaled from one of several shards."""
+
+    lease: Lease
+    allowed: int
+    in_use: int
+    remaining: int
+    estimated: bool
+    pressure: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """No connection is left. An expected answer, so a value; `retry_after_ms` estimates when a try may succeed."""
+
+    retry_after_ms: int
+    allowed: int
+    in_use: int
+    remaining: int
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """A database's settings item, the only home of the shard count.
+
+    Attributes:
+        database: its name.
+        allowed: the budget, in connections.
+        shards: among how many shards the budget is split.
+        plan: number of the last budget plan; grows by one with each change.
+        lease_ms: length of a lease where the caller names none.
+        skew_ms: how far any two clocks that write leases may differ.
+        anonymous_lease_ms: length of a lease taken by the published sample's payload.
+        shards_made: how many shard items there ever were; they are never deleted.
+    """
+
+    database: str
+    allowed: int
+    shards: int
+    plan: int
+    lease_ms: int = 30_000
+    skew_ms: int = 1_000
+    anonymous_lease_ms: int = 900_000
+    shards_made: int = 1
+
+    @property
+    def keys(self) -> tuple[ShardKey, ...]:
+        """Every shard item that may hold leases, also those that a smaller budget no longer grants from."""
+        return tuple(ShardKey(self.database, index) for index in range(self.shards_made))
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One shard as it was read: the counter and the leases live in one item and change in one write."""
+
+    key: ShardKey
+    allowed: int
+    remaining: int
+    fence: int
+    plan: int
+    leases: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def in_use(self) -> int:
+        """Connections that its leases hold."""
+        return self.allowed - self.remaining
+
+
+def pack_record(expires_at_ms: int, connections: int, tag: str) -> str:
+    """The stored form of a lease: expiry (7 digits, base 64), connections (2 digits), holder tag (at most 8 bytes)."""
+    return _digits(expires_at_ms, _EXPIRY_WIDTH) + _digits(connections, _CONNECTIONS_WIDTH) + tag
+
+
+def record_expiry_ms(record: str) -> int:
+    """When the stored lease ends, milliseconds since 1970 UTC."""
+    return _number(record[:_EXPIRY_WIDTH])
+
+
+def record_connections(record: str) -> int:
+    """How many connections the stored lease holds."""
+    return _number(record[_EXPIRY_WIDTH:_TAG_AT])
+
+
+def record_tag(record: str) -> str:
+    """The tag of the holder that the stored lease carries."""
+    return record[_TAG_AT:]
+
+
+def holder_tag(holder: str) -> str:
+    """At most 8 bytes that name the holder's function: what stands before its first `/`, odd characters as `_`."""
+    return "".join(c if c in _TAG_ALPHABET else "_" for c in holder.partition("/")[0][:TAG_BYTES])
+
+
+def _digits(number: int, width: int) -> str:
+    digits = ""
+    for _ in range(width):
+        number, rest = divmod(number, 64)
+        digits = _DIGITS[rest] + digits
+    return digits
+
+
+def _number(digits: str) -> int:
+    number = 0
+    for digit in digits:
+        number = number * 64 + _VALUE[digit]
+    return number
