@@ -1,0 +1,271 @@
+"""One HTTP/1.1 connection: opens it, sends a request, reads the answer within a deadline. Knows nothing of AWS.
+
+Ours because `http.client` parses each answer's header with the `email` package: see `bench/README.md` for what that
+costs. Deadlines are readings of `time.monotonic()`. NOT bounded by them: the name look-up, which the system does.
+No redirects, no proxies, no compression (we never ask for it).
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from .errors import InvalidRequest
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Mapping
+
+_MOST_HEAD_BYTES = 64 * 1024
+_MOST_BODY_BYTES = 8 * 1024 * 1024  # Lambda answers at most 6 MB, and what we read from DynamoDB is far below
+_RECEIVE_BYTES = 64 * 1024
+_HAS_NO_BODY = (204, 304)
+
+
+class Answer(NamedTuple):
+    """What the server said; header names are in lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class NoAnswerError(ConnectionError):
+    """The connection ended before the first byte of an answer."""
+
+
+class GarbledAnswerError(ConnectionError):
+    """What came back is not an answer in HTTP/1.1, breaks off, or is larger than we accept."""
+
+
+class Address(NamedTuple):
+    """Where a service listens: the parts of `http[s]://host[:port][/prefix]`."""
+
+    tls: bool
+    host: str
+    port: int
+    prefix: str
+
+    @classmethod
+    def of(cls, url: str) -> Address:
+        """Split a URL; `InvalidRequest` where it has another form."""
+        scheme, _, rest = url.partition("://")
+        authority, slash, prefix = rest.partition("/")
+        host, port = _split_port(authority)
+        if scheme not in ("http", "https") or not host or not port.isdigit() or "@" in authority or "?" in prefix:
+            raise InvalidRequest("url", f"{url!r} must look like https://host[:port]")
+        tls = scheme == "https"
+        return cls(tls, host, int(port) or (443 if tls else 80), (slash + prefix).rstrip("/"))
+
+    @property
+    def authority(self) -> str:
+        """The value of the Host header."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == (443 if self.tls else 80) else f"{host}:{self.port}"
+
+
+class Connection:
+    """One open connection. After an exchange that failed, or left it not `reusable`, it can only be closed."""
+
+    __slots__ = ("_socket", "reusable")
+
+    def __init__(self, address: Address, deadline: float, tls_context: ssl.SSLContext | None) -> None:
+        self.reusable = True
+        self._socket = _connect(address, deadline)
+        try:
+            # Requests are one write each: waiting to fill a packet could only delay them.
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if tls_context is not None:
+                self._socket.settimeout(_left(deadline))
+                self._socket = tls_context.wrap_socket(self._socket, server_hostname=address.host)
+        except BaseException:
+            self._socket.close()
+            raise
+
+    def is_stale(self) -> bool:
+        """Tell whether the server has closed it, or said something unasked, since the last answer. No round trip."""
+        try:
+            self._socket.settimeout(0)
+            # Past the TLS layer, whose own recv knows no flags: any waiting byte, even an alert, ends the reuse.
+            socket.socket.recv(self._socket, 1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+        return True
+
+    def exchange(self, request: bytes, deadline: float) -> Answer:
+        """Send one request and read its answer; `TimeoutError`, `NoAnswerError`, `GarbledAnswerError` or `OSError`."""
+        self.reusable = False
+        reader = _Reader(self._socket, deadline)
+        try:
+            self._socket.settimeout(_left(deadline))
+            self._socket.sendall(request)
+            reader.fill()
+        except TimeoutError:
+            raise
+        except OSError as error:
+            raise NoAnswerError("the connection ended before an answer") from error
+        answer, self.reusable = reader.answer()
+        return answer
+
+    def close(self) -> None:
+        """Close it; says nothing to the server."""
+        self._socket.close()
+
+
+class _Reader:
+    """Reads one answer from a socket; `_position` is where the unread part of the buffer starts."""
+
+    __slots__ = ("_buffer", "_deadline", "_position", "_socket")
+
+    def __init__(self, source: socket.socket, deadline: float) -> None:
+        self._socket = source
+        self._deadline = deadline
+        self._buffer = b""
+        self._position = 0
+
+    def fill(self) -> None:
+        """Wait for more bytes; `GarbledAnswerError` where none will come."""
+        self._socket.settimeout(_left(self._deadline))
+        received = self._socket.recv(_RECEIVE_BYTES)
+        if not received:
+            raise GarbledAnswerError("the connection ended in the middle of an answer")
+        self._buffer = self._buffer[self._position :] + received
+        self._position = 0
+
+    def answer(self) -> tuple[Answer, bool]:
+        """Return the answer, and whether the connection can be used again."""
+        version, status, headers = self._head()
+        while 100 <= status < 200:  # noqa: PLR2004  # HTTP's interim answers: the real one follows
+            version, status, headers = self._head()
+        body, ends = self._body(status, headers)
+        closing = not ends or version != "HTTP/1.1" or "close" in headers.get("connection", "").lower()
+        return Answer(status, headers, body), not closing and self._position == len(self._buffer)
+
+    def _head(self) -> tuple[str, int, dict[str, str]]:
+        lines = self._until(b"\r\n\r\n").decode("latin-1").split("\r\n")
+        version, _, status = lines[0].partition(" ")
+        if not version.startswith("HTTP/1.") or not status[:3].isdigit():
+            raise GarbledAnswerError("the answer is not HTTP/1.1")
+        headers = {}
+        for line in lines[1:]:
+            name, _, value = line.partition(":")
+            headers[name.lower()] = value.strip()
+        return version, int(status[:3]), headers
+
+    def _body(self, status: int, headers: Mapping[str, str]) -> tuple[bytes, bool]:
+        if status in _HAS_NO_BODY:
+            return b"", True
+        if "transfer-encoding" in headers:
+            return self._chunks(), True
+        length = headers.get("content-length")
+        if length is None:
+            return self._rest(), False
+        return self._exactly(_size(length.encode(), 10)), True
+
+    def _chunks(self) -> bytes:
+        body = bytearray()
+        while size := _size(self._until(b"\r\n").partition(b";")[0].strip(), 16):
+            body += self._exactly(_accepted(len(body) + size) - len(body))
+            if self._exactly(2) != b"\r\n":
+                raise GarbledAnswerError("a chunk does not end where it said")
+        while self._until(b"\r\n"):
+            pass  # trailers: nothing that we ask for is sent in them
+        return bytes(body)
+
+    def _until(self, mark: bytes) -> bytes:
+        while (end := self._buffer.find(mark, self._position)) < 0:
+            if len(self._buffer) - self._position > _MOST_HEAD_BYTES:
+                raise GarbledAnswerError("the answer's header is too long")
+            self.fill()
+        found = self._buffer[self._position : end]
+        self._position = end + len(mark)
+        return found
+
+    def _exactly(self, count: int) -> bytes:
+        if len(self._buffer) - self._position < count:
+            self._gather(count)
+        start = self._position
+        self._position += count
+        return self._buffer[start : self._position]
+
+    def _gather(self, count: int) -> None:
+        """Fill in one growing buffer: adding up immutable pieces would copy a long body again and again."""
+        gathered = bytearray(self._take())
+        while len(gathered) < count:
+            self.fill()
+            gathered += self._take()
+        self._buffer = bytes(gathered)
+
+    def _take(self) -> bytes:
+        taken = self._buffer[self._position :]
+        self._buffer, self._position = b"", 0
+        return taken
+
+    def _rest(self) -> bytes:
+        gathered = bytearray(self._take())
+        self._socket.settimeout(_left(self._deadline))
+        while received := self._socket.recv(_RECEIVE_BYTES):
+            gathered += received
+            _accepted(len(gathered))
+            self._socket.settimeout(_left(self._deadline))
+        return bytes(gathered)
+
+
+def request_bytes(method: str, target: str, headers: Mapping[str, str], body: bytes = b"") -> bytes:
+    """Put a request in one piece, so that it leaves in one packet; `InvalidRequest` if a value holds a line break."""
+    lines = [f"{method} {target} HTTP/1.1", *[f"{name}: {value}" for name, value in headers.items()]]
+    head = "\r\n".join(lines)
+    if head.count("\n") != len(lines) - 1 or head.count("\r") != len(lines) - 1:
+        raise InvalidRequest("headers", "a value holds a line break")
+    return head.encode("latin-1") + b"\r\n\r\n" + body
+
+
+def _split_port(authority: str) -> tuple[str, str]:
+    """Host and port ("0" = the scheme's own); an IPv6 address stands in brackets."""
+    if authority.startswith("["):
+        host, _, port = authority[1:].partition("]")
+        return host, port.removeprefix(":") or "0"
+    host, _, port = authority.partition(":")
+    return host, port or "0"
+
+
+def _connect(address: Address, deadline: float) -> socket.socket:
+    """Try each address of the name in turn, all within one deadline (`socket.create_connection` gives it to each)."""
+    failure: OSError = OSError(f"{address.host} has no address")
+    for family, kind, protocol, _, where in socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM):
+        opened = socket.socket(family, kind, protocol)
+        try:
+            opened.settimeout(_left(deadline))
+            opened.connect(where)
+        except BaseException as error:
+            opened.close()
+            if not isinstance(error, OSError):
+                raise
+            failure = error
+        else:
+            return opened
+    raise failure
+
+
+def _left(deadline: float) -> float:
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError("the time for this request is over")
+    return left
+
+
+def _size(text: bytes, base: int) -> int:
+    try:
+        size = int(text, base) if text.isalnum() else -1
+    except ValueError as error:
+        raise GarbledAnswerError("the answer's length is not a number") from error
+    return _accepted(size)
+
+
+def _accepted(size: int) -> int:
+    if not 0 <= size <= _MOST_BODY_BYTES:
+        raise GarbledAnswerError(f"an answer of {size} bytes is not accepted")
+    return size
