@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .errors import InvalidRequest
+from connection_governor.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -11,7 +11,7 @@ import socket
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from .errors import InvalidRequest
+from connection_governor.errors import InvalidRequest
 
 if TYPE_CHECKING:
     import ssl

@@ -12,18 +12,18 @@ import os
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from .clock import SYSTEM_CLOCK
-from .endpoints import endpoint_url
-from .errors import GovernorUnavailable
-from .http1 import Address, Answer, Connection, NoAnswerError, request_bytes
-from .sigv4 import Signer, percent_encode
+from connection_governor.clock import SYSTEM_CLOCK
+from connection_governor.endpoints import endpoint_url
+from connection_governor.errors import GovernorUnavailable
+from connection_governor.http1 import Address, Answer, Connection, NoAnswerError, request_bytes
+from connection_governor.sigv4 import Signer, percent_encode
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Mapping
 
-    from .clock import Clock
-    from .credentials import CredentialSource
+    from connection_governor.clock import Clock
+    from connection_governor.credentials import CredentialSource
 
 _THROTTLED: Final = frozenset(
     {
@@ -58,8 +58,6 @@ _LONGEST_IDLE_MS: Final = 300_000
 _MOST_IDLE: Final = 4
 _OK, _TOO_MANY_REQUESTS, _SERVER_FAULT = 200, 429, 500
 
-_tls_contexts: dict[str | None, ssl.SSLContext] = {}
-
 
 class ServiceError(Exception):
     """The service refused the request (4xx): `code` as the service names it, "" where it names none."""
@@ -77,7 +75,8 @@ class Endpoint:
     """One service of one region, reached over a kept connection (TLS, or plain for emulators).
 
     Safe to share among threads: each exchange has a connection to itself, and up to four are kept. The times are in
-    seconds; a call's own `timeout_s` can only shorten them. `ca_file` replaces the system's trusted authorities.
+    seconds; a call's own `timeout_s` can only shorten them. `ca_file` names the only authorities to trust (default:
+    Amazon's, then the system's).
     """
 
     def __init__(
@@ -178,8 +177,19 @@ class Endpoint:
         return None
 
     def _opened(self, deadline: float) -> Connection:
-        context = _tls_context(self._ca_file) if self._address.tls else None
-        return Connection(self._address, min(deadline, time.monotonic() + self._connect_timeout_s), context)
+        if not self._address.tls:
+            return self._connected(deadline, None)
+        from connection_governor import trust  # noqa: PLC0415  # plain-http emulators need not load TLS
+
+        if self._ca_file is None:
+            try:
+                return self._connected(deadline, trust.context(trust.AMAZON_ROOTS))
+            except trust.NotTrustedError:
+                self._ca_file = trust.SYSTEM
+        return self._connected(deadline, trust.context(self._ca_file))
+
+    def _connected(self, deadline: float, tls_context: ssl.SSLContext | None) -> Connection:
+        return Connection(self._address, min(deadline, time.monotonic() + self._connect_timeout_s), tls_context)
 
 
 def json_call(
@@ -255,12 +265,3 @@ def _object(body: bytes) -> dict[str, Any]:
     except ValueError:
         return {}
     return parsed if isinstance(parsed, dict) else {}
-
-
-def _tls_context(ca_file: str | None) -> ssl.SSLContext:
-    """Share one context: to make one reads every trusted authority, some 20 ms."""
-    if ca_file not in _tls_contexts:
-        import ssl  # noqa: PLC0415  # plain-http emulators need not load it
-
-        _tls_contexts[ca_file] = ssl.create_default_context(cafile=ca_file)
-    return _tls_contexts[ca_file]
