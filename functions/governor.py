@@ -1,0 +1,31 @@
+"""The governor function: acquire, renew, release and status of leases, and the published sample's payload."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from aws_lambda_powertools import Logger
+
+from connection_governor import environment
+
+if TYPE_CHECKING:
+    from aws_lambda_powertools.utilities.typing import LambdaContext
+
+    from connection_governor.payloads import Requests
+
+logger = Logger(service="governor")
+
+
+@cache
+def requests() -> Requests:
+    """What answers in this environment; made at the first request, so that importing needs no environment."""
+    return environment.requests(environment.Environment.current())
+
+
+def handler(event: object, _context: LambdaContext) -> dict[str, Any] | bool:
+    """One request, one answer; what a caller did wrong is an answer, too."""
+    answer = requests().answer(event)
+    if isinstance(answer, dict) and "error" in answer:
+        logger.warning("not carried out", extra={"error": answer["error"]})
+    return answer

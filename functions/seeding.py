@@ -1,0 +1,207 @@
+"""What the seed makes in MySQL and in the table: the schema, the worker's and the janitor's users, and the budget."""
+
+from __future__ import annotations
+
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from pymysql import err
+
+from connection_governor.errors import GovernorError, UnknownDatabase
+from connection_governor.fence import Fence, SessionStart
+from connection_governor.mysql import Target, open_session
+from connection_governor.secrets import DatabaseCredentials
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from pymysql.cursors import Cursor
+
+    from connection_governor.clock import Clock
+    from connection_governor.mysql import FencedConnection
+    from connection_governor.operations import Operations
+    from connection_governor.secrets import Credentials
+
+EMPLOYEES: Final = ((1, "John", "Smith"), (2, "Jane", "Doe"), (3, "Bob", "Rogers"))
+DRAIN_SECONDS: Final = 20  # of the custom resource's 60
+_PATIENT: Final = Fence(idle_seconds=60, statement_seconds=20)
+_MONITOR_CONNECTIONS: Final = 2
+# The right to end another user's session: MariaDB's name for it, MySQL's, and what RDS has in its place.
+_KILL_RIGHTS: Final = ("CONNECTION ADMIN ON *.*", "CONNECTION_ADMIN ON *.*", "EXECUTE ON PROCEDURE mysql.rds_kill")
+
+
+class SeedError(Exception):
+    """The database cannot be seeded as asked; the message is for the operator and holds no secret."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The custom resource's properties."""
+
+    database: str
+    allowed: int
+    lease_ms: int
+    skew_ms: int
+    anonymous_lease_ms: int
+    target: Target
+    schema: str
+    administrator_secret: str
+    worker_secret: str
+    monitor_secret: str
+    users: tuple[str, str]
+    removes: bool
+
+    @classmethod
+    def of(cls, properties: Mapping[str, Any]) -> Wanted:
+        """CloudFormation passes every value as a string."""
+        return cls(
+            database=properties["Database"],
+            allowed=int(properties["Allowed"]),
+            lease_ms=int(properties["LeaseMs"]),
+            skew_ms=int(properties["SkewMs"]),
+            anonymous_lease_ms=int(properties["AnonymousLeaseMs"]),
+            target=Target(
+                host=properties["Host"],
+                port=int(properties["Port"]),
+                tls=properties["Tls"],
+                tls_ca=properties.get("TlsCa") or None,
+            ),
+            schema=properties["Schema"],
+            administrator_secret=properties["AdministratorSecretArn"],
+            worker_secret=properties["WorkerSecretArn"],
+            monitor_secret=properties["MonitorSecretArn"],
+            users=(properties["WorkerUser"], properties["MonitorUser"]),
+            removes=properties["OnDelete"] == "remove",
+        )
+
+    @property
+    def transport(self) -> str:
+        """How the users must connect."""
+        return "REQUIRE NONE" if self.target.tls == "off" else "REQUIRE SSL"
+
+
+class Seeder:
+    """Makes, changes and removes; each verb may be repeated.
+
+    Args:
+        fetch: from a secret's ARN to its string.
+        operations: where the budget is set.
+        clock: times the wait for connections to come back.
+    """
+
+    def __init__(self, fetch: Callable[[str], str], operations: Operations, clock: Clock) -> None:
+        self._credentials = DatabaseCredentials(fetch)
+        self._operations = operations
+        self._clock = clock
+
+    def make(self, wanted: Wanted, *, replaces: Wanted | None = None) -> None:
+        """Create or change the schema, the users and the budget.
+
+        Lowering a budget lets the holders of now come back before MySQL's own limit follows, so that none of them is
+        refused by MySQL with a lease in its hand; raising lifts MySQL's limit first.
+        """
+        with closing(self._administrator(wanted)) as connection, connection.cursor() as cursor:
+            _check_room(cursor, wanted.allowed)
+            _make_schema(cursor, wanted.schema)
+            before = self._allowed_now(wanted.database)
+            self._make_worker(cursor, wanted, limit=max(before, wanted.allowed))
+            self._make_monitor(cursor, wanted)
+            self._operations.set_budget(
+                wanted.database,
+                wanted.allowed,
+                lease_ms=wanted.lease_ms,
+                skew_ms=wanted.skew_ms,
+                anonymous_lease_ms=wanted.anonymous_lease_ms,
+            )
+            if before > wanted.allowed:
+                self._drain(wanted)
+                self._make_worker(cursor, wanted, limit=wanted.allowed)
+            if replaces:
+                _drop_users(cursor, set(replaces.users) - set(wanted.users))
+
+    def remove(self, wanted: Wanted) -> None:
+        """Drop the table, the schema if nothing else is in it, and the users; nothing where the data is to be kept."""
+        if not wanted.removes:
+            return
+        with closing(self._administrator(wanted)) as connection, connection.cursor() as cursor:
+            cursor.execute(f"DROP TABLE IF EXISTS `{wanted.schema}`.`Employees`")
+            cursor.execute("SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = %s", (wanted.schema,))
+            if cursor.fetchone() == (0,):
+                cursor.execute(f"DROP DATABASE IF EXISTS `{wanted.schema}`")
+            _drop_users(cursor, set(wanted.users))
+
+    def _administrator(self, wanted: Wanted) -> FencedConnection:
+        def connect(credentials: Credentials) -> FencedConnection:
+            start = SessionStart(autocommit=True)
+            return open_session(wanted.target, credentials, _PATIENT, program_name="governor-seed", start=start)
+
+        try:
+            return self._credentials.sign_in(wanted.administrator_secret, connect)
+        except err.MySQLError as refused:
+            raise SeedError(f"cannot connect to MySQL as the administrator: {refused.args}") from None
+
+    def _allowed_now(self, database: str) -> int:
+        try:
+            return self._operations.status(database).settings.allowed
+        except UnknownDatabase:
+            return 0
+
+    def _drain(self, wanted: Wanted) -> None:
+        for _ in range(DRAIN_SECONDS):
+            if self._operations.status(wanted.database).in_use <= wanted.allowed:
+                return
+            self._clock.sleep(1)
+
+    def _make_worker(self, cursor: Cursor, wanted: Wanted, *, limit: int) -> None:
+        user = self._make_user(cursor, wanted.worker_secret, wanted.transport, limit)
+        cursor.execute(f"GRANT SELECT ON `{wanted.schema}`.`Employees` TO %s@'%%'", (user,))
+
+    def _make_monitor(self, cursor: Cursor, wanted: Wanted) -> None:
+        user = self._make_user(cursor, wanted.monitor_secret, wanted.transport, _MONITOR_CONNECTIONS)
+        cursor.execute("GRANT PROCESS ON *.* TO %s@'%%'", (user,))
+        cursor.execute("GRANT SELECT ON performance_schema.* TO %s@'%%'", (user,))
+        for right in _KILL_RIGHTS:
+            with suppress(err.MySQLError):  # each server knows but one of them
+                cursor.execute(f"GRANT {right} TO %s@'%%'", (user,))
+                return
+        raise SeedError(
+            "the administrator may not grant the right to end sessions (CONNECTION ADMIN, or mysql.rds_kill)"
+        )
+
+    def _make_user(self, cursor: Cursor, secret: str, transport: str, limit: int) -> str:
+        credentials = self._credentials.get(secret)
+        named = (credentials.username, credentials.password)
+        cursor.execute("CREATE USER IF NOT EXISTS %s@'%%' IDENTIFIED BY %s", named)
+        cursor.execute(f"ALTER USER %s@'%%' IDENTIFIED BY %s {transport} WITH MAX_USER_CONNECTIONS {limit:d}", named)
+        return credentials.username
+
+
+def _check_room(cursor: Cursor, allowed: int) -> None:
+    cursor.execute("SELECT @@GLOBAL.max_connections")
+    (room,) = cursor.fetchone() or (0,)
+    if allowed >= room:
+        raise SeedError(f"AllowedConnections is {allowed}, but the server takes {room} in all (max_connections)")
+
+
+def _make_schema(cursor: Cursor, schema: str) -> None:
+    cursor.execute(f"CREATE DATABASE IF NOT EXISTS `{schema}`")
+    cursor.execute(
+        f"CREATE TABLE IF NOT EXISTS `{schema}`.`Employees` "
+        "(EmployeeID INT AUTO_INCREMENT PRIMARY KEY, FirstName VARCHAR(50), LastName VARCHAR(50))"
+    )
+    cursor.executemany(f"INSERT IGNORE INTO `{schema}`.`Employees` VALUES (%s, %s, %s)", EMPLOYEES)  # noqa: S608  # pattern of the template
+
+
+def _drop_users(cursor: Cursor, users: set[str]) -> None:
+    for user in users:
+        cursor.execute("DROP USER IF EXISTS %s@'%%'", (user,))
+
+
+def explain(error: Exception) -> str:
+    """Why it failed, without a secret: MySQL quotes statements in its messages, so of those only the number is told."""
+    if isinstance(error, SeedError | GovernorError):
+        return str(error)
+    if isinstance(error, err.MySQLError):
+        return f"MySQL error {error.args[0] if error.args else '?'}"
+    return f"{type(error).__name__}, see the function's log"

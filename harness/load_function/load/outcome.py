@@ -1,0 +1,95 @@
+"""What one invocation came to, read from what Lambda answered. Pure."""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Kind = Literal["granted", "refused", "error", "throttled"]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One invocation, accounted for.
+
+    Attributes:
+        kind: what it counts as. A worker that died while it held was granted.
+        crashed: whether it died while it held.
+        started_ms: when it was made, by the harness's clock.
+        acquire_ms: how long the worker took to be granted or refused.
+        held_from_ms: start of what the worker reports as its hold, by the worker's clock.
+        held_to_ms: its end; of a worker that was killed without a word, when the harness heard of its death.
+        expires_at_ms: end of its lease.
+        lease_id: its lease.
+        pid: the worker's process.
+        mysql_error: number of MySQL's error where it refused or failed.
+        reason: of an error, in a word.
+    """
+
+    kind: Kind
+    crashed: bool = False
+    started_ms: int = 0
+    acquire_ms: float | None = None
+    held_from_ms: int | None = None
+    held_to_ms: int | None = None
+    expires_at_ms: int | None = None
+    lease_id: str | None = None
+    pid: int | None = None
+    mysql_error: int | None = None
+    reason: str | None = None
+
+
+def of_answer(answer: dict[str, Any], *, started_ms: int) -> Outcome:
+    """The outcome that the worker itself reports."""
+    kind = answer.get("outcome")
+    if kind not in ("granted", "refused", "error"):
+        return Outcome("error", started_ms=started_ms, reason="unreadable answer")
+    return Outcome(
+        kind,
+        started_ms=started_ms,
+        acquire_ms=answer.get("acquire_ms"),
+        held_from_ms=answer.get("held_from_ms"),
+        held_to_ms=answer.get("held_to_ms"),
+        expires_at_ms=answer.get("expires_at_ms"),
+        lease_id=answer.get("lease_id"),
+        pid=answer.get("pid"),
+        mysql_error=answer.get("mysql_error"),
+        reason=answer.get("reason"),
+    )
+
+
+def of_failure(log_tail: str, *, started_ms: int, ended_ms: int) -> Outcome:
+    """The outcome of a worker that gave no answer: a crash where its log shows that it held, else an error."""
+    said = _last_words(log_tail)
+    if said is None:
+        return Outcome("error", started_ms=started_ms, reason="function failed")
+    return Outcome(
+        "granted",
+        crashed=True,
+        started_ms=started_ms,
+        acquire_ms=said.get("acquire_ms"),
+        held_from_ms=said.get("held_from_ms"),
+        held_to_ms=said.get("held_to_ms", ended_ms),
+        expires_at_ms=said.get("expires_at_ms"),
+        lease_id=said.get("lease_id"),
+        pid=said.get("pid"),
+    )
+
+
+def _last_words(log_tail: str) -> dict[str, Any] | None:
+    """The worker's last report of its hold in the tail of its log (base64, as Lambda gives it)."""
+    lines = base64.b64decode(log_tail).decode(errors="replace").splitlines()
+    reports = [report for line in lines if (report := _report(line))]
+    return reports[-1] if reports else None
+
+
+def _report(line: str) -> dict[str, Any] | None:
+    if '"worker":' not in line:
+        return None
+    try:
+        report = json.loads(line[line.index("{") :])
+    except ValueError:
+        return None  # the tail's first line may be cut
+    return report if isinstance(report, dict) and report.get("worker") in ("holding", "crashing") else None
