@@ -12,6 +12,7 @@ MAX_LEASE_MS = 3_600_000
 MAX_BUDGET = 100_000
 MAX_SHARDS = 4_096
 MAX_SKEW_MS = 60_000
+MAX_END_MS = 64**7 - 1  # what a record's seven digits hold: the year 2109
 
 _DATABASE = re.compile(r"[A-Za-z0-9_-]{1,32}")
 _LEASE_ID = re.compile(r"[A-Za-z0-9_-]{8,16}")
@@ -47,6 +48,13 @@ def connection_count(count: object, *, most: int = MAX_RECORD_CONNECTIONS) -> in
 def lease_length_ms(length: object) -> int:
     """A lease's length in milliseconds, from a second to an hour."""
     return whole_number("lease_ms", length, least=MIN_LEASE_MS, most=MAX_LEASE_MS)
+
+
+def timeout_ms(seconds: object) -> int:
+    """A time-out in seconds, 0 (one try) or more, as milliseconds."""
+    if not isinstance(seconds, int | float) or isinstance(seconds, bool) or not 0 <= seconds <= MAX_LEASE_MS:
+        raise InvalidRequest("timeout", "must be a number of seconds, 0 or more")
+    return round(seconds * 1_000)
 
 
 def whole_number(field: str, number: object, *, least: int, most: int) -> int:

@@ -32,21 +32,22 @@ if TYPE_CHECKING:
 HAS_ROOM = "remaining >= :n"  # two acquires at the last connection: one of them is refused
 NEW_ID = "attribute_not_exists(leases.#id)"  # a retry, or a duplicate, of a grant that was applied: not granted twice
 AS_SEEN = "leases.{id} = {record}"  # the holder renewed or released, or another took it over, since it was seen
-OLDER_PLAN = "plan < :plan"  # two operators: once the newer plan has stamped a shard, the older one cannot write it
-THIS_PLAN = "plan = :plan"  # capacity is handed out only when no older plan can write any more
+OLDER_PLAN = "#plan < :plan"  # two operators: once the newer plan has stamped a shard, the older one cannot write it
+THIS_PLAN = "#plan = :plan"  # capacity is handed out only when no older plan can write any more
 ALLOWED_AS_READ = "allowed = :read"  # two executors of a plan: what one has raised is not raised again
 NO_ITEM = "attribute_not_exists(pk)"  # creating twice must not wipe the leases
-PLAN_AS_READ = "plan = :read"  # two operators: one of the two results, whole
+PLAN_AS_READ = "#plan = :read"  # two operators: one of the two results, whole
 
 _TAKE = "SET remaining = remaining - :n, fence = fence + :one, leases.#id = :lease"
 _RENEW = "SET leases.#id = :renewed"
-_RESIZE = "SET allowed = :allowed, remaining = remaining + :added, plan = :plan"
+_RESIZE = "SET allowed = :allowed, remaining = remaining + :added, #plan = :plan"
 
 _GRANT_CONDITION = f"{HAS_ROOM} AND {NEW_ID}"
 _RENEW_CONDITION = AS_SEEN.format(id="#id", record=":seen")
 _STAMP_CONDITION = f"{OLDER_PLAN} AND {ALLOWED_AS_READ}"
 _RAISE_CONDITION = f"{THIS_PLAN} AND {ALLOWED_AS_READ}"
 
+_PLAN_NAME = {"#plan": "plan"}  # "plan" is a reserved word
 _ONE = {"N": "1"}
 _BATCH_LIMIT = 100
 _SETTING_NUMBERS = tuple(field.name for field in fields(Settings) if field.name != "database")
@@ -121,6 +122,7 @@ class DynamoDBStore:
         if plan_as_read is not None:
             payload |= {
                 "ConditionExpression": PLAN_AS_READ,
+                "ExpressionAttributeNames": _PLAN_NAME,
                 "ExpressionAttributeValues": {":read": _number(plan_as_read)},
             }
         return self._conditional("PutItem", payload)
@@ -153,7 +155,7 @@ class DynamoDBStore:
             ":plan": _number(plan),
             ":read": _number(change.allowed_as_read),
         }
-        return isinstance(self._update(change.key, _RESIZE, condition, {}, values), Written)
+        return isinstance(self._update(change.key, _RESIZE, condition, _PLAN_NAME, values), Written)
 
     def _update(
         self, key: ShardKey, update: str, condition: str, names: dict[str, str], values: Item
@@ -163,12 +165,11 @@ class DynamoDBStore:
             "Key": {"pk": {"S": _shard_pk(key)}},
             "UpdateExpression": update,
             "ConditionExpression": condition,
+            "ExpressionAttributeNames": names,
             "ExpressionAttributeValues": values,
             "ReturnValues": "ALL_NEW",
             "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
         }
-        if names:
-            payload["ExpressionAttributeNames"] = names
         try:
             item = self._call("UpdateItem", payload)["Attributes"]
         except ServiceError as refused:
@@ -239,4 +240,4 @@ def _number(number: int) -> Item:
 
 
 def _unavailable(refused: ServiceError) -> GovernorUnavailable:
-    return GovernorUnavailable(f"DynamoDB refused the request: {refused}")
+    return GovernorUnavailable(f"DynamoDB refused the request: {refused}", passing=False)

@@ -27,33 +27,13 @@ if TYPE_CHECKING:
 
     from connection_governor.clock import Clock
     from connection_governor.entropy import Entropy
-    from connection_governor.lease import Leases
+    from connection_governor.lease import Lease, Leases, Wanted
     from connection_governor.store import LeaseStore, Unwritten
 
 T = TypeVar("T")
 
 SETTINGS_KEPT_MS = 60_000
 TRIES_ON_A_SHARD = 4  # each lost race shows the shard anew; past these, others are being served
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """A lease asked for: made before the first try, and repeated to the letter by its retries."""
-
-    database: str
-    lease_id: str
-    holder: str
-    connections: int
-    expires_at_ms: int
-
-    @property
-    def record(self) -> str:
-        """The string to store."""
-        return pack_record(self.expires_at_ms, self.connections, holder_tag(self.holder))
-
-    def lent_by(self, key: ShardKey, fence: int | None) -> Lease:
-        """The lease, once a shard has lent it."""
-        return Lease(self.lease_id, self.database, self.holder, self.connections, fence, self.expires_at_ms, key.index)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,25 +78,11 @@ class Engine:
         self._settings[database] = (settings, now_ms)
         return settings
 
-    def acquire(
-        self,
-        database: str,
-        *,
-        holder: str,
-        connections: int = 1,
-        expires_at_ms: int | None = None,
-        lease_id: str | None = None,
-        look_first: bool = False,
-        until_ms: int | None = None,
-    ) -> Grant | Refusal:
+    def acquire(self, wanted: Wanted, *, look_first: bool = False, until_ms: int | None = None) -> Grant | Refusal:
         """Lend connections, or say that none is left. One pass over the shards: whoever wants to wait calls again.
 
         Args:
-            database: whose budget.
-            holder: who will have the lease.
-            connections: how many, from 1 to the smallest shard's share.
-            expires_at_ms: end of the lease; default: the settings' length from now.
-            lease_id: the caller's own new id; default: one from the operating system's randomness.
+            wanted: the lease asked for; its id must be new.
             look_first: read one shard, and write only where that shows room: for those who wait.
             until_ms: start no retry later than this.
 
@@ -125,23 +91,16 @@ class Engine:
             UnknownDatabase: no budget was ever set for it.
             GovernorUnavailable: the store could not be reached within bounded retries.
         """
-        settings = self.settings(database)
+        settings = self.settings(wanted.database)
         smallest = decide.share(settings.allowed, settings.shards, settings.shards - 1)
-        checks.connection_count(connections, most=max(1, smallest))
-        wanted = Wanted(
-            database=database,
-            lease_id=lease_id or self._entropy.lease_id(),
-            holder=holder,
-            connections=connections,
-            expires_at_ms=expires_at_ms or self._clock.now_ms() + settings.lease_ms,
-        )
+        checks.connection_count(wanted.connections, most=max(1, smallest))
         attempt = _Attempt(self._store, self._clock, self._retry, settings, wanted, until_ms)
-        keys = [ShardKey(database, index) for index in decide.shard_order(wanted.lease_id, settings.shards)]
+        keys = [ShardKey(wanted.database, index) for index in decide.shard_order(wanted.lease_id, settings.shards)]
         grant = attempt.on_looks(keys[:1]) if look_first else attempt.on_all(keys)
         return grant or self._refusal(settings, attempt.seen)
 
-    def renew(self, lease: Lease, *, expires_at_ms: int | None = None) -> Renewal | None:
-        """Move the lease's end to `expires_at_ms` (default: the settings' length from now); never shortens it.
+    def renew(self, lease: Lease, *, expires_at_ms: int) -> Renewal | None:
+        """Move the lease's end to `expires_at_ms`; never shortens it.
 
         Returns:
             The lease with its new end; None where it is not held any more, or past its end.
@@ -149,10 +108,9 @@ class Engine:
         Raises:
             GovernorUnavailable: the store could not be reached: whether the lease was renewed is not known.
         """
-        now_ms = self._clock.now_ms()
-        if lease.expires_at_ms < now_ms:
+        if lease.expires_at_ms < self._clock.now_ms():
             return None
-        end_ms = max(expires_at_ms or now_ms + self.settings(lease.database).lease_ms, lease.expires_at_ms)
+        end_ms = max(expires_at_ms, lease.expires_at_ms)
         tag = holder_tag(lease.holder)
         renewed = pack_record(end_ms, lease.connections, tag)
         outcome = self._retry(lambda: self._store.renew(lease.key, lease.lease_id, lease.record, renewed), GIVING_BACK)
@@ -186,12 +144,13 @@ class Engine:
         for shard in seen:
             self._turnover.note(shard, now_ms=now_ms)
         turnover = sum(self._turnover.per_second(shard.key) for shard in seen)
-        allowed, in_use, _ = totals(settings, sum(s.allowed for s in seen), sum(s.in_use for s in seen))
+        allowed, in_use, estimated = totals(settings, sum(s.allowed for s in seen), sum(s.in_use for s in seen))
         return Refusal(
             retry_after_ms=decide.retry_after_ms(seen, now_ms=now_ms, turnover_per_s=turnover),
             allowed=allowed,
             in_use=in_use,
             remaining=allowed - in_use,
+            estimated=estimated,
         )
 
 

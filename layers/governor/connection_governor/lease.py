@@ -64,6 +64,26 @@ class Lease:
 
 
 @dataclass(frozen=True, slots=True)
+class Wanted:
+    """A lease asked for: made before the first try, and repeated to the letter by its retries."""
+
+    database: str
+    lease_id: str
+    holder: str
+    connections: int
+    expires_at_ms: int
+
+    @property
+    def record(self) -> str:
+        """The string to store."""
+        return pack_record(self.expires_at_ms, self.connections, holder_tag(self.holder))
+
+    def lent_by(self, key: ShardKey, fence: int | None) -> Lease:
+        """The lease, once a shard has lent it."""
+        return Lease(self.lease_id, self.database, self.holder, self.connections, fence, self.expires_at_ms, key.index)
+
+
+@dataclass(frozen=True, slots=True)
 class Grant:
     """A lease with the totals of its database; `estimated` where they were scaled from one of several shards."""
 
@@ -83,6 +103,7 @@ class Refusal:
     allowed: int
     in_use: int
     remaining: int
+    estimated: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,8 +174,12 @@ def record_tag(record: str) -> str:
 
 
 def holder_tag(holder: str) -> str:
-    """At most 8 bytes that name the holder's function: what stands before its first `/`, odd characters as `_`."""
-    return "".join(c if c in _TAG_ALPHABET else "_" for c in holder.partition("/")[0][:TAG_BYTES])
+    """At most 8 bytes that name the holder's function: what stands before its first `/`, odd characters as `_`.
+
+    Only a holder without a name (the published sample's payload) has an empty tag.
+    """
+    name = holder.partition("/")[0] or holder
+    return "".join(c if c in _TAG_ALPHABET else "_" for c in name[:TAG_BYTES])
 
 
 def _digits(number: int, width: int) -> str:

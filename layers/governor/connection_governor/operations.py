@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from connection_governor import checks, decide, plan
 from connection_governor.errors import GovernorUnavailable, UnknownDatabase
@@ -194,3 +194,38 @@ def _stored_lease(key: ShardKey, lease_id: str, record: str) -> Lease:
         expires_at_ms=record_expiry_ms(record),
         shard=key.index,
     )
+
+
+def status_report(status: Status) -> dict[str, Any]:
+    """A database's status as the contract shows it."""
+    settings = status.settings
+    return {
+        "database": settings.database,
+        "allowed": settings.allowed,
+        "in_use": status.in_use,
+        "remaining": status.remaining,
+        "plan": settings.plan,
+        "settled": status.settled,
+        "leases": [_lease_report(lease) for lease in status.leases()],
+        "shards": [
+            {
+                "shard": shard.key.index,
+                "allowed": shard.allowed,
+                "in_use": shard.in_use,
+                "remaining": shard.remaining,
+                "fence": shard.fence,
+                "plan": shard.plan,
+            }
+            for shard in status.shards
+        ],
+    }
+
+
+def _lease_report(lease: Lease) -> dict[str, Any]:
+    return {
+        "lease_id": lease.lease_id,
+        "holder": lease.holder,
+        "connections": lease.connections,
+        "expires_at_ms": lease.expires_at_ms,
+        "shard": lease.shard,
+    }

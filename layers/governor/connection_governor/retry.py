@@ -51,11 +51,10 @@ class Retry:
         for attempt in range(patience.tries):
             try:
                 return call()
-            except GovernorUnavailable:
+            except GovernorUnavailable as error:
                 pause_ms = self._entropy.fraction() * min(patience.ceiling_ms, patience.base_ms << attempt)
-                if attempt + 1 == patience.tries or (
-                    until_ms is not None and self._clock.now_ms() + pause_ms > until_ms
-                ):
+                late = until_ms is not None and self._clock.now_ms() + pause_ms > until_ms
+                if late or not error.passing or attempt + 1 == patience.tries:
                     raise
             self._clock.sleep(pause_ms / 1_000)
         raise AssertionError("unreachable: the last try returned or raised")

@@ -1,0 +1,105 @@
+"""Metrics as log lines in CloudWatch's embedded metric format: no PutMetricData call on any path.
+
+Written here and not with Powertools, because the worker's package cannot afford that import; the functions use the same
+lines, so that a metric has one definition.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+NAMESPACE: Final = "RDSLambda"
+DIMENSION: Final = "DBName"
+
+_HIGH_RESOLUTION: Final = 1  # seconds
+METRICS: Final[dict[str, dict[str, str | int]]] = {
+    "Remaining Connections": {"Unit": "Count", "StorageResolution": _HIGH_RESOLUTION},
+    "NoConnLeftError": {"Unit": "Count", "StorageResolution": _HIGH_RESOLUTION},
+    "ConnectionsInUse": {"Unit": "Count"},
+    "AllowedConnections": {"Unit": "Count"},
+    "Utilization": {"Unit": "Percent"},
+    "Granted": {"Unit": "Count"},
+    "Released": {"Unit": "Count"},
+    "LeasesExpired": {"Unit": "Count"},
+    "AcquireLatency": {"Unit": "Milliseconds"},
+    "ObservedConnections": {"Unit": "Count"},
+    "Drift": {"Unit": "Count"},
+    "UngovernedConnections": {"Unit": "Count"},
+}
+
+
+def emf_line(database: str, values: Mapping[str, float], *, now_ms: int, **properties: object) -> str:
+    """One log line that CloudWatch turns into these metrics of the database.
+
+    Args:
+        database: the only dimension, `DBName`.
+        values: metric name -> value, in the unit of `METRICS`.
+        now_ms: time of the measurement, milliseconds since 1970 UTC.
+        properties: what else the line should tell a reader of the log.
+    """
+    definitions = [{"Name": name, **METRICS[name]} for name in values]
+    directive = {"Namespace": NAMESPACE, "Dimensions": [[DIMENSION]], "Metrics": definitions}
+    head = {"_aws": {"Timestamp": now_ms, "CloudWatchMetrics": [directive]}, DIMENSION: database}
+    return json.dumps({**head, **values, **properties}, separators=(",", ":"), default=str)
+
+
+def write_to_log(line: str) -> None:
+    """Print the line in one write; a log that cannot be written never fails whoever measures."""
+    try:
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        return
+
+
+class Reporter:
+    """Says what happened to a database's leases.
+
+    Args:
+        write: takes a finished line.
+    """
+
+    def __init__(self, write: Callable[[str], None] = write_to_log) -> None:
+        self._write = write
+
+    def say(self, database: str, values: Mapping[str, float], *, now_ms: int, **properties: object) -> None:
+        """Write one line of metrics."""
+        self._write(emf_line(database, values, now_ms=now_ms, **properties))
+
+    def granted(self, database: str, gauges: Mapping[str, float], *, took_ms: int, now_ms: int, **who: object) -> None:
+        """An acquire ended with a lease."""
+        self.say(database, {**gauges, "Granted": 1, "AcquireLatency": took_ms}, now_ms=now_ms, **who)
+
+    def refused(self, database: str, gauges: Mapping[str, float], *, took_ms: int, now_ms: int, **who: object) -> None:
+        """An acquire ended without one: one line per refused call, however often it tried."""
+        self.say(database, {**gauges, "NoConnLeftError": 1, "AcquireLatency": took_ms}, now_ms=now_ms, **who)
+
+    def released(self, database: str, gauges: Mapping[str, float], *, now_ms: int, **who: object) -> None:
+        """A lease was given back."""
+        self.say(database, {**gauges, "Released": 1}, now_ms=now_ms, **who)
+
+    def ungoverned(self, database: str, reason: str, *, now_ms: int, **who: object) -> None:
+        """A worker chose to connect without a lease, because the governor could not be reached."""
+        self.say(database, {"UngovernedConnections": 1}, now_ms=now_ms, reason=reason, **who)
+
+    def note(self, message: str, **properties: object) -> None:
+        """Write a log line that is no metric."""
+        self._write(json.dumps({"message": message, **properties}, separators=(",", ":"), default=str))
+
+
+def gauges(*, allowed: int, in_use: int, exact: bool) -> dict[str, float]:
+    """The gauges of a database; where they were estimated from one of several shards, only the janitor's count."""
+    if not exact:
+        return {}
+    utilization = round(100 * in_use / allowed, 1) if allowed else 0.0
+    return {
+        "Remaining Connections": allowed - in_use,
+        "ConnectionsInUse": in_use,
+        "AllowedConnections": allowed,
+        "Utilization": utilization,
+    }

@@ -1,0 +1,192 @@
+"""Puts the parts together from environment variables: the only place that knows their names, and reads `os.environ`."""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from connection_governor.clock import SYSTEM_CLOCK
+from connection_governor.credentials import credential_source
+from connection_governor.dynamodb import DynamoDBStore
+from connection_governor.emf import Reporter
+from connection_governor.endpoints import endpoint_url
+from connection_governor.engine import Engine
+from connection_governor.entropy import SYSTEM_ENTROPY
+from connection_governor.errors import GovernorUnavailable, InvalidRequest
+from connection_governor.governor import Outside
+from connection_governor.operations import Operations
+from connection_governor.payloads import Requests
+from connection_governor.remote import RemoteGovernor
+from connection_governor.service import Service
+from connection_governor.wire import Endpoint, ServiceError, invoke, json_call
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from connection_governor.opening import Opener
+
+_DYNAMODB_VERSION = "DynamoDB_20120810"
+_SECRETS_JSON = "application/x-amz-json-1.1"
+_INVOKE_TIMEOUT_S = 10.0  # a cold governor function answers in a second or two
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """What a worker, a function or a command was told by its environment."""
+
+    variables: Mapping[str, str]
+
+    @classmethod
+    def current(cls) -> Environment:
+        """The process's own."""
+        return cls(dict(os.environ))
+
+    def get(self, name: str, default: str = "") -> str:
+        """A variable, or the default where it is unset or empty."""
+        return self.variables.get(name) or default
+
+    def required(self, name: str) -> str:
+        """A variable that must be set."""
+        if not self.get(name):
+            raise InvalidRequest(name, "must be set in the environment")
+        return self.get(name)
+
+    def number(self, name: str, default: int) -> int:
+        """A variable that holds a whole number."""
+        text = self.get(name, str(default))
+        if not text.isdecimal():
+            raise InvalidRequest(name, f"must be a whole number, not {text!r}")
+        return int(text)
+
+    def choice(self, name: str, default: str, *choices: str) -> str:
+        """A variable that holds one of these words."""
+        word = self.get(name, default)
+        if word not in choices:
+            raise InvalidRequest(name, f"must be one of {', '.join(choices)}, not {word!r}")
+        return word
+
+    def holder(self) -> str:
+        """Who acquires: the function's name and what tells its environments apart, or the host and process."""
+        function = self.get("AWS_LAMBDA_FUNCTION_NAME")
+        if function:
+            return f"{function[:55]}/{self.get('AWS_LAMBDA_LOG_STREAM_NAME')[-8:] or os.getpid()}"
+        return f"{socket.gethostname()[:40]}/{os.getpid()}"
+
+    def endpoint(self, service: str, *, read_timeout_s: float = 2.0) -> Endpoint:
+        """A kept connection to one of AWS's services."""
+        region = self.get("AWS_REGION") or self.get("AWS_DEFAULT_REGION")
+        if not region:
+            raise InvalidRequest("AWS_REGION", "must be set in the environment")
+        url = endpoint_url(service, region, self.variables)
+        return Endpoint(service, region, credential_source(self.variables), url=url, read_timeout_s=read_timeout_s)
+
+
+def dynamodb_store(environment: Environment) -> DynamoDBStore:
+    """The store in the table that `GOVERNOR_TABLE` names."""
+    return DynamoDBStore(DynamoDBCaller(environment.endpoint("dynamodb")), environment.required("GOVERNOR_TABLE"))
+
+
+class DynamoDBCaller:
+    """Sends DynamoDB's operations over the lean client."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+
+    def __call__(self, operation: str, payload: Mapping[str, Any]) -> dict[str, Any]:
+        """See `DynamoDBCall`."""
+        return json_call(self._endpoint, f"{_DYNAMODB_VERSION}.{operation}", payload)
+
+
+def service(environment: Environment) -> Service:
+    """The governor in this process: what the function serves, and the `direct` transport."""
+    store = dynamodb_store(environment)
+    engine = Engine(store, SYSTEM_CLOCK, SYSTEM_ENTROPY)
+    return Service(engine, Operations(store, SYSTEM_CLOCK, SYSTEM_ENTROPY), Reporter(), SYSTEM_CLOCK)
+
+
+def operations(environment: Environment) -> Operations:
+    """The operator's verbs over the table that `GOVERNOR_TABLE` names."""
+    return Operations(dynamodb_store(environment), SYSTEM_CLOCK, SYSTEM_ENTROPY)
+
+
+def requests(environment: Environment) -> Requests:
+    """What the governor function answers with."""
+    return Requests(service(environment), SYSTEM_CLOCK, SYSTEM_ENTROPY)
+
+
+def remote_governor(environment: Environment) -> RemoteGovernor:
+    """The function that `GOVERNOR_FUNCTION` names, as a transport."""
+    function = environment.required("GOVERNOR_FUNCTION")
+    caller = FunctionCaller(environment.endpoint("lambda", read_timeout_s=_INVOKE_TIMEOUT_S), function)
+    return RemoteGovernor(caller, SYSTEM_CLOCK, SYSTEM_ENTROPY)
+
+
+def governor_parts(environment: Environment) -> dict[str, Any]:
+    """What a worker's `Governor` is made of."""
+    transport = environment.choice("GOVERNOR_TRANSPORT", "direct", "lambda", "direct")
+    return {
+        "transport": remote_governor(environment) if transport == "lambda" else service(environment),
+        "outside": Outside(
+            clock=SYSTEM_CLOCK,
+            entropy=SYSTEM_ENTROPY,
+            reporter=Reporter(),
+            opener=partial(opener, environment) if environment.get("DB_HOST") else None,
+            operations=partial(operations, environment) if environment.get("GOVERNOR_TABLE") else None,
+        ),
+        "holder": environment.holder(),
+        "database": environment.get("GOVERNOR_DATABASE") or None,
+        "on_unavailable": environment.choice("GOVERNOR_ON_UNAVAILABLE", "raise", "raise", "open"),
+    }
+
+
+def opener(environment: Environment) -> Opener:
+    """Opens sessions of the database that the `DB_...` variables name."""
+    from connection_governor.mysql import Target  # noqa: PLC0415 - a worker without a database of ours needs no driver
+    from connection_governor.opening import Opener  # noqa: PLC0415
+    from connection_governor.secrets import DatabaseCredentials  # noqa: PLC0415
+
+    target = Target(
+        host=environment.required("DB_HOST"),
+        port=environment.number("DB_PORT", 3306),
+        database=environment.get("DB_NAME") or None,
+        tls=environment.choice("DB_TLS", "verify", "verify", "require", "off"),
+        tls_ca=environment.get("DB_TLS_CA") or None,
+    )
+    credentials = DatabaseCredentials(SecretFetcher(environment))
+    return Opener(target, credentials, environment.required("DB_SECRET_ARN"), SYSTEM_CLOCK)
+
+
+class FunctionCaller:
+    """Invokes a Lambda function over the lean client."""
+
+    def __init__(self, endpoint: Endpoint, function: str) -> None:
+        self._endpoint = endpoint
+        self._function = function
+
+    def __call__(self, payload: bytes) -> tuple[bytes, str | None]:
+        """See `remote.Invoke`."""
+        try:
+            return invoke(self._endpoint, self._function, payload)
+        except ServiceError as refused:
+            raise GovernorUnavailable(f"{self._function} cannot be invoked: {refused}", passing=False) from refused
+
+
+class SecretFetcher:
+    """From a secret's ARN to its string; connects to Secrets Manager when first asked."""
+
+    def __init__(self, environment: Environment) -> None:
+        self._environment = environment
+        self._endpoint: Endpoint | None = None
+
+    def __call__(self, arn: str) -> str:
+        """The secret's current string."""
+        self._endpoint = self._endpoint or self._environment.endpoint("secretsmanager")
+        try:
+            answer = json_call(self._endpoint, "secretsmanager.GetSecretValue", {"SecretId": arn}, _SECRETS_JSON)
+        except ServiceError as refused:
+            raise InvalidRequest("DB_SECRET_ARN", f"cannot be read: {refused}") from refused
+        secret: str = answer["SecretString"]
+        return secret

@@ -1,0 +1,98 @@
+"""The janitor's round: finish plans, reclaim what is over, compare with MySQL, end overdue sessions, publish gauges.
+
+No promise about leases needs it: an acquire that finds its shard full takes over what is over by itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from connection_governor.emf import gauges
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from connection_governor.clock import Clock
+    from connection_governor.emf import Reporter
+    from connection_governor.lease import Lease
+    from connection_governor.observe import Observation, Session
+    from connection_governor.operations import Operations, Status
+
+
+class Watch(Protocol):
+    """MySQL's own view of a database's sessions."""
+
+    def observe(self) -> Observation:
+        """The governed users' sessions at this moment."""
+
+    def kill(self, session: Session) -> bool:
+        """End a session, if it is still the same one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What one round found and did."""
+
+    status: Status
+    reclaimed: Sequence[Lease]
+    killed: Sequence[Session]
+    observation: Observation | None
+
+
+class Janitor:
+    """Looks after one database.
+
+    Args:
+        operations: the leases.
+        watch: MySQL; None where it cannot be reached, or is not to be: the gauges are published all the same.
+        reporter: writes the metrics.
+        clock: stamps them.
+    """
+
+    def __init__(self, operations: Operations, watch: Watch | None, reporter: Reporter, clock: Clock) -> None:
+        self._operations = operations
+        self._watch = watch
+        self._reporter = reporter
+        self._clock = clock
+
+    def round(self, database: str) -> Round:
+        """One round: sessions first, leases after, so that a session opened in between is never taken for overdue.
+
+        Raises:
+            UnknownDatabase: no budget was ever set.
+            GovernorUnavailable: the store could not be reached.
+        """
+        observation = self._watch.observe() if self._watch else None
+        self._operations.settle(self._operations.status(database).settings)
+        reclaimed = self._operations.reclaim(database)
+        status = self._operations.status(database)
+        killed = self._end_overdue(observation, status)
+        outcome = Round(status, reclaimed, killed, observation)
+        self._report(outcome)
+        return outcome
+
+    def _end_overdue(self, observation: Observation | None, status: Status) -> list[Session]:
+        """KILL only sessions whose lease is over: stored no more, or stored and past its end and the allowance."""
+        if self._watch is None or observation is None or not observation.names_known:
+            return []
+        held = {lease.lease_id for lease in status.leases()}
+        overdue = [session for session in observation.sessions if session.lease_id and session.lease_id not in held]
+        return [session for session in overdue if self._watch.kill(session)]
+
+    def _report(self, outcome: Round) -> None:
+        status = outcome.status
+        values = gauges(allowed=status.settings.allowed, in_use=status.in_use, exact=True)
+        values["LeasesExpired"] = len(outcome.reclaimed)
+        if outcome.observation is not None:
+            observed = len(outcome.observation.sessions) - len(outcome.killed)
+            values["ObservedConnections"] = observed
+            values["Drift"] = observed - status.in_use
+            if outcome.observation.ungoverned is not None:
+                values["UngovernedConnections"] = outcome.observation.ungoverned
+        who = {
+            "reclaimed": [lease.lease_id for lease in outcome.reclaimed],
+            "killed": [session.connection_id for session in outcome.killed],
+            "settled": status.settled,
+        }
+        self._reporter.say(status.settings.database, values, now_ms=self._clock.now_ms(), **who)

@@ -1,0 +1,105 @@
+"""The `lambda` transport: the same verbs, asked of the governor function."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Protocol
+
+from connection_governor.engine import Renewal
+from connection_governor.errors import GovernorUnavailable, InvalidRequest, UnknownDatabase
+from connection_governor.lease import Grant, Lease, Refusal
+from connection_governor.retry import GIVING_BACK, TAKING, Retry
+
+if TYPE_CHECKING:
+    from connection_governor.clock import Clock
+    from connection_governor.entropy import Entropy
+    from connection_governor.lease import Wanted
+    from connection_governor.retry import Patience
+
+Payload = dict[str, Any]
+
+
+class Invoke(Protocol):
+    """Invokes the governor function; raises `GovernorUnavailable` where it cannot be reached."""
+
+    def __call__(self, payload: bytes) -> tuple[bytes, str | None]:
+        """Its answer's payload, and the kind of its function error if it failed."""
+
+
+class RemoteGovernor:
+    """The governor function as a transport.
+
+    Args:
+        invoke: sends one payload to the function.
+        clock, entropy: for waiting between retries.
+    """
+
+    def __init__(self, invoke: Invoke, clock: Clock, entropy: Entropy) -> None:
+        self._invoke = invoke
+        self._retry = Retry(clock, entropy)
+
+    def acquire(self, wanted: Wanted, *, waiting: bool | None = None, until_ms: int | None = None) -> Grant | Refusal:
+        """See `Service.acquire`. `expires_at_ms` goes along, so that a retry asks for the same record to the letter."""
+        payload: Payload = {
+            "action": "acquire",
+            "database": wanted.database,
+            "holder": wanted.holder,
+            "lease_id": wanted.lease_id,
+            "connections": wanted.connections,
+            "expires_at_ms": wanted.expires_at_ms,
+        }
+        if waiting is not None:
+            payload["waiting"] = waiting
+        answer = self._ask(payload, TAKING, until_ms)
+        if not answer["granted"]:
+            return Refusal(answer["retry_after_ms"], answer["allowed"], answer["in_use"], answer["remaining"])
+        totals = {name: answer[name] for name in ("allowed", "in_use", "remaining", "estimated", "pressure")}
+        return Grant(lease=Lease(**answer["lease"]), **totals)
+
+    def renew(self, lease: Lease, *, expires_at_ms: int) -> Renewal | None:
+        """See `Service.renew`."""
+        payload = {"action": "renew", "lease": lease_payload(lease), "expires_at_ms": expires_at_ms}
+        answer = self._ask(payload, GIVING_BACK)
+        return Renewal(Lease(**answer["lease"]), answer["pressure"]) if answer["renewed"] else None
+
+    def release(self, lease: Lease) -> bool:
+        """See `Service.release`."""
+        return bool(self._ask({"action": "release", "lease": lease_payload(lease)}, GIVING_BACK)["released"])
+
+    def status(self, database: str) -> Payload:
+        """See `Service.status`."""
+        return self._ask({"action": "status", "database": database}, TAKING)
+
+    def _ask(self, payload: Payload, patience: Patience, until_ms: int | None = None) -> Payload:
+        body = json.dumps(payload, separators=(",", ":")).encode()
+        return self._retry(lambda: self._once(body, payload), patience, until_ms=until_ms)
+
+    def _once(self, body: bytes, payload: Payload) -> Payload:
+        answer, function_error = self._invoke(body)
+        if function_error:
+            raise GovernorUnavailable(f"the governor function failed ({function_error})")
+        parsed: Payload = json.loads(answer)
+        if error := parsed.get("error"):
+            raise _raised(error, payload)
+        return parsed
+
+
+def lease_payload(lease: Lease) -> Payload:
+    """A lease as JSON, as the contract shows it."""
+    return {
+        "lease_id": lease.lease_id,
+        "database": lease.database,
+        "holder": lease.holder,
+        "connections": lease.connections,
+        "fence": lease.fence,
+        "expires_at_ms": lease.expires_at_ms,
+        "shard": lease.shard,
+    }
+
+
+def _raised(error: Payload, payload: Payload) -> Exception:
+    if error["code"] == "invalid_request":
+        return InvalidRequest(error["field"], error["message"])
+    if error["code"] == "unknown_database":
+        return UnknownDatabase(payload.get("database") or payload["lease"]["database"])
+    return GovernorUnavailable(error["message"])

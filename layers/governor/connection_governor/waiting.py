@@ -1,0 +1,53 @@
+"""How an acquire waits: full jitter, a growing ceiling, never past its time-out or the invocation's deadline."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from connection_governor.clock import Clock
+    from connection_governor.entropy import Entropy
+
+FIRST_CEILING_MS = 100
+LAST_CEILING_MS = 2_000
+
+
+class InvocationContext(Protocol):
+    """What is used of the Lambda context."""
+
+    def get_remaining_time_in_millis(self) -> int:
+        """Milliseconds until Lambda stops the invocation."""
+
+
+def deadline_ms(context: InvocationContext, clock: Clock) -> int:
+    """When Lambda stops the invocation, milliseconds since 1970 UTC."""
+    return clock.now_ms() + context.get_remaining_time_in_millis()
+
+
+class Wait:
+    """One acquire's patience.
+
+    Args:
+        clock, entropy: to wait and to draw jitter.
+        give_up_ms: no wait ends later than this.
+    """
+
+    def __init__(self, clock: Clock, entropy: Entropy, *, give_up_ms: int) -> None:
+        self._clock = clock
+        self._entropy = entropy
+        self._ceiling_ms = FIRST_CEILING_MS
+        self._last = clock.now_ms() >= give_up_ms
+        self.give_up_ms = give_up_ms
+        self.looks_first = False
+
+    def again(self, retry_after_ms: int) -> bool:
+        """Wait, then say whether to try again; the try that comes when the time is up is the last, and a full one."""
+        if self._last:
+            return False
+        pause_ms = int(self._entropy.fraction() * max(self._ceiling_ms, min(retry_after_ms, LAST_CEILING_MS)))
+        self._ceiling_ms = min(2 * self._ceiling_ms, LAST_CEILING_MS)
+        left_ms = self.give_up_ms - self._clock.now_ms()
+        self._last = pause_ms >= left_ms
+        self.looks_first = not self._last
+        self._clock.sleep(max(0, min(pause_ms, left_ms)) / 1_000)
+        return True
