@@ -1,0 +1,96 @@
+"""A database's user and password: read from Secrets Manager once, and again when MySQL no longer takes them."""
+
+from __future__ import annotations
+
+import json
+import threading
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
+
+from pymysql import err
+from pymysql.constants import ER
+
+from connection_governor.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Session = TypeVar("Session")
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """Who signs in to MySQL. The password is kept out of `repr`, and so out of logs and tracebacks."""
+
+    username: str
+    password: str = field(repr=False)
+
+
+class DatabaseCredentials:
+    """Credentials by the secret's ARN, kept for the life of the environment. Safe to share among threads."""
+
+    def __init__(self, fetch: Callable[[str], str]) -> None:
+        """Args: fetch: from a secret's ARN to its string, as GetSecretValue answers it."""
+        self._fetch = fetch
+        self._known: dict[str, Credentials] = {}
+        self._lock = threading.Lock()
+
+    def get(self, arn: str) -> Credentials:
+        """The credentials last read, or read now.
+
+        Raises:
+            InvalidRequest: the secret is no JSON object with texts for `username` and `password`.
+        """
+        with self._lock:
+            known = self._known.get(arn)
+        return known or self._read(arn)
+
+    def sign_in(self, arn: str, connect: Callable[[Credentials], Session]) -> Session:
+        """Connects; where MySQL denies access (1045), reads the secret again and tries once more if it has changed.
+
+        Rotation changes the password while environments still remember the old one. An unchanged secret is not tried
+        twice: MySQL blocks hosts that fail too often.
+
+        Raises:
+            pymysql.err.OperationalError: 1045 with the newest secret; anything else that `connect` raises.
+        """
+        tried = self.get(arn)
+        try:
+            return connect(tried)
+        except err.OperationalError as denied:
+            if denied.args[0] != ER.ACCESS_DENIED_ERROR:
+                raise
+            newest = self._newer_than(tried, arn)
+            if newest == tried:
+                raise
+        return connect(newest)
+
+    def _newer_than(self, tried: Credentials, arn: str) -> Credentials:
+        with self._lock:
+            known = self._known.get(arn)
+        if known is not None and known != tried:  # another thread has read it again already
+            return known
+        return self._read(arn)
+
+    def _read(self, arn: str) -> Credentials:
+        credentials = _parse(self._fetch(arn), arn)
+        with self._lock:
+            self._known[arn] = credentials
+        return credentials
+
+
+def _parse(secret: str, arn: str) -> Credentials:
+    try:
+        content = json.loads(secret)
+    except ValueError:
+        content = None  # the error would carry the secret's text into a traceback
+    if not isinstance(content, dict):
+        raise InvalidRequest("secret", f"{arn} must be a JSON object with `username` and `password`")
+    return Credentials(_text("username", content, arn), _text("password", content, arn))
+
+
+def _text(key: str, content: dict[str, object], arn: str) -> str:
+    value = content.get(key)
+    if not isinstance(value, str) or not value:
+        raise InvalidRequest(key, f"missing in the secret {arn}")
+    return value

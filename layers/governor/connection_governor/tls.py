@@ -1,0 +1,105 @@
+"""TLS towards MySQL: one shared context for each authority, and for each host the last TLS session taken up again.
+
+Making a context costs ten connects, so PyMySQL's way (a new one for each connect) is not ours.
+"""
+
+from __future__ import annotations
+
+import base64
+import os.path
+import re
+import ssl
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from connection_governor.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    import socket
+
+RDS_BUNDLE = os.path.join(os.path.dirname(__file__), "rds-ca-bundle.pem")  # noqa: PTH118, PTH120  # pathlib costs 3 ms
+MODES = ("verify", "require", "off")
+"""`DB_TLS`: `verify` checks the certificate and the host's name, `require` only encrypts, `off` does without."""
+
+_RDS_HOST = re.compile(r"\.([a-z]+(?:-[a-z]+)+-[0-9])\.rds\.amazonaws\.com$")
+_CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----(.+?)-----END CERTIFICATE-----", re.DOTALL)
+
+
+class ResumingContext(ssl.SSLContext):
+    """Takes up the last TLS session with the same host: a sixth of the time of opening, and a signature less for MySQL.
+
+    A session is remembered only after a handshake that was verified in full, for that host's name and by this context.
+    A server that does not know it any more falls back to a full handshake by itself.
+    """
+
+    _last: dict[str | bytes | None, ssl.SSLSession]
+
+    def wrap_socket(  # type: ignore[override] # only as PyMySQL calls it
+        self,
+        sock: socket.socket,
+        *,
+        server_hostname: str | None = None,
+        **options: Any,  # noqa: ANN401 - as in ssl
+    ) -> ssl.SSLSocket:
+        """As the standard library, with the remembered session."""
+        last = self._last.get(server_hostname)
+        return super().wrap_socket(sock, server_hostname=server_hostname, session=last, **options)
+
+    def remember(self, connected: ssl.SSLSocket) -> None:
+        """Keeps the session of a socket on which the server has sent something (TLS 1.3 hands tickets out with it)."""
+        session = connected.session
+        if session is not None:
+            self._last[connected.server_hostname] = session
+
+
+def context_for(mode: str, ca_path: str | None, host: str) -> ResumingContext | None:
+    """The process's context for this mode, these authorities and this host's region; None for `off`.
+
+    Args:
+        mode: one of `MODES`. None of them falls back to plain text by itself.
+        ca_path: PEM file of the authorities to trust; None for those of Amazon RDS (of the region that the host's name
+            tells, if it does: reading all of the bundle costs 12 ms CPU, its region's 3).
+        host: the name or address to connect to.
+
+    Raises:
+        InvalidRequest: unknown mode (`tls`), or a file that is missing or holds no certificate (`tls_ca`).
+    """
+    named = _RDS_HOST.search(host)
+    return _shared_context(mode, ca_path, named[1] if named else None)
+
+
+@lru_cache(maxsize=16)
+def _shared_context(mode: str, ca_path: str | None, region: str | None) -> ResumingContext | None:
+    if mode not in MODES:
+        raise InvalidRequest("tls", f"must be one of {', '.join(MODES)}")
+    if mode == "off":
+        return None
+    # Not ssl.create_default_context: from Python 3.13 it is stricter than the certificates that MySQL makes for itself.
+    context = ResumingContext(ssl.PROTOCOL_TLS_CLIENT)
+    context._last = {}  # noqa: SLF001 - SSLContext is made by __new__, which takes no more arguments
+    if mode == "verify":
+        _trust(context, ca_path, region)
+    else:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _trust(context: ssl.SSLContext, ca_path: str | None, region: str | None) -> None:
+    try:
+        if ca_path is None and region is not None:
+            context.load_verify_locations(cadata=rds_authorities(region))
+        else:
+            context.load_verify_locations(ca_path or RDS_BUNDLE)
+    except OSError as error:  # SSLError, of a file without a certificate, is one of them
+        raise InvalidRequest("tls_ca", f"{ca_path or RDS_BUNDLE} cannot be used: {error}") from error
+
+
+def rds_authorities(region: str) -> bytes:
+    """The bundle's certificates for one region and those for no region (RDS Proxy's), DER; all where it has none."""
+    with open(RDS_BUNDLE, encoding="ascii") as file:  # noqa: PTH123  # as above
+        bundle = [base64.b64decode(text) for text in _CERTIFICATE.findall(file.read())]
+    own = [certificate for certificate in bundle if b"Amazon RDS %b " % region.encode() in certificate]
+    if not own:
+        return b"".join(bundle)
+    return b"".join(own + [certificate for certificate in bundle if b"Amazon RDS " not in certificate])
