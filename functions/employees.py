@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -10,13 +11,13 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import json
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pymysql.connections import Connection
     from pymysql.cursors import Cursor
+
+    from connection_governor import Lease
 
 SAMPLE_HOLD_MS = (1_000, 3_000)  # as the published sample's worker
 PING_EACH_SECONDS = 2.0  # MySQL ends a governed session that is idle for longer
@@ -52,6 +53,22 @@ class Errand:
             crash=bool(event.get("crash", False)),
             answers=event.get("on_refusal", "raise") == "return",
         )
+
+
+def holding(lease: Lease | None, *, asked_ms: int, acquired_ms: int) -> dict[str, Any]:
+    """What this worker holds, by its own clock: from the grant on, before MySQL is asked."""
+    report = {
+        "outcome": "granted",
+        "statusCode": 200,
+        "acquire_ms": acquired_ms - asked_ms,
+        "open_ms": now_ms() - acquired_ms,
+        "held_from_ms": acquired_ms,
+        "pid": os.getpid(),
+    }
+    if lease is None:
+        return report
+    whose = {"lease_id": lease.lease_id, "shard": lease.shard, "fence": lease.fence}
+    return {**report, **whose, "expires_at_ms": lease.expires_at_ms}
 
 
 def run(connection: Connection[Cursor], errand: Errand, report: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pymysql import err
 from connection_governor import Governor, GovernorError, NoConnectionsLeft
 from connection_governor.environment import Environment, opener
 from connection_governor.fence import Fence
-from employees import Errand, now_ms, process_report, run
+from employees import Errand, holding, now_ms, run
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
@@ -36,13 +36,13 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
 def governed(errand: Errand, context: LambdaContext, asked_ms: int) -> dict[str, Any]:
     """The four lines that a worker needs, and a report of what was held."""
     with governor().connection(timeout=errand.timeout_ms / 1000, context=context) as connection:
-        return run(connection, errand, process_report(connection.lease, asked_ms, connection.acquired_ms))
+        return run(connection, errand, holding(connection.lease, asked_ms=asked_ms, acquired_ms=connection.acquired_ms))
 
 
 def ungoverned(errand: Errand, asked_ms: int) -> dict[str, Any]:
     """The same without a governor, for comparison: MySQL itself refuses what is too much."""
     with opener(Environment.current()).open(Fence(), "", None) as connection:
-        return run(connection, errand, process_report(None, asked_ms, now_ms()))
+        return run(connection, errand, holding(None, asked_ms=asked_ms, acquired_ms=now_ms()))
 
 
 def explained(error: GovernorError | err.MySQLError, *, acquire_ms: int) -> dict[str, Any]:

@@ -1,0 +1,37 @@
+"""The janitor, each minute: reclaims, ends sessions whose lease is over, and publishes the gauges without traffic."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+from aws_lambda_powertools import Logger
+from pymysql import err
+
+from connection_governor.clock import SYSTEM_CLOCK
+from connection_governor.emf import Reporter
+from connection_governor.environment import Environment, operations
+from connection_governor.janitor import Janitor
+from watching import watching
+
+if TYPE_CHECKING:
+    from aws_lambda_powertools.utilities.typing import LambdaContext
+
+logger = Logger(service="janitor")
+
+
+def handler(_event: object, _context: LambdaContext) -> dict[str, Any]:
+    """One round. Where MySQL cannot be reached the leases are looked after all the same, and then it fails visibly."""
+    here = Environment.current()
+    with ExitStack() as stack:
+        blind: err.MySQLError | None = None
+        watch = None
+        try:
+            watch = stack.enter_context(watching(here))
+        except err.MySQLError as unreachable:
+            blind = unreachable
+        done = Janitor(operations(here), watch, Reporter(), SYSTEM_CLOCK).round(here.required("GOVERNOR_DATABASE"))
+    if blind:
+        logger.error("MySQL was not looked at", extra={"error": str(blind.args)})
+        raise blind
+    return {"in_use": done.status.in_use, "reclaimed": len(done.reclaimed), "killed": len(done.killed)}
