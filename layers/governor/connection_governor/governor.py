@@ -254,11 +254,13 @@ class Governor:
         """
         self._check_length(lease_ms, context)
         lease = self._lease_or_open(self._named(database), timeout, lease_ms, holder, context)
+        acquired_ms = self._clock.now_ms()
         try:
             connection = self._open(lease, context)
         except BaseException:
             self._give_back(lease)
             raise
+        connection.lease, connection.acquired_ms = lease, acquired_ms
         try:
             yield connection
         finally:
