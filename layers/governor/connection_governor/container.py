@@ -15,6 +15,7 @@ from connection_governor.http1 import Address, Connection, request_bytes
 from connection_governor.sigv4 import Credentials
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Mapping
 
     from connection_governor.clock import Clock
@@ -83,15 +84,22 @@ class ContainerCredentials:
         if token:
             headers["authorization"] = token
         deadline = time.monotonic() + _AGENT_TIMEOUT_S
-        connection = Connection(self._address, deadline, None)
+        connection = Connection(self._address, deadline, self._tls_context())
         try:
-            answer = connection.exchange(request_bytes("GET", self._address.prefix, headers), deadline)
+            answer = connection.exchange(request_bytes("GET", self._address.path or "/", headers), deadline)
         finally:
             connection.close()
         if answer.status != _OK:
             raise ValueError(f"status {answer.status}")
         found: dict[str, Any] = json.loads(answer.body)
         return found
+
+    def _tls_context(self) -> ssl.SSLContext | None:
+        if not self._address.tls:
+            return None
+        from connection_governor import trust  # noqa: PLC0415  # agents are on this machine, and speak plain http
+
+        return trust.context(trust.SYSTEM)
 
 
 def _milliseconds(expiration: str | None, now_ms: int) -> int:

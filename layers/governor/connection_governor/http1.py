@@ -40,23 +40,23 @@ class GarbledAnswerError(ConnectionError):
 
 
 class Address(NamedTuple):
-    """Where a service listens: the parts of `http[s]://host[:port][/prefix]`."""
+    """Where a service listens: the parts of `http[s]://host[:port][/path]`."""
 
     tls: bool
     host: str
     port: int
-    prefix: str
+    path: str
 
     @classmethod
     def of(cls, url: str) -> Address:
         """Split a URL; `InvalidRequest` where it has another form."""
         scheme, _, rest = url.partition("://")
-        authority, slash, prefix = rest.partition("/")
+        authority, slash, path = rest.partition("/")
         host, port = _split_port(authority)
-        if scheme not in ("http", "https") or not host or not port.isdigit() or "@" in authority or "?" in prefix:
+        if scheme not in ("http", "https") or not host or not port.isdigit() or "@" in authority or " " in url:
             raise InvalidRequest("url", f"{url!r} must look like https://host[:port]")
         tls = scheme == "https"
-        return cls(tls, host, int(port) or (443 if tls else 80), (slash + prefix).rstrip("/"))
+        return cls(tls, host, int(port) or (443 if tls else 80), slash + path)
 
     @property
     def authority(self) -> str:

@@ -93,6 +93,7 @@ class Endpoint:
     ) -> None:
         self.name = f"{service} in {region}"
         self._address = Address.of(url or endpoint_url(service, region, {}))
+        self._prefix = self._address.path.rstrip("/")
         self._signer = Signer(service, region)
         self._credentials = credentials
         self._clock: Clock = clock or SYSTEM_CLOCK
@@ -108,7 +109,7 @@ class Endpoint:
         if timeout_s is None:
             timeout_s = self._connect_timeout_s + self._read_timeout_s
         deadline = time.monotonic() + timeout_s
-        request = self._signed(self._address.prefix + path, headers, body)
+        request = self._signed(self._prefix + path, headers, body)
         try:
             return self._send(request, deadline)
         except TimeoutError as error:
