@@ -1,0 +1,5 @@
+"""The one error of the local tooling: a message that says what is wrong and what to do about it."""
+
+
+class StackError(Exception):
+    """Something the user can act on: shown as one message, without a traceback."""

@@ -1,0 +1,31 @@
+"""The servers that tests share: each started once in a session, on loopback, when the first test asks for it."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from harness.dynamodb_local import dynamodb_local as running_dynamodb_local
+from harness.mariadb import PrivateMariaDB
+
+SERVER_FIXTURES = {"mariadb": "database", "dynamodb_local": "dynamodb_local"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks each test by the servers that it asks for, so that `-m "not database"` leaves them out."""
+    for item in items:
+        for fixture in set(getattr(item, "fixturenames", ())) & SERVER_FIXTURES.keys():
+            item.add_marker(SERVER_FIXTURES[fixture])
+
+
+@pytest.fixture(scope="session")
+def mariadb() -> Iterator[PrivateMariaDB]:
+    """A private MariaDB with TLS and 20 connections; tests make users of their own."""
+    with PrivateMariaDB(max_connections=20) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def dynamodb_local() -> Iterator[str]:
+    """DynamoDB Local's endpoint URL; tests make tables of their own."""
+    with running_dynamodb_local() as endpoint_url:
+        yield endpoint_url
