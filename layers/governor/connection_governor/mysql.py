@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         def _read_ok_packet(self) -> object: ...
         def _write_bytes(self, data: bytes) -> None: ...
         def _force_close(self) -> None: ...
+        def thread_id(self) -> int: ...
         def next_result(self, unbuffered: bool = False) -> int: ...
 
 else:
@@ -276,6 +277,8 @@ class FencedConnection(_Connection):
         if self._sock is not None and not self.let_go:
             self._cut_off = self._cut_off or not self._closed
             self.let_go = _peer_has_closed(self._sock)
+        if self._result is not None:
+            self._result.unbuffered_active = False  # or PyMySQL would go on reading once the result is collected
         super()._force_close()
 
     def _finish_results(self) -> None:

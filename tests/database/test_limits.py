@@ -1,0 +1,172 @@
+"""The fence holds: MySQL itself ends what idles, runs on, waits, or is not read. On a real MariaDB."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import pymysql
+import pytest
+from pymysql.cursors import SSCursor
+
+from connection_governor.clock import SYSTEM_CLOCK
+from connection_governor.errors import LeaseLost
+from connection_governor.fence import Fence
+from tests.database.conftest import SHORT, SLACK_S, WORKER, Opener, ask, seconds_until_gone
+
+if TYPE_CHECKING:
+    from pymysql.connections import Connection
+    from pymysql.cursors import Cursor
+
+    from connection_governor.mysql import Target
+
+FREEZES_ITSELF = """
+import os, signal, sys
+from connection_governor.fence import Fence
+from connection_governor.mysql import Target, open_session
+from connection_governor.secrets import Credentials
+host, port, ca, user, password, statement = sys.argv[1:]
+session = open_session(Target(host, int(port), "shop", tls_ca=ca), Credentials(user, password),
+                       Fence(idle_seconds=1, statement_seconds=0.5, write_seconds=1))
+print(session.thread_id(), flush=True)
+if statement:
+    session._execute_command(3, statement)
+os.kill(os.getpid(), signal.SIGSTOP)
+print("alive" if session.is_alive() else "dead", session.let_go, flush=True)
+"""
+FLOOD = "SELECT REPEAT('x', 60000) FROM seq_1_to_100000"
+
+
+def started_and_frozen(target: Target, statement: str) -> tuple[subprocess.Popen[str], int]:
+    """A process that opened a session, sent a statement if any, and stopped itself; and the session's number."""
+    arguments = [target.host, str(target.port), str(target.tls_ca), WORKER.username, WORKER.password, statement]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", FREEZES_ITSELF, *arguments], env=environment, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    connection_id = int(process.stdout.readline())
+    os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+    return process, connection_id
+
+
+def test_an_idle_session_is_closed_by_the_server(opened: Opener, root: Connection[Cursor]) -> None:
+    """Without it, an environment that never comes back holds its connection for eight hours."""
+    session = opened(SHORT)
+    assert seconds_until_gone(root, session.thread_id(), at_most=SHORT.idle_seconds + SLACK_S) > 0.5
+    assert not session.is_alive()
+    assert session.let_go
+
+
+@pytest.mark.parametrize(
+    ("statement", "bound_ms"),
+    [
+        pytest.param("", SHORT.idle_ms, id="between-statements"),
+        pytest.param("SELECT SLEEP(60)", SHORT.margin_ms, id="in-a-statement"),
+        pytest.param(FLOOD, SHORT.margin_ms, id="in-a-result"),
+    ],
+)
+def test_the_session_of_a_frozen_process_ends_in_time(
+    target: Target, root: Connection[Cursor], statement: str, bound_ms: int
+) -> None:
+    """The promise that MySQL agrees: the lease may be lent again, so the session must be gone."""
+    process, connection_id = started_and_frozen(target, statement)
+    try:
+        seconds_until_gone(root, connection_id, at_most=bound_ms / 1_000 + SLACK_S)
+        process.send_signal(signal.SIGCONT)
+        assert process.stdout is not None
+        assert process.stdout.read().split() == ["dead", "True"]
+        assert process.wait(10) == 0
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_statement_is_stopped_at_its_limit(opened: Opener) -> None:
+    """A statement that runs on would outlive its lease; the author sees which limit it was."""
+    session = opened(SHORT)
+    since = time.monotonic()
+    with pytest.raises(pymysql.err.OperationalError) as stopped:
+        ask(session, "SELECT COUNT(*) FROM seq_1_to_100000 a, seq_1_to_100000 b WHERE a.seq * b.seq MOD 7 = 3")
+    assert stopped.value.args[0] == 1969  # max_statement_time exceeded
+    assert time.monotonic() - since < SHORT.statement_seconds + SLACK_S
+    assert ask(session, "SELECT 1") == 1
+
+
+def test_a_write_is_stopped_at_its_limit_and_leaves_nothing(opened: Opener, root: Connection[Cursor]) -> None:
+    """On MariaDB the limit is for every statement: an INSERT must not go on for a client that is gone."""
+    session = opened(SHORT)
+    with pytest.raises(pymysql.err.OperationalError) as stopped, session.cursor() as cursor:
+        cursor.execute("INSERT INTO stock SELECT seq + 100, SLEEP(0.01) FROM seq_1_to_100000")
+    assert stopped.value.args[0] == 1969
+    session.commit()
+    assert ask(root, "SELECT COUNT(*) FROM stock WHERE id > 100") == 0
+
+
+def test_a_wait_for_a_row_is_bounded(opened: Opener) -> None:
+    """MySQL's own default is 50 s: longer than many a lease."""
+    fence = Fence(statement_seconds=5.0, lock_seconds=1)
+    owner, waiting = opened(fence), opened(fence)
+    owner.query("UPDATE stock SET pieces = 0 WHERE id = 1")
+    since = time.monotonic()
+    with pytest.raises(pymysql.err.OperationalError) as stopped:
+        waiting.query("UPDATE stock SET pieces = 1 WHERE id = 1")
+    assert stopped.value.args[0] == 1205
+    assert time.monotonic() - since < 1 + SLACK_S
+
+
+def test_a_wait_for_a_tables_definition_is_bounded(opened: Opener, root: Connection[Cursor]) -> None:
+    """MySQL's own default is a year: one forgotten LOCK TABLES would pile up the whole budget."""
+    session = opened(Fence(statement_seconds=5.0, lock_seconds=1))
+    root.query("LOCK TABLES stock WRITE")
+    since = time.monotonic()
+    with pytest.raises(pymysql.err.OperationalError) as stopped:
+        ask(session, "SELECT pieces FROM stock WHERE id = 1")
+    root.query("UNLOCK TABLES")
+    assert stopped.value.args[0] == 1205
+    assert time.monotonic() - since < 1 + SLACK_S
+
+
+def test_a_result_that_nobody_reads_ends_the_session(opened: Opener, root: Connection[Cursor]) -> None:
+    """The server's default lets a stuck reader hold its connection for a minute after each packet."""
+    session = opened(SHORT)
+    cursor = session.cursor(SSCursor)
+    cursor.execute(FLOOD)
+    seconds_until_gone(root, session.thread_id(), at_most=SHORT.statement_bound_ms / 1_000 + SLACK_S)
+    session.close()
+
+
+def test_a_statement_sent_by_half_ends_the_session(opened: Opener, root: Connection[Cursor]) -> None:
+    """Frozen in the middle of a long INSERT: the server waits for the rest by another clock than the idle one."""
+    session = opened(SHORT)
+    session._sock.sendall(b"\x00\x00\x10\x00\x03INSERT")  # type: ignore[union-attr] # 1 MB is announced
+    seconds_until_gone(root, session.thread_id(), at_most=SHORT.margin_ms / 1_000 + SLACK_S)
+
+
+def test_no_statement_starts_once_the_lease_could_end_before_it(opened: Opener, root: Connection[Cursor]) -> None:
+    """A thawed environment would otherwise work on a connection that is lent to somebody else by now."""
+    session = opened(usable_until_ms=SYSTEM_CLOCK.now_ms() + 60_000)
+    session.query("UPDATE stock SET pieces = 99 WHERE id = 2")
+    session.usable_until_ms = SYSTEM_CLOCK.now_ms() - 1
+    for attempt in (session.commit, session.begin, session.ping, session.is_alive, lambda: session.select_db("shop")):
+        with pytest.raises(LeaseLost):
+            attempt()
+    with pytest.raises(LeaseLost), session.cursor() as cursor:
+        cursor.execute("SELECT 1")
+    session.usable_until_ms = SYSTEM_CLOCK.now_ms() + 60_000  # renewed
+    assert ask(session, "SELECT 1") == 1
+    session.usable_until_ms = SYSTEM_CLOCK.now_ms() - 1
+    session.reset()
+    session.close()
+    assert session.let_go
+    assert ask(root, "SELECT pieces FROM stock WHERE id = 2") == 20
+
+
+def test_opening_that_took_too_long_sets_nothing_up(opened: Opener) -> None:
+    """Opening can be slow: the lease is looked at again before the session is handed out."""
+    with pytest.raises(LeaseLost):
+        opened(usable_until_ms=SYSTEM_CLOCK.now_ms() - 1)
