@@ -149,7 +149,9 @@ class Seeder:
 
     def _drain(self, wanted: Wanted) -> None:
         for _ in range(DRAIN_SECONDS):
-            if self._operations.status(wanted.database).in_use <= wanted.allowed:
+            held = self._operations.status(wanted.database).leases()
+            now_ms = self._clock.now_ms()  # a lease past its end has no session any more
+            if sum(lease.connections for lease in held if lease.expires_at_ms > now_ms) <= wanted.allowed:
                 return
             self._clock.sleep(1)
 
