@@ -37,6 +37,12 @@ class Silence(NamedTuple):
     """Read a request and say nothing, until the server is stopped."""
 
 
+class Interject(NamedTuple):
+    """Say this without having been asked, once the test sets `ScriptedServer.interject`."""
+
+    unasked: bytes
+
+
 class HangUp(NamedTuple):
     """Close the connection: after reading a request, if so told, and rudely (RST), if so told."""
 
@@ -44,7 +50,7 @@ class HangUp(NamedTuple):
     rudely: bool = False
 
 
-Step = Say | Echo | Dribble | Silence | HangUp
+Step = Say | Echo | Dribble | Silence | Interject | HangUp
 
 
 def answer(
@@ -67,6 +73,7 @@ class ScriptedServer:
         self.requests: list[Request] = []
         self.accepted = 0
         self.hung_up = threading.Event()
+        self.interject = threading.Event()
         self._scripts = scripts
         self._tls = tls
         self._stopped = threading.Event()
@@ -122,28 +129,34 @@ class ScriptedServer:
         self.hung_up.set()
 
     def _follow(self, step: Step, number: int, connection: socket.socket, stream: "socket.SocketIO") -> bool:
+        """Do this step; say whether the next one is to follow."""
         if isinstance(step, HangUp):
             if step.after_request:
                 self._read(number, stream)
             if step.rudely:
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             return False
+        if isinstance(step, Interject):
+            self.interject.wait(30)
+            connection.sendall(step.unasked)
+            return True
         request = self._read(number, stream)
-        if request is None:
-            return False
+        while request is not None and isinstance(step, Echo):
+            connection.sendall(answer(request.body).answer)
+            request = self._read(number, stream)
+        if request is not None:
+            self._answer(step, connection)
+        return request is not None
+
+    def _answer(self, step: Step, connection: socket.socket) -> None:
         if isinstance(step, Say):
             connection.sendall(step.answer)
-        elif isinstance(step, Echo):
-            while request is not None:
-                connection.sendall(answer(request.body).answer)
-                request = self._read(number, stream)
         elif isinstance(step, Dribble):
             connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n")
             while not self._stopped.wait(0.005):
                 connection.sendall(b"x")
         else:
             self._stopped.wait(30)
-        return True
 
     def _read(self, number: int, stream: "socket.SocketIO") -> Request | None:
         line = stream.readline().decode().rstrip("\r\n")

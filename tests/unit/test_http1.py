@@ -1,6 +1,7 @@
 """Reading and writing HTTP/1.1, however the network cuts the bytes."""
 
 import itertools
+import socket
 import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, cast
@@ -11,10 +12,10 @@ from hypothesis import strategies as st
 
 from connection_governor import http1
 from connection_governor.errors import InvalidRequest
-from connection_governor.http1 import Address, GarbledAnswerError, request_bytes
+from connection_governor.http1 import Address, Connection, GarbledAnswerError, request_bytes
 
 if TYPE_CHECKING:
-    import socket
+    import ssl
 
 
 class Pieces:
@@ -94,23 +95,35 @@ def test_any_bytes_give_an_answer_or_the_one_error(garbage: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "whole",
+    ("whole", "reason"),
     [
-        b"HTTP/1.1 200 OK\r\nContent-Length: 9000000\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n895441\r\n",
-        b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n",
-        b"HTTP/1.1 OK\r\n\r\n",
-        b"SSH-2.0-OpenSSH\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 20_000,
-        b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 9_000_000,
-        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabcd\r\n0\r\n\r\n",
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 9000000\r\n\r\n", "9000000 bytes is not accepted"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n895441\r\n", "9000001 bytes is not accepted"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n", "not accepted"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n", "not a number"),
+        (b"HTTP/1.1 OK\r\n\r\n", "not HTTP"),
+        (b"SSH-2.0-OpenSSH\r\n\r\n", "not HTTP"),
+        (b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 20_000, "header is too long"),
+        (b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 9_000_000, "is not accepted"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabcd\r\n0\r\n\r\n", "chunk"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhalf", "middle of an answer"),
     ],
-    ids=["long", "long-chunk", "negative", "no-number", "no-status", "not-http", "long-head", "endless", "bad-chunk"],
+    ids=[
+        "long",
+        "long-chunk",
+        "negative",
+        "no-number",
+        "no-status",
+        "not-http",
+        "long-head",
+        "endless",
+        "chunk",
+        "half",
+    ],
 )
-def test_an_answer_that_is_too_large_or_no_http_is_refused(whole: bytes) -> None:
+def test_an_answer_that_is_too_large_or_no_http_is_refused(whole: bytes, reason: str) -> None:
     """Breaks: a wrong or hostile endpoint fills the function's memory."""
-    with pytest.raises(GarbledAnswerError):
+    with pytest.raises(GarbledAnswerError, match=reason):
         read(whole)
 
 
@@ -174,4 +187,21 @@ def test_no_header_value_can_add_a_line(value: str) -> None:
     except InvalidRequest:
         assert set(value) & set("\r\n")
     else:
+        assert not set(value) & set("\r\n")
         assert sent == b"POST / HTTP/1.1\r\nhost: h\r\nx: " + value.encode() + b"\r\n\r\n"
+
+
+def test_a_handshake_that_is_interrupted_leaves_no_socket_open() -> None:
+    """Breaks: an outage, or a signal in the wrong moment, ends in 'too many open files'."""
+    opened = []
+
+    class Interrupted:
+        def wrap_socket(self, source: "socket.socket", **_: object) -> None:
+            opened.append(source)
+            raise KeyboardInterrupt
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = Address.of(f"https://127.0.0.1:{listener.getsockname()[1]}")
+        with pytest.raises(KeyboardInterrupt):
+            Connection(address, time.monotonic() + 5, cast("ssl.SSLContext", Interrupted()))
+    assert [source.fileno() for source in opened] == [-1]

@@ -16,10 +16,10 @@ import pytest
 from connection_governor import trust, wire
 from connection_governor.credentials import FixedCredentials
 from connection_governor.errors import GovernorUnavailable, InvalidRequest
-from connection_governor.http1 import Connection
+from connection_governor.http1 import Answer, Connection
 from connection_governor.wire import Endpoint, ServiceError, invoke, json_call
 from harness.tls import ServerCertificate
-from tests.scripted_server import Dribble, Echo, HangUp, Say, ScriptedServer, Silence, answer
+from tests.scripted_server import Dribble, Echo, HangUp, Interject, Say, ScriptedServer, Silence, answer
 from tests.set_clock import SetClock
 
 NOW_MS = 1_800_000_000_000
@@ -50,6 +50,20 @@ class Endpoints:
     def close(self) -> None:
         for endpoint in self._made:
             endpoint.close()
+
+
+@pytest.fixture
+def exchanges(monkeypatch: pytest.MonkeyPatch) -> list[Connection]:
+    """The connection of each exchange that is tried, whether the server ever sees it or not."""
+    tried: list[Connection] = []
+    original = Connection.exchange
+
+    def noted(self: Connection, request: bytes, deadline: float) -> Answer:
+        tried.append(self)
+        return original(self, request, deadline)
+
+    monkeypatch.setattr(Connection, "exchange", noted)
+    return tried
 
 
 @pytest.fixture
@@ -114,7 +128,9 @@ def test_threads_get_their_own_answers_and_few_connections_are_kept(endpoint_to:
         assert 1 <= len(endpoint._idle) <= 4
 
 
-def test_a_connection_closed_while_idle_is_noticed_before_anything_is_sent(endpoint_to: Endpoints) -> None:
+def test_a_connection_closed_while_idle_is_noticed_before_anything_is_sent(
+    endpoint_to: Endpoints, exchanges: list[Connection]
+) -> None:
     """Breaks: the first request after a thaw fails, or is sent twice."""
     with ScriptedServer([answer(), HangUp()], [answer()]) as server:
         endpoint = endpoint_to(server)
@@ -122,6 +138,18 @@ def test_a_connection_closed_while_idle_is_noticed_before_anything_is_sent(endpo
         assert server.hung_up.wait(5)
         call(endpoint)
     assert [request.connection for request in server.requests] == [0, 1]
+    assert len(exchanges) == 2
+
+
+def test_what_the_server_says_unasked_is_not_taken_for_an_answer(endpoint_to: Endpoints) -> None:
+    """Breaks: a load balancer's parting 408, sent while we were frozen, is taken for the answer to the next request."""
+    parting = answer(b"{}", "408 Request Timeout", {"Connection": "close"}).answer
+    with ScriptedServer([answer(), Interject(parting), HangUp()], [answer({"second": 1})]) as server:
+        endpoint = endpoint_to(server)
+        call(endpoint)
+        server.interject.set()
+        assert server.hung_up.wait(5)
+        assert call(endpoint) == {"second": 1}
 
 
 @pytest.mark.parametrize("rudely", [False, True], ids=["closed", "reset"])
@@ -203,6 +231,23 @@ def test_a_port_where_nobody_listens_is_an_outage(endpoint_to: Endpoints) -> Non
         free = listener.getsockname()[1]
     with pytest.raises(GovernorUnavailable, match="dynamodb in eu-west-1 cannot be reached"):
         call(endpoint_to(f"http://127.0.0.1:{free}"))
+
+
+@pytest.mark.parametrize("dead", ["refuses", "ignores"])
+def test_a_dead_address_of_the_name_is_passed_over(
+    dead: str, endpoint_to: Endpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Breaks: while one of the endpoint's addresses is out of order, so is the governor."""
+    with ScriptedServer([Echo()]) as server, socket.socket() as first, socket.socket() as filler:
+        first.bind(("127.0.0.1", 0))
+        if dead == "ignores":
+            first.listen(0)
+            filler.connect(first.getsockname())  # its queue is full now, and Linux drops whoever else knocks
+        inet = (socket.AF_INET, socket.SOCK_STREAM, 0, "")
+        found = [(*inet, first.getsockname()), (*inet, ("127.0.0.1", server.port))]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+        call(endpoint_to("http://dynamodb.example", connect_timeout_s=0.4))
+        assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize(
@@ -405,7 +450,10 @@ def test_tls_connections_are_kept_too(
 
 
 def test_a_tls_connection_closed_while_idle_is_noticed(
-    certificate: ServerCertificate, server_tls: ssl.SSLContext, endpoint_to: Endpoints
+    certificate: ServerCertificate,
+    server_tls: ssl.SSLContext,
+    endpoint_to: Endpoints,
+    exchanges: list[Connection],
 ) -> None:
     """Breaks: against AWS itself, the first request after a thaw fails."""
     with ScriptedServer([answer(), HangUp()], [answer()], tls=server_tls) as server:
@@ -414,6 +462,7 @@ def test_a_tls_connection_closed_while_idle_is_noticed(
         assert server.hung_up.wait(5)
         call(endpoint)
     assert [request.connection for request in server.requests] == [0, 1]
+    assert len(exchanges) == 2
 
 
 def test_an_authority_that_nobody_trusts_is_refused(server_tls: ssl.SSLContext, endpoint_to: Endpoints) -> None:
