@@ -6,10 +6,7 @@ import contextlib
 import os
 import socket
 import subprocess
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 import pymysql
@@ -20,6 +17,10 @@ from harness.processes import LOOPBACK, Server, free_port, kill, short_folder, s
 from harness.tls import ServerCertificate, make_server_certificate
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+    from types import TracebackType
+
     from pymysql.connections import Connection
     from pymysql.cursors import Cursor
 
