@@ -1,7 +1,8 @@
 """One HTTP/1.1 connection: opens it, sends a request, reads the answer within a deadline. Knows nothing of AWS.
 
-Ours because `http.client` parses each answer's header with the `email` package: see `bench/README.md` for what that
-costs. Deadlines are readings of `time.monotonic()`. NOT bounded by them: the name look-up, which the system does.
+Ours because `http.client` parses answers' headers with the `email` package: two DynamoDB requests, signing included,
+cost 0.38 ms of CPU over it and 0.22 over this. Deadlines are readings of `time.monotonic()`. NOT bounded by them: the
+name look-up, which the system does.
 No redirects, no proxies, no compression (we never ask for it).
 """
 
