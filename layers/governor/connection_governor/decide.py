@@ -10,6 +10,12 @@ taken over from a holder whose clock is too far behind (its session's time-outs 
     our id with another record                  IdInUse
     room, or room once what expired is freed    Write(taken): the same write again, with what it frees
     neither                                     Full
+
+    a renew was not written, the shard shows    what it means
+    ------------------------------------------  ------------------------------------------------
+    our id, all else alike, ending as late      AlreadyRenewed (an earlier try's answer was lost)
+    our id with our whole record                Full: a lowered budget is overdrawn
+    anything else                               NotHeld
 """
 
 from __future__ import annotations
@@ -52,6 +58,18 @@ class Full:
 @dataclass(frozen=True, slots=True)
 class IdInUse:
     """The id is stored with another record: ids are never used twice."""
+
+
+@dataclass(frozen=True, slots=True)
+class AlreadyRenewed:
+    """The lease is stored and ends at least as late as wanted: at `expires_at_ms`."""
+
+    expires_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class NotHeld:
+    """The lease is not stored as the holder knows it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,13 +134,20 @@ def room_for(shard: Shard, connections: int, *, now_ms: int, skew_ms: int) -> Wr
     return Full()
 
 
-def renewed_already(stored: str, wanted: str) -> bool:
-    """Whether a renew that was not written has in fact succeeded: its own string is stored, ending at least as late.
+def after_refused_renew(
+    shard: Shard | None, lease_id: str, record: str, wanted: str
+) -> AlreadyRenewed | Full | NotHeld:
+    """What a renew from `record` to `wanted` that was not written means, from the shard that the answer showed.
 
     `wanted` differs from the lease's other records only in the expiry, so the rest must match to the letter.
     """
+    stored = shard.leases.get(lease_id) if shard else None
+    if stored is None:
+        return NotHeld()
     same = record_connections(stored) == record_connections(wanted) and record_tag(stored) == record_tag(wanted)
-    return same and record_expiry_ms(stored) >= record_expiry_ms(wanted)
+    if same and record_expiry_ms(stored) >= record_expiry_ms(wanted):
+        return AlreadyRenewed(record_expiry_ms(stored))
+    return Full() if stored == record else NotHeld()
 
 
 def is_pressed(*, allowed: int, remaining: int) -> bool:

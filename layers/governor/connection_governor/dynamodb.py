@@ -35,6 +35,7 @@ AS_SEEN = "leases.{id} = {record}"  # the holder renewed or released, or another
 OLDER_PLAN = "#plan < :plan"  # two operators: once the newer plan has stamped a shard, the older one cannot write it
 THIS_PLAN = "#plan = :plan"  # capacity is handed out only when no older plan can write any more
 ALLOWED_AS_READ = "allowed = :read"  # two executors of a plan: what one has raised is not raised again
+NOT_OVERFULL = "remaining >= :zero"  # a lowered budget: a renewal would carry what is too much past its own end
 NO_ITEM = "attribute_not_exists(pk)"  # creating twice must not wipe the leases
 PLAN_AS_READ = "#plan = :read"  # two operators: one of the two results, whole
 
@@ -43,7 +44,7 @@ _RENEW = "SET leases.#id = :renewed"
 _RESIZE = "SET allowed = :allowed, remaining = remaining + :added, #plan = :plan"
 
 _GRANT_CONDITION = f"{HAS_ROOM} AND {NEW_ID}"
-_RENEW_CONDITION = AS_SEEN.format(id="#id", record=":seen")
+_RENEW_CONDITION = f"{AS_SEEN.format(id='#id', record=':seen')} AND {NOT_OVERFULL}"
 _STAMP_CONDITION = f"{OLDER_PLAN} AND {ALLOWED_AS_READ}"
 _RAISE_CONDITION = f"{THIS_PLAN} AND {ALLOWED_AS_READ}"
 
@@ -91,7 +92,7 @@ class DynamoDBStore:
 
     def renew(self, key: ShardKey, lease_id: str, record: str, renewed: str) -> Written | Unwritten:
         """See `LeaseStore.renew`."""
-        values = {":seen": {"S": record}, ":renewed": {"S": renewed}}
+        values = {":seen": {"S": record}, ":renewed": {"S": renewed}, ":zero": _number(0)}
         return self._update(key, _RENEW, _RENEW_CONDITION, {"#id": lease_id}, values)
 
     def read(self, keys: Sequence[ShardKey], *, consistent: bool) -> list[Shard | None]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
-from connection_governor import checks, decide
-from connection_governor.errors import InvalidRequest, UnknownDatabase
+from connection_governor import checks, decide, plan
+from connection_governor.errors import GovernorUnavailable, InvalidRequest, UnknownDatabase
 from connection_governor.lease import (
     Grant,
     Lease,
@@ -16,9 +17,9 @@ from connection_governor.lease import (
     ShardKey,
     holder_tag,
     pack_record,
-    record_expiry_ms,
 )
 from connection_governor.retry import GIVING_BACK, TAKING, Retry
+from connection_governor.settlement import Settlement
 from connection_governor.store import Written
 from connection_governor.turnover import Turnover
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 SETTINGS_KEPT_MS = 60_000
+SETTLE_EACH_MS = 10_000
 TRIES_ON_A_SHARD = 4  # each lost race shows the shard anew; past these, others are being served
 
 
@@ -59,7 +61,9 @@ class Engine:
         self._entropy = entropy
         self._retry = Retry(clock, entropy)
         self._turnover = Turnover()
+        self._settlement = Settlement(store, clock, self._retry)
         self._settings: dict[str, tuple[Settings, int]] = {}
+        self._settle_from_ms: dict[str, int] = {}
 
     def settings(self, database: str) -> Settings:
         """The database's settings, at most a minute old.
@@ -97,13 +101,16 @@ class Engine:
         attempt = _Attempt(self._store, self._clock, self._retry, settings, wanted, until_ms)
         keys = [ShardKey(wanted.database, index) for index in decide.shard_order(wanted.lease_id, settings.shards)]
         grant = attempt.on_looks(keys[:1]) if look_first else attempt.on_all(keys)
+        if grant is None:
+            self._look_after(settings, attempt.seen)
         return grant or self._refusal(settings, attempt.seen)
 
-    def renew(self, lease: Lease, *, expires_at_ms: int) -> Renewal | None:
+    def renew(self, lease: Lease, *, expires_at_ms: int) -> Renewal | Refusal | None:
         """Move the lease's end to `expires_at_ms`; never shortens it.
 
         Returns:
-            The lease with its new end; None where it is not held any more, or past its end.
+            The lease with its new end; None where it is not held any more, or past its end. A refusal where a lowered
+            budget is overdrawn: the lease then stays as it is until its end, and may still be released.
 
         Raises:
             GovernorUnavailable: the store could not be reached: whether the lease was renewed is not known.
@@ -115,16 +122,13 @@ class Engine:
         renewed = pack_record(end_ms, lease.connections, tag)
         outcome = self._retry(lambda: self._store.renew(lease.key, lease.lease_id, lease.record, renewed), GIVING_BACK)
         if isinstance(outcome, Written):
-            return Renewal(
-                _until(lease, end_ms), decide.is_pressed(allowed=outcome.allowed, remaining=outcome.remaining)
-            )
-        if outcome.shard is None:
+            return Renewal(replace(lease, expires_at_ms=end_ms), _is_pressed(outcome))
+        decision = decide.after_refused_renew(outcome.shard, lease.lease_id, lease.record, renewed)
+        if outcome.shard is None or isinstance(decision, decide.NotHeld):
             return None
-        stored = outcome.shard.leases.get(lease.lease_id)
-        if stored is None or not decide.renewed_already(stored, renewed):
-            return None
-        pressure = decide.is_pressed(allowed=outcome.shard.allowed, remaining=outcome.shard.remaining)
-        return Renewal(_until(lease, record_expiry_ms(stored)), pressure)
+        if isinstance(decision, decide.Full):
+            return self._refusal(self.settings(lease.database), [outcome.shard])
+        return Renewal(replace(lease, expires_at_ms=decision.expires_at_ms), _is_pressed(outcome.shard))
 
     def release(self, lease: Lease) -> Written | None:
         """Give the lease back.
@@ -138,6 +142,19 @@ class Engine:
         seen = ((lease.lease_id, lease.record),)
         outcome = self._retry(lambda: self._store.give_back(lease.key, seen), GIVING_BACK)
         return outcome if isinstance(outcome, Written) else None
+
+    def _look_after(self, settings: Settings, seen: Sequence[Shard]) -> None:
+        """Where a refusal shows that a budget change is unfinished, finish it: its capacity needs no janitor, either.
+
+        The expired leases of a shard that no longer lends are in nobody's way but the plan's.
+        """
+        database, now_ms = settings.database, self._clock.now_ms()
+        if any(shard.plan > settings.plan for shard in seen):
+            self._settings.pop(database, None)  # the shards know of a newer plan than we do
+        elif now_ms >= self._settle_from_ms.get(database, 0) and any(plan.is_short(s, settings) for s in seen):
+            self._settle_from_ms[database] = now_ms + SETTLE_EACH_MS
+            with suppress(GovernorUnavailable):  # a worker may lack the right to create shards: others have it
+                self._settlement.settle(settings)
 
     def _refusal(self, settings: Settings, seen: Sequence[Shard]) -> Refusal:
         now_ms = self._clock.now_ms()
@@ -243,5 +260,5 @@ def totals(settings: Settings, allowed: int, in_use: int) -> tuple[int, int, boo
     return settings.allowed, decide.scale(in_use, share_of=allowed, total=settings.allowed), True
 
 
-def _until(lease: Lease, end_ms: int) -> Lease:
-    return replace(lease, expires_at_ms=end_ms)
+def _is_pressed(counter: Written | Shard) -> bool:
+    return decide.is_pressed(allowed=counter.allowed, remaining=counter.remaining)

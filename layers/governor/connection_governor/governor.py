@@ -36,8 +36,8 @@ class Transport(Protocol):
     def acquire(self, wanted: Wanted, *, waiting: bool | None = None, until_ms: int | None = None) -> Grant | Refusal:
         """Lend connections, or say that none is left."""
 
-    def renew(self, lease: Lease, *, expires_at_ms: int) -> Renewal | None:
-        """Move a lease's end; None where it is not held any more."""
+    def renew(self, lease: Lease, *, expires_at_ms: int) -> Renewal | Refusal | None:
+        """Move a lease's end; None where it is not held any more, a refusal where a lowered budget is overdrawn."""
 
     def release(self, lease: Lease) -> bool:
         """Give a lease back; whether there was anything to give back."""
@@ -163,12 +163,15 @@ class Governor:
 
         Raises:
             LeaseLost: it is not held any more, or past its end: stop using its connections.
+            NoConnectionsLeft: the budget was lowered below what is lent: the lease stays as it is until its end.
             GovernorUnavailable: the governor could not be reached: until a renew succeeds, the old end counts.
         """
         length_ms = None if lease_ms is None else checks.lease_length_ms(lease_ms)
         renewal = self._transport.renew(lease, expires_at_ms=self._end_ms(length_ms, context))
         if renewal is None:
             raise LeaseLost(f"lease {lease.lease_id} on {lease.database!r} is not held any more")
+        if isinstance(renewal, Refusal):
+            raise _no_connections_left(lease.database, renewal)
         return renewal.lease
 
     def release(self, lease: Lease) -> bool:
@@ -321,9 +324,7 @@ class Governor:
             holder=holder,
             retry_after_ms=refusal.retry_after_ms,
         )
-        return NoConnectionsLeft(
-            database, retry_after_ms=refusal.retry_after_ms, allowed=refusal.allowed, in_use=refusal.in_use
-        )
+        return _no_connections_left(database, refusal)
 
     def _known_refusal(self, database: str) -> Refusal | None:
         """The last refusal, while a try is pointless: memory may refuse, never admit."""
@@ -346,3 +347,9 @@ class Governor:
     def _check_length(self, lease_ms: int | None, context: InvocationContext | None) -> None:
         if context is None and (lease_ms or DEFAULT_LEASE_MS) <= self._fence.guard_ms:
             raise InvalidRequest("lease_ms", f"must be above {self._fence.guard_ms}: what the fence needs at the end")
+
+
+def _no_connections_left(database: str, refusal: Refusal) -> NoConnectionsLeft:
+    return NoConnectionsLeft(
+        database, retry_after_ms=refusal.retry_after_ms, allowed=refusal.allowed, in_use=refusal.in_use
+    )

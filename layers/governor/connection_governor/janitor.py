@@ -64,9 +64,10 @@ class Janitor:
             GovernorUnavailable: the store could not be reached.
         """
         observation = self._watch.observe() if self._watch else None
-        self._operations.settle(self._operations.status(database).settings)
         reclaimed = self._operations.reclaim(database)
         status = self._operations.status(database)
+        if not status.settled:
+            status = self._operations.settle(status.settings)
         killed = self._end_overdue(observation, status)
         outcome = Round(status, reclaimed, killed, observation)
         self._report(outcome)

@@ -173,6 +173,19 @@ def record_tag(record: str) -> str:
     return record[_TAG_AT:]
 
 
+def stored_lease(key: ShardKey, lease_id: str, record: str) -> Lease:
+    """The lease that a shard's entry stands for; of its holder only the tag is stored, and no fence."""
+    return Lease(
+        lease_id=lease_id,
+        database=key.database,
+        holder=record_tag(record),
+        connections=record_connections(record),
+        fence=None,
+        expires_at_ms=record_expiry_ms(record),
+        shard=key.index,
+    )
+
+
 def holder_tag(holder: str) -> str:
     """At most 8 bytes that name the holder's function: what stands before its first `/`, odd characters as `_`.
 

@@ -58,7 +58,7 @@ class MemoryStore:
         """See `LeaseStore.renew`."""
         with self._lock:
             shard = self._shards.get(key)
-            if shard is None or not _all_stored(shard, ((lease_id, record),)):
+            if shard is None or shard.remaining < 0 or not _all_stored(shard, ((lease_id, record),)):
                 return Unwritten(shard)
             return self._put(replace(shard, leases={**shard.leases, lease_id: renewed}))
 

@@ -4,32 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from connection_governor import checks, decide, plan
 from connection_governor.errors import GovernorUnavailable, UnknownDatabase
-from connection_governor.lease import (
-    Lease,
-    Settings,
-    Shard,
-    ShardKey,
-    record_connections,
-    record_expiry_ms,
-    record_tag,
-)
+from connection_governor.lease import Lease, Settings, Shard, stored_lease
 from connection_governor.retry import GIVING_BACK, Retry
-from connection_governor.store import Written
+from connection_governor.settlement import Settlement
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from connection_governor.clock import Clock
     from connection_governor.entropy import Entropy
     from connection_governor.store import LeaseStore
 
-T = TypeVar("T")
-
-ROUNDS = 20  # lost races with other operators, and steps of a plan, before giving up
+ROUNDS = 20  # lost races with other operators before giving up
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +44,7 @@ class Status:
 
     def leases(self) -> list[Lease]:
         """Every stored lease, soonest end first; `holder` is the tag that is stored, `fence` is not kept."""
-        held = [_stored_lease(shard.key, *entry) for shard in self.shards for entry in shard.leases.items()]
+        held = [stored_lease(shard.key, *entry) for shard in self.shards for entry in shard.leases.items()]
         return sorted(held, key=lambda lease: lease.expires_at_ms)
 
 
@@ -71,8 +59,8 @@ class Operations:
 
     def __init__(self, store: LeaseStore, clock: Clock, entropy: Entropy) -> None:
         self._store = store
-        self._clock = clock
         self._retry = Retry(clock, entropy)
+        self._settlement = Settlement(store, clock, self._retry)
 
     def status(self, database: str) -> Status:
         """Everything about a database, exact as of its read.
@@ -81,10 +69,10 @@ class Operations:
             UnknownDatabase: no budget was ever set for it.
             GovernorUnavailable: the store could not be reached.
         """
-        settings = self._settings(database)
+        settings = self._settlement.settings(database)
         if settings is None:
             raise UnknownDatabase(database)
-        return Status(settings, tuple(shard for shard in self._read(settings) if shard is not None))
+        return Status(settings, tuple(shard for shard in self._settlement.read(settings) if shard is not None))
 
     def set_budget(
         self,
@@ -109,7 +97,7 @@ class Operations:
         checks.whole_number("allowed", allowed, least=0, most=checks.MAX_BUDGET)
         _check_changes(shards=shards, lease_ms=lease_ms, skew_ms=skew_ms, anonymous_lease_ms=anonymous_lease_ms)
         for _ in range(ROUNDS):
-            stored = self._settings(database)
+            stored = self._settlement.settings(database)
             base = stored or Settings(database, allowed, shards=1, plan=0, shards_made=0)
             wanted = replace(
                 base,
@@ -123,51 +111,19 @@ class Operations:
                 return self.settle(stored)
             numbered = replace(wanted, plan=base.plan + 1, shards_made=max(base.shards_made, wanted.shards))
             plan_as_read = stored.plan if stored else None
-            if self._trying(partial(self._store.save_settings, numbered, plan_as_read=plan_as_read)):
+            save = partial(self._store.save_settings, numbered, plan_as_read=plan_as_read)
+            if self._retry(save, GIVING_BACK):
                 return self.settle(numbered)
         raise GovernorUnavailable(f"other operators kept changing the budget of {database!r}")
 
     def settle(self, settings: Settings) -> Status:
         """Bring every shard to the plan in `settings`, as far as what has come back allows; anyone may repeat it."""
-        for _ in range(ROUNDS):
-            shards = self._made(settings)
-            if plan.is_superseded(shards, settings) or plan.is_settled(shards, settings):
-                break
-            stamps = plan.stamps(shards, settings)
-            changes = stamps or plan.raises(shards, settings)
-            write = self._store.stamp if stamps else self._store.raise_allowed
-            if not changes:
-                break
-            for change in changes:
-                if not self._trying(partial(write, change, settings.plan)):
-                    break
+        self._settlement.settle(settings)
         return self.status(settings.database)
 
     def reclaim(self, database: str) -> list[Lease]:
         """Take back every lease that is over (past its end and the allowance for clocks); what was taken back."""
-        status = self.status(database)
-        reclaimed = []
-        for shard in status.shards:
-            over = decide.reclaimable(shard, now_ms=self._clock.now_ms(), skew_ms=status.settings.skew_ms)
-            if over and isinstance(self._trying(partial(self._store.give_back, shard.key, over)), Written):
-                reclaimed += [_stored_lease(shard.key, *entry) for entry in over]
-        return reclaimed
-
-    def _made(self, settings: Settings) -> list[Shard]:
-        """Every shard item, after creating those that are missing."""
-        for key, shard in zip(settings.keys, self._read(settings), strict=True):
-            if shard is None:
-                self._trying(partial(self._store.make_shard, key, settings.plan))
-        return [shard for shard in self._read(settings) if shard is not None]
-
-    def _settings(self, database: str) -> Settings | None:
-        return self._trying(partial(self._store.settings, database, consistent=True))
-
-    def _read(self, settings: Settings) -> list[Shard | None]:
-        return self._trying(partial(self._store.read, settings.keys, consistent=True))
-
-    def _trying(self, call: Callable[[], T]) -> T:
-        return self._retry(call, GIVING_BACK)
+        return self._settlement.reclaim(self.status(database).settings)
 
 
 def _check_changes(
@@ -182,18 +138,6 @@ def _check_changes(
     for field, (number, least, most) in bounds.items():
         if number is not None:
             checks.whole_number(field, number, least=least, most=most)
-
-
-def _stored_lease(key: ShardKey, lease_id: str, record: str) -> Lease:
-    return Lease(
-        lease_id=lease_id,
-        database=key.database,
-        holder=record_tag(record),
-        connections=record_connections(record),
-        fence=None,
-        expires_at_ms=record_expiry_ms(record),
-        shard=key.index,
-    )
 
 
 def status_report(status: Status) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from connection_governor import checks
 from connection_governor.errors import GovernorError, GovernorUnavailable, InvalidRequest, UnknownDatabase
-from connection_governor.lease import Grant, Lease, Wanted
+from connection_governor.lease import Grant, Lease, Refusal, Wanted
 from connection_governor.remote import lease_payload
 
 if TYPE_CHECKING:
@@ -86,18 +86,18 @@ class Requests:
             expires_at_ms=self._end_ms(request, database),
         )
         outcome = self._service.acquire(wanted, waiting=waiting)
-        totals = {"allowed": outcome.allowed, "in_use": outcome.in_use, "remaining": outcome.remaining}
-        if isinstance(outcome, Grant):
-            flags = {"estimated": outcome.estimated, "pressure": outcome.pressure}
-            return {"granted": True, "lease": lease_payload(outcome.lease), **totals, **flags}
-        refusal = {"reason": "no_connections_left", "retry_after_ms": outcome.retry_after_ms}
-        return {"granted": False, **refusal, **totals, "pressure": True}
+        if isinstance(outcome, Refusal):
+            return {"granted": False, **_refusal(outcome)}
+        flags = {"estimated": outcome.estimated, "pressure": outcome.pressure}
+        return {"granted": True, "lease": lease_payload(outcome.lease), **_totals(outcome), **flags}
 
     def _renew(self, request: Payload) -> Payload:
         lease = lease_of(request.get("lease"))
         renewal = self._service.renew(lease, expires_at_ms=self._end_ms(request, lease.database))
         if renewal is None:
             return {"renewed": False, "reason": "not_held"}
+        if isinstance(renewal, Refusal):
+            return {"renewed": False, **_refusal(renewal)}
         return {"renewed": True, "lease": lease_payload(renewal.lease), "pressure": renewal.pressure}
 
     def _release(self, request: Payload) -> Payload:
@@ -156,6 +156,15 @@ def lease_of(payload: object) -> Lease:
         expires_at_ms=checks.whole_number("expires_at_ms", payload["expires_at_ms"], least=0, most=checks.MAX_END_MS),
         shard=checks.whole_number("shard", payload["shard"], least=0, most=checks.MAX_SHARDS - 1),
     )
+
+
+def _refusal(refusal: Refusal) -> Payload:
+    why = {"reason": "no_connections_left", "retry_after_ms": refusal.retry_after_ms}
+    return {**why, **_totals(refusal), "pressure": True}
+
+
+def _totals(outcome: Grant | Refusal) -> Payload:
+    return {"allowed": outcome.allowed, "in_use": outcome.in_use, "remaining": outcome.remaining}
 
 
 def _error(code: str, message: str, **field: str) -> Payload:

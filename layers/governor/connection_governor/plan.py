@@ -79,5 +79,10 @@ def is_settled(shards: Sequence[Shard], settings: Settings) -> bool:
     )
 
 
+def is_short(shard: Shard, settings: Settings) -> bool:
+    """Whether a shard that carries this plan waits for capacity to come back from others."""
+    return shard.plan <= settings.plan and shard.allowed < share(settings.allowed, settings.shards, shard.key.index)
+
+
 def _committed(shard: Shard) -> int:
     return max(shard.allowed, shard.in_use)

@@ -52,15 +52,17 @@ class RemoteGovernor:
             payload["waiting"] = waiting
         answer = self._ask(payload, TAKING, until_ms)
         if not answer["granted"]:
-            return Refusal(answer["retry_after_ms"], answer["allowed"], answer["in_use"], answer["remaining"])
+            return _refusal(answer)
         totals = {name: answer[name] for name in ("allowed", "in_use", "remaining", "estimated", "pressure")}
         return Grant(lease=Lease(**answer["lease"]), **totals)
 
-    def renew(self, lease: Lease, *, expires_at_ms: int) -> Renewal | None:
+    def renew(self, lease: Lease, *, expires_at_ms: int) -> Renewal | Refusal | None:
         """See `Service.renew`."""
         payload = {"action": "renew", "lease": lease_payload(lease), "expires_at_ms": expires_at_ms}
         answer = self._ask(payload, GIVING_BACK)
-        return Renewal(Lease(**answer["lease"]), answer["pressure"]) if answer["renewed"] else None
+        if answer["renewed"]:
+            return Renewal(Lease(**answer["lease"]), answer["pressure"])
+        return None if answer["reason"] == "not_held" else _refusal(answer)
 
     def release(self, lease: Lease) -> bool:
         """See `Service.release`."""
@@ -82,6 +84,10 @@ class RemoteGovernor:
         if error := parsed.get("error"):
             raise _raised(error, payload)
         return parsed
+
+
+def _refusal(answer: Payload) -> Refusal:
+    return Refusal(answer["retry_after_ms"], answer["allowed"], answer["in_use"], answer["remaining"])
 
 
 def lease_payload(lease: Lease) -> Payload:

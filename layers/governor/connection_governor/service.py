@@ -61,8 +61,8 @@ class Service:
             self._reporter.refused(wanted.database, values, took_ms=now_ms - started_ms, now_ms=now_ms, **who)
         return outcome
 
-    def renew(self, lease: Lease, *, expires_at_ms: int) -> Renewal | None:
-        """Move a lease's end; None where it is not held any more. Raises as `Engine.renew`."""
+    def renew(self, lease: Lease, *, expires_at_ms: int) -> Renewal | Refusal | None:
+        """Move a lease's end. Answers and raises as `Engine.renew`."""
         return self._engine.renew(lease, expires_at_ms=expires_at_ms)
 
     def release(self, lease: Lease) -> bool:

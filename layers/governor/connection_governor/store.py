@@ -48,7 +48,7 @@ class LeaseStore(Protocol):
         """Remove these leases and add their connections to the counter, only if each is stored exactly so."""
 
     def renew(self, key: ShardKey, lease_id: str, record: str, renewed: str) -> Written | Unwritten:
-        """Replace the lease's record, only if it is stored exactly so."""
+        """Replace the lease's record, only if it is stored exactly so and the shard lends no more than it may."""
 
     def read(self, keys: Sequence[ShardKey], *, consistent: bool) -> list[Shard | None]:
         """The shards in the order asked; None for one that is missing."""
