@@ -1,0 +1,39 @@
+"""The commands of the local stack: `python -m harness demo|stack|prepare` (make runs them)."""
+
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from harness.errors import StackError
+from harness.processes import stop_on_signals
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+COMMANDS = {
+    "demo": "harness.demo",
+    "stack": "harness.keep_stack",
+    "prepare": "harness.prepare",
+}
+INTERRUPTED = 130  # as shells report a program ended by Ctrl-C
+
+
+def main(arguments: list[str]) -> int:
+    """Runs one command; returns its exit code."""
+    if len(arguments) != 1 or arguments[0] not in COMMANDS:
+        print(f"usage: python -m harness {'|'.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    stop_on_signals()
+    command: Callable[[], int] = import_module(COMMANDS[arguments[0]]).main
+    try:
+        return command()
+    except StackError as problem:
+        print(f"\n{problem}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nInterrupted; everything that was started has been stopped.", file=sys.stderr)
+        return INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,16 @@
+"""Gets everything that the tests need before they start, so that what takes long is seen."""
+
+from harness import dynamodb_local
+from harness.mariadb_programs import mariadb_programs
+from harness.packages import require_program
+from harness.tools import tool
+
+
+def main() -> int:
+    """Installs what is missing; says nothing where all is there."""
+    mariadb_programs()
+    require_program("java", ["default-jre-headless"])
+    dynamodb_local.fetch()
+    tool("ministack", "ministack")
+    tool("sam", "sam")
+    return 0

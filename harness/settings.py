@@ -1,0 +1,54 @@
+"""The sizes that a user may set on make's command line: read from the environment, with defaults and bounds."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Self
+
+from harness.errors import StackError
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What to run.
+
+    Attributes:
+        allowed: the budget.
+        iterations: how many invocations the demo makes.
+        concurrency: how many of them at a time.
+        seed: what the random draws start from.
+        stack_port: the local AWS's port, or None for a free one.
+        database_port: MariaDB's port, or None for a free one.
+    """
+
+    allowed: int = 10
+    iterations: int = 300
+    concurrency: int = 25
+    seed: int = 7
+    stack_port: int | None = None
+    database_port: int | None = None
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] | None = None) -> Self:
+        """Reads `ALLOWED`, `ITERATIONS`, `CONCURRENCY`, `SEED`, `STACK_PORT` and `DATABASE_PORT`.
+
+        Raises:
+            StackError: a value that is no whole number or out of bounds; the message names it.
+        """
+        given = os.environ if environment is None else environment
+        bounds = {
+            "allowed": (1, 200),
+            "iterations": (1, 100_000),
+            "concurrency": (1, 100),  # each is a process of some 50 MB
+            "seed": (0, 2**63 - 1),
+            "stack_port": (1024, 65535),
+            "database_port": (1024, 65535),
+        }
+        texts = {name: given.get(name.upper(), "").strip() for name in bounds}
+        return cls(**{name: _whole(name.upper(), text, *bounds[name]) for name, text in texts.items() if text})
+
+
+def _whole(name: str, text: str, least: int, most: int) -> int:
+    if not text.isascii() or not text.isdigit() or not least <= int(text) <= most:
+        raise StackError(f"{name} must be a whole number from {least} to {most}, not {text!r}")
+    return int(text)

@@ -1,0 +1,133 @@
+"""The whole local stack: a private MariaDB and the local AWS, with the project's template deployed and seeded."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import secrets
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from harness.deployment import DATABASE_NAME, Deployment, build_template, deploy, local_parameters
+from harness.errors import StackError
+from harness.local_aws import LocalAws, local_aws
+from harness.mariadb import PrivateMariaDB
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+FOR_MONITORING = 3  # connections beside the budget: the janitor's, an operator's, a deployment's
+WORKER_TIMEOUT_S = 6  # a lease reaches 15 s past it
+ADMINISTRATOR = "administrator"
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """A running stack.
+
+    Attributes:
+        aws: the local AWS.
+        database: MariaDB.
+        deployment: what was deployed, with its outputs.
+        allowed: the budget that it was deployed with.
+        parameters: the template's parameters, to deploy again with some changed.
+    """
+
+    aws: LocalAws
+    database: PrivateMariaDB
+    deployment: Deployment
+    allowed: int
+    parameters: dict[str, str]
+
+    def invoke(self, output: str, payload: object, *, timeout_s: float = 60.0) -> Any:  # noqa: ANN401 - any JSON
+        """Invokes the function that a stack output names; returns its answer.
+
+        Raises:
+            StackError: the function failed.
+        """
+        client = self.aws.client("lambda", read_timeout_s=timeout_s)
+        answer = client.invoke(FunctionName=self.deployment.outputs[output], Payload=json.dumps(payload).encode())
+        body = json.loads(answer["Payload"].read())
+        if answer.get("FunctionError"):
+            raise StackError(f"{output} failed: {body}")
+        return body
+
+    def redeploy(self, **changed: str) -> Deployment:
+        """Deploys again with some parameters changed."""
+        return deploy(self.aws, {**self.parameters, **changed}, stack_name=self.deployment.stack_name)
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """The environment variables with which the AWS CLI, boto3 and `governor` reach it."""
+        outputs = self.deployment.outputs
+        return {
+            **self.aws.variables,
+            "GOVERNOR_TRANSPORT": "direct",
+            "GOVERNOR_TABLE": outputs["TableName"],
+            "GOVERNOR_FUNCTION": outputs["GovernorFunctionName"],
+            "GOVERNOR_DATABASE": DATABASE_NAME,
+        }
+
+
+@contextlib.contextmanager
+def running_stack(  # noqa: PLR0913 - each is a choice of the one who starts it
+    *,
+    allowed: int = 10,
+    worker_timeout_s: int = WORKER_TIMEOUT_S,
+    janitor: bool = True,
+    authorization: bool = False,
+    concurrency: int = 25,
+    stack_port: int | None = None,
+    database_port: int | None = None,
+    changed_parameters: dict[str, str] | None = None,
+    say: Callable[[str], None] = print,
+) -> Iterator[Stack]:
+    """Starts, builds, deploys and seeds; stops everything on leaving.
+
+    Args:
+        allowed: the budget.
+        worker_timeout_s: the worker's time-out, and so the lease's length less 15 s.
+        janitor: whether the janitor's schedule runs.
+        authorization: whether the functions' roles are enforced.
+        concurrency: how many workers are to run at a time.
+        stack_port: the local AWS's port, or None for a free one.
+        database_port: MariaDB's port, or None for a free one.
+        changed_parameters: template parameters that are to differ from `local_parameters`.
+        say: is told each step.
+    """
+    say("Starting MariaDB and the local AWS")
+    threads = {"MINISTACK_WORKER_THREADS": str(max(64, 2 * concurrency + 16))}
+    with (
+        PrivateMariaDB(
+            max_connections=allowed + FOR_MONITORING, port=database_port, options=["--userstat=1"]
+        ) as database,
+        local_aws(port=stack_port, authorization=authorization, settings=threads) as aws,
+    ):
+        say("Building the template with sam")
+        template = build_template()
+        say("Deploying it with sam")
+        parameters = local_parameters(
+            allowed=allowed,
+            endpoint=(database.host, _port(database)),
+            administrator_secret_arn=_make_administrator(database, aws),
+            authority=database.ca_path,
+            worker_timeout_s=worker_timeout_s,
+            janitor=janitor,
+        )
+        parameters |= changed_parameters or {}
+        yield Stack(aws, database, deploy(aws, parameters, template=template), allowed, parameters)
+
+
+def _port(database: PrivateMariaDB) -> int:
+    assert database.port is not None
+    return database.port
+
+
+def _make_administrator(database: PrivateMariaDB, aws: LocalAws) -> str:
+    """Makes the user that the seed function signs in as, and its secret; returns the secret's ARN."""
+    password = secrets.token_urlsafe(24)
+    database.create_user(ADMINISTRATOR, password, grants=["ALL ON *.*"])
+    database.execute(f"GRANT GRANT OPTION ON *.* TO '{ADMINISTRATOR}'@'%'")
+    secret = json.dumps({"username": ADMINISTRATOR, "password": password})
+    made = aws.client("secretsmanager").create_secret(Name=f"{DATABASE_NAME}/{ADMINISTRATOR}", SecretString=secret)
+    return str(made["ARN"])
