@@ -1,0 +1,214 @@
+"""What the seed makes on a real server: schema, users with the least rights, and the two budgets that must agree."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+from pymysql import err
+
+from connection_governor.engine import Engine
+from connection_governor.lease import Wanted as WantedLease
+from connection_governor.memory import MemoryStore
+from connection_governor.mysql import FencedConnection, Target, open_session
+from connection_governor.operations import Operations
+from connection_governor.secrets import Credentials
+from seeding import EMPLOYEES, Seeder, SeedError, Wanted
+from tests.virtual import SetEntropy, VirtualClock
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from harness.mariadb import PrivateMariaDB
+
+ADMINISTRATOR, WORKER, MONITOR = (
+    Credentials(name, f"{name}Secret1") for name in ("seeding_admin", "seeded_worker", "seeded_monitor")
+)
+
+
+class World:
+    """A server, a table in memory, and the seed between them."""
+
+    def __init__(self, server: PrivateMariaDB) -> None:
+        assert server.port is not None
+        self.server = server
+        self.clock = VirtualClock()
+        self.operations = Operations(store := MemoryStore(), self.clock, SetEntropy())
+        self.engine = Engine(store, self.clock, SetEntropy())
+        self.seeder = Seeder(self._fetch, self.operations, self.clock)
+        self.wanted = Wanted(
+            database="orders",
+            allowed=5,
+            lease_ms=30_000,
+            skew_ms=1_000,
+            anonymous_lease_ms=900_000,
+            target=Target(server.host, server.port, tls_ca=str(server.ca_path)),
+            schema="company",
+            administrator_secret=ADMINISTRATOR.username,
+            worker_secret=WORKER.username,
+            monitor_secret=MONITOR.username,
+            users=(WORKER.username, MONITOR.username),
+            removes=True,
+        )
+
+    def _fetch(self, arn: str) -> str:
+        known = {user.username: user for user in (ADMINISTRATOR, WORKER, MONITOR)}[arn]
+        return json.dumps({"username": known.username, "password": known.password})
+
+    def sign_in(self, user: Credentials) -> FencedConnection:
+        """A session of a seeded user."""
+        return open_session(replace(self.wanted.target, database="company"), user)
+
+    def limit(self) -> int:
+        """MySQL's own limit for the worker."""
+        (limit,) = self.ask("SELECT max_user_connections FROM mysql.user WHERE user = %s", WORKER.username)
+        assert isinstance(limit, int)
+        return limit
+
+    def ask(self, query: str, *values: object) -> tuple[object, ...]:
+        """The first row that root reads."""
+        with contextlib.closing(self.server.root()) as connection, connection.cursor() as cursor:
+            cursor.execute(query, values)
+            return cursor.fetchone() or ()
+
+
+@pytest.fixture
+def world(mariadb: PrivateMariaDB) -> Iterator[World]:
+    """A server that was not seeded yet; nothing of it is left."""
+    mariadb.create_user(ADMINISTRATOR.username, ADMINISTRATOR.password, grants=["ALL ON *.*"])
+    mariadb.execute(f"GRANT GRANT OPTION ON *.* TO '{ADMINISTRATOR.username}'@'%'")
+    yield World(mariadb)
+    users = ", ".join(f"'{user.username}'@'%'" for user in (ADMINISTRATOR, WORKER, MONITOR))
+    mariadb.execute("DROP DATABASE IF EXISTS company", f"DROP USER IF EXISTS {users}")
+
+
+def test_seeding_twice_is_seeding_once(world: World) -> None:
+    """The published sample inserted its rows again with each update of the stack."""
+    world.seeder.make(world.wanted)
+    world.seeder.make(world.wanted, replaces=world.wanted)
+    with contextlib.closing(world.sign_in(WORKER)) as session, session.cursor() as cursor:
+        cursor.execute("SELECT * FROM Employees ORDER BY EmployeeID")
+        assert cursor.fetchall() == EMPLOYEES
+    assert world.operations.status("orders").settings.allowed == world.limit() == 5
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["DELETE FROM Employees", "SELECT * FROM mysql.user", "CREATE TABLE company.other (id INT)", "FLUSH STATUS"],
+)
+def test_the_worker_may_read_its_table_and_no_more(statement: str, world: World) -> None:
+    """A worker that is broken into must not reach what it does not need."""
+    world.seeder.make(world.wanted)
+    with (
+        contextlib.closing(world.sign_in(WORKER)) as session,
+        session.cursor() as cursor,
+        pytest.raises(err.MySQLError) as refused,
+    ):
+        cursor.execute(statement)
+    assert refused.value.args[0] in {1044, 1142, 1227}
+
+
+@pytest.mark.parametrize("user", [WORKER, MONITOR])
+def test_users_may_not_connect_in_plain_text(user: Credentials, world: World) -> None:
+    """One worker without TLS would show its password to the network."""
+    world.seeder.make(world.wanted)
+    with pytest.raises(err.OperationalError) as refused:
+        open_session(replace(world.wanted.target, tls="off"), user)
+    assert refused.value.args[0] == 1045
+
+
+def test_one_connection_too_many_is_refused_by_mysql_itself(world: World) -> None:
+    """The demo's proof: an over-grant would show as error 1226, and could not hide between two samples."""
+    world.seeder.make(replace(world.wanted, allowed=2))
+    with contextlib.ExitStack() as sessions:
+        for _ in range(2):
+            sessions.callback(world.sign_in(WORKER).close)
+        with pytest.raises(err.OperationalError) as refused:
+            world.sign_in(WORKER)
+    assert refused.value.args[0] == 1226
+
+
+def test_the_janitors_user_may_see_and_end_the_workers_sessions_and_read_no_data(world: World) -> None:
+    """Without these rights an overdue session stays; with more, the janitor's secret opens the data."""
+    world.seeder.make(world.wanted)
+    session = world.sign_in(WORKER)
+    target = replace(world.wanted.target, database=None)
+    with contextlib.closing(open_session(target, MONITOR)) as monitor, monitor.cursor() as cursor:
+        cursor.execute("SELECT COUNT(*) FROM performance_schema.session_connect_attrs")
+        cursor.execute("KILL CONNECTION %s", (session.thread_id(),))
+        with pytest.raises(err.MySQLError):
+            cursor.execute("SELECT * FROM company.Employees")
+    assert not session.is_alive()
+
+
+def test_raising_the_budget_raises_mysqls_limit_with_it(world: World) -> None:
+    """A grant above MySQL's limit would end in error 1226 in the worker."""
+    world.seeder.make(world.wanted)
+    world.seeder.make(replace(world.wanted, allowed=9))
+    assert (world.operations.status("orders").settings.allowed, world.limit()) == (9, 9)
+
+
+def test_lowering_waits_for_those_who_hold_before_mysqls_limit_follows(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A holder that has its lease but not yet its session would be refused by MySQL, though it did everything right."""
+    world.seeder.make(world.wanted)
+    for number in range(5):
+        ends_ms = world.clock.now_ms() + 4_000
+        world.engine.acquire(WantedLease("orders", f"lease00{number}", "shop/1", 1, ends_ms))
+    limits = []
+    sleep = world.clock.sleep
+
+    def nap(seconds: float) -> None:
+        limits.append((world.operations.status("orders").settings.allowed, world.limit()))
+        sleep(seconds)
+
+    monkeypatch.setattr(world.clock, "sleep", nap)
+    world.seeder.make(replace(world.wanted, allowed=2))
+    assert limits == [(2, 5)] * 4
+    assert world.limit() == 2
+
+
+def test_a_budget_that_the_server_cannot_hold_is_refused_and_changes_nothing(world: World) -> None:
+    """The governor would lend what MySQL refuses: error 1040 in every worker."""
+    world.seeder.make(world.wanted)
+    with pytest.raises(SeedError, match="AllowedConnections is 20, but the server takes 20"):
+        world.seeder.make(replace(world.wanted, allowed=20))
+    assert (world.operations.status("orders").settings.allowed, world.limit()) == (5, 5)
+
+
+def test_a_wrong_password_of_the_administrator_is_said_without_showing_it(world: World) -> None:
+    """The reason goes to CloudFormation's events, which many can read."""
+    world.server.execute(f"ALTER USER '{ADMINISTRATOR.username}'@'%' IDENTIFIED BY 'another'")
+    with pytest.raises(SeedError, match="cannot connect to MySQL as the administrator") as failed:
+        world.seeder.make(world.wanted)
+    assert ADMINISTRATOR.password not in str(failed.value)
+
+
+@pytest.mark.parametrize("removes", [False, True])
+def test_deleting_keeps_or_removes_as_asked(removes: bool, world: World) -> None:
+    """Data that should stay must stay, and what should go must not cost storage for ever."""
+    world.seeder.make(world.wanted)
+    world.seeder.remove(replace(world.wanted, removes=removes))
+    left = world.ask("SELECT COUNT(*) FROM information_schema.schemata WHERE schema_name = 'company'")
+    users = world.ask("SELECT COUNT(*) FROM mysql.user WHERE user LIKE 'seeded%%'")
+    assert (left, users) == (((0,), (0,)) if removes else ((1,), (2,)))
+
+
+def test_removing_leaves_a_schema_that_holds_something_else(world: World) -> None:
+    """A brought database holds the owner's own tables."""
+    world.seeder.make(world.wanted)
+    world.server.execute("CREATE TABLE company.orders (id INT)")
+    world.seeder.remove(world.wanted)
+    assert world.ask("SELECT table_name FROM information_schema.tables WHERE table_schema = 'company'") == ("orders",)
+
+
+def test_a_renamed_worker_leaves_no_old_user_behind(world: World) -> None:
+    """An account whose password nobody knows any more is still a way in."""
+    world.server.execute("CREATE USER 'seeded_before'@'%'")
+    before = replace(world.wanted, users=("seeded_before", MONITOR.username))
+    world.seeder.make(world.wanted, replaces=before)
+    assert world.ask("SELECT COUNT(*) FROM mysql.user WHERE user = 'seeded_before'") == (0,)

@@ -1,0 +1,55 @@
+"""What the tests of the handlers share: a Lambda context, and CloudFormation's requests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+ANSWER_URL = "https://answers.example/?X-Amz-Signature=5ec2e7"
+
+
+class FakeContext:
+    """As much of Lambda's context as the handlers use."""
+
+    def __init__(self, remaining_ms: int = 30_000) -> None:
+        self.remaining_ms = remaining_ms
+
+    def get_remaining_time_in_millis(self) -> int:
+        """What the test says."""
+        return self.remaining_ms
+
+
+@pytest.fixture
+def context() -> FakeContext:
+    """A context with half a minute left."""
+    return FakeContext()
+
+
+@pytest.fixture
+def request_to_create() -> dict[str, Any]:
+    """What CloudFormation sends when the stack is created."""
+    return {
+        "RequestType": "Create",
+        "ResponseURL": ANSWER_URL,
+        "StackId": "arn:aws:cloudformation:eu-west-1:111122223333:stack/shop/0a1b2c",
+        "RequestId": "r-1",
+        "LogicalResourceId": "Seed",
+        "ResourceProperties": {
+            "Database": "orders",
+            "Allowed": "7",
+            "LeaseMs": "30000",
+            "SkewMs": "1000",
+            "AnonymousLeaseMs": "900000",
+            "Host": "db.example",
+            "Port": "3306",
+            "Schema": "company",
+            "Tls": "verify",
+            "AdministratorSecretArn": "arn:admin",
+            "WorkerSecretArn": "arn:worker",
+            "WorkerUser": "governed_worker",
+            "MonitorSecretArn": "arn:monitor",
+            "MonitorUser": "governor_monitor",
+            "OnDelete": "keep",
+        },
+    }

@@ -1,0 +1,85 @@
+"""The seed's handler: it always answers, and says nothing that is secret."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from pymysql import err
+
+import seed
+from custom_resource import NEVER_MADE
+from seeding import SeedError
+
+if TYPE_CHECKING:
+    from aws_lambda_powertools.utilities.typing import LambdaContext
+
+Event = dict[str, Any]
+PASSWORD = "s3cr3t-of-the-worker"
+
+
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """The answers that went out."""
+    answers: list[dict[str, Any]] = []
+    monkeypatch.setattr("custom_resource.put_with_retries", lambda _url, body: answers.append(json.loads(body)))
+    return answers
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        SeedError("cannot connect"),
+        err.ProgrammingError(1064, f"near 'IDENTIFIED BY '{PASSWORD}''"),
+        KeyError("Allowed"),
+        RuntimeError(PASSWORD),
+    ],
+)
+def test_every_failure_is_answered_and_no_secret_is_told(
+    error: Exception,
+    request_to_create: Event,
+    context: LambdaContext,
+    sent: list[dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A stack that waits for an answer blocks its owner for an hour; a password in a log outlives every rotation."""
+
+    def fails(event: Event) -> str:
+        raise error
+
+    monkeypatch.setattr(seed, "carry_out", fails)
+    seed.handler(request_to_create, context)
+    assert [answer["Status"] for answer in sent] == ["FAILED"]
+    logged = [seed.logger.registered_handler.format(record) for record in caplog.records]
+    told = json.dumps([logged, sent])
+    assert logged
+    assert PASSWORD not in told
+    assert request_to_create["ResponseURL"] not in told
+
+
+def test_the_reason_of_a_refusal_reaches_the_operator(
+    request_to_create: Event, context: LambdaContext, sent: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`see the log` in place of the reason costs the operator a search."""
+    monkeypatch.setattr(seed, "carry_out", lambda _event: (_ for _ in ()).throw(SeedError("AllowedConnections is 50")))
+    seed.handler(request_to_create, context)
+    assert sent[0]["Reason"] == "AllowedConnections is 50"
+
+
+def test_deleting_what_was_never_made_touches_nothing(request_to_create: Event) -> None:
+    """The rollback of a stack whose database cannot be reached would fail, too, and have to be cleared by hand."""
+    event = {**request_to_create, "RequestType": "Delete", "PhysicalResourceId": NEVER_MADE}
+    assert seed.carry_out(event) == NEVER_MADE
+
+
+@pytest.mark.parametrize("kind", ["Create", "Update", "Delete"])
+def test_the_physical_id_never_changes(kind: str, request_to_create: Event, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A changed id means replacement: CloudFormation would delete the seed of the database that is in use."""
+    monkeypatch.setattr("seed.environment.operations", lambda _here: None)
+    monkeypatch.setattr("seed.Seeder.make", lambda _self, _wanted, **_replaces: None)
+    monkeypatch.setattr("seed.Seeder.remove", lambda _self, _wanted: None)
+    made = "seed-of-0a1b2c"
+    event = {**request_to_create, "RequestType": kind} | ({} if kind == "Create" else {"PhysicalResourceId": made})
+    assert seed.carry_out(event) == made

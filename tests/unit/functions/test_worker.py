@@ -1,0 +1,168 @@
+"""The worker: a refusal is seen, a crash has said what it held."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from pymysql import err
+
+import employees
+import worker
+from connection_governor import GovernorUnavailable, Lease, NoConnectionsLeft
+from employees import Errand
+from tests.unit.functions.conftest import FakeContext
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+LEASE = Lease("k3Zq81Bd", "orders", "shop/1", 1, 41, 1_800_000_025_000, 0)
+REFUSED = NoConnectionsLeft("orders", retry_after_ms=40, allowed=10, in_use=10)
+TOO_MANY = err.OperationalError(1226, "User 'governed_worker' has exceeded the 'max_user_connections' resource")
+
+
+class FakeConnection:
+    """A session that answers three rows."""
+
+    lease = LEASE
+    acquired_ms = 1_800_000_000_000
+
+    def __init__(self) -> None:
+        self.pings = 0
+
+    @contextlib.contextmanager
+    def cursor(self) -> Iterator[FakeConnection]:
+        """Itself."""
+        yield self
+
+    def execute(self, _query: str) -> int:
+        """As PyMySQL: the number of rows."""
+        return 3
+
+    def ping(self, *, reconnect: bool) -> None:
+        """Counted, and never a new session."""
+        assert not reconnect
+        self.pings += 1
+
+
+class FakeGovernor:
+    """Grants, or raises what it is given."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+        self.given_back = 0
+
+    @contextlib.contextmanager
+    def connection(self, **_options: object) -> Iterator[FakeConnection]:
+        """One connection."""
+        if self.error:
+            raise self.error
+        try:
+            yield FakeConnection()
+        finally:
+            self.given_back += 1
+
+
+def _use(monkeypatch: pytest.MonkeyPatch, governor: FakeGovernor) -> None:
+    monkeypatch.setattr(worker, "governor", lambda: governor)
+
+
+def _handle(event: dict[str, Any]) -> dict[str, Any]:
+    return worker.handler(event, FakeContext())  # type: ignore[arg-type]  # as much of a context as is used
+
+
+def test_a_worker_reports_what_it_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The demo's proof that nothing was over-granted rests on these intervals, not on the counter."""
+    _use(monkeypatch, FakeGovernor())
+    answer = _handle({"hold_ms": 0})
+    assert (answer["outcome"], answer["statusCode"], answer["rows"]) == ("granted", 200, 3)
+    assert (answer["lease_id"], answer["shard"], answer["fence"]) == ("k3Zq81Bd", 0, 41)
+    assert (answer["held_from_ms"], answer["expires_at_ms"]) == (FakeConnection.acquired_ms, LEASE.expires_at_ms)
+    assert answer["held_to_ms"] > answer["held_from_ms"] - 10**12
+    assert answer["pid"] == os.getpid()
+
+
+@pytest.mark.parametrize("error", [REFUSED, GovernorUnavailable("down"), TOO_MANY])
+def test_a_refusal_is_raised_unless_the_caller_asks_for_an_answer(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The published sample's refused worker reported success: nobody retried, and the work was lost in silence."""
+    _use(monkeypatch, FakeGovernor(error))
+    with pytest.raises(type(error)):
+        _handle({})
+
+
+def test_a_refusal_can_be_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The harness counts refusals apart from errors by this answer."""
+    _use(monkeypatch, FakeGovernor(REFUSED))
+    answer = _handle({"on_refusal": "return"})
+    assert (answer["outcome"], answer["statusCode"], answer["retry_after_ms"]) == ("refused", 429, 40)
+
+
+def test_an_error_of_mysql_is_answered_with_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The demo must see each connection that MySQL itself refused (1040, 1226), or it proves nothing."""
+    _use(monkeypatch, FakeGovernor(TOO_MANY))
+    answer = _handle({"on_refusal": "return"})
+    assert (answer["outcome"], answer["statusCode"], answer["mysql_error"]) == ("error", 503, 1226)
+
+
+def test_a_long_hold_keeps_the_session_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MySQL ends a governed session that idles for five seconds: a longer hold would fail at its end."""
+    naps: list[float] = []
+    now = 0.0
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        naps.append(seconds)
+        now += seconds
+
+    monkeypatch.setattr("employees.time.sleep", sleep)
+    monkeypatch.setattr("employees.time.monotonic", lambda: now)
+    connection = FakeConnection()
+    employees.run(connection, Errand.of({"hold_ms": 7_000}), {})  # type: ignore[arg-type]  # the part that is used
+    assert (max(naps), sum(naps), connection.pings) == (2.0, 7.0, 4)
+
+
+def test_a_victim_says_what_it_holds_before_it_dies(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A killed worker answers nothing: without these lines its lease could not be accounted for."""
+    killed: list[tuple[int, int]] = []
+    monkeypatch.setattr("employees.os.kill", lambda pid, sign: killed.append((pid, sign)))
+    _use(monkeypatch, FakeGovernor())
+    _handle({"hold_ms": 0, "crash": True})
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(line["worker"], line["lease_id"]) for line in lines] == [
+        ("holding", "k3Zq81Bd"),
+        ("crashing", "k3Zq81Bd"),
+    ]
+    assert killed == [(os.getpid(), signal.SIGKILL)]
+
+
+def test_the_hold_is_drawn_where_the_event_names_none() -> None:
+    """The published sample's worker holds for 1 to 3 seconds."""
+    assert all(1_000 <= Errand.of({}).hold_ms <= 3_000 for _ in range(50))
+    assert 5 <= Errand.of({"hold_ms": [5, 6]}).hold_ms <= 6
+
+
+def test_a_worker_imports_nothing_heavy() -> None:
+    """Powertools and boto3 cost each cold start most of a second."""
+    functions = Path(worker.__file__).parent
+    heavy = ("boto3", "botocore", "aws_lambda_powertools", "pydantic")
+    code = f"import sys, worker; print([module for module in {heavy} if module in sys.modules])"
+    path = os.pathsep.join([str(functions), str(functions.parent / "layers" / "governor")])
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "[]"
