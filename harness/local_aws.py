@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import boto3
@@ -44,14 +45,19 @@ class LocalAws:
 
     def client(self, service: str, *, read_timeout_s: float = 60.0, connections: int = 10) -> Any:  # noqa: ANN401 - each service has a client type of its own
         """A boto3 client of it that never tries twice, whatever this shell's own AWS settings and proxies are."""
-        config = Config(
-            retries={"total_max_attempts": 1},
-            read_timeout=read_timeout_s,
-            max_pool_connections=connections,
-            proxies={},
-        )
-        session = boto3.Session(KEY, KEY, region_name=REGION)
-        return session.client(service, endpoint_url=self.endpoint_url, config=config)  # type: ignore[call-overload]
+        return _client(self.endpoint_url, service, read_timeout_s, connections)
+
+
+@cache
+def _client(endpoint_url: str, service: str, read_timeout_s: float, connections: int) -> Any:  # noqa: ANN401 - as above
+    config = Config(
+        retries={"total_max_attempts": 1},
+        read_timeout=read_timeout_s,
+        max_pool_connections=connections,
+        proxies={},
+    )
+    session = boto3.Session(KEY, KEY, region_name=REGION)
+    return session.client(service, endpoint_url=endpoint_url, config=config)  # type: ignore[call-overload]
 
 
 @contextlib.contextmanager

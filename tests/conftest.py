@@ -7,7 +7,7 @@ import pytest
 from harness.dynamodb_local import dynamodb_local as running_dynamodb_local
 from harness.mariadb import PrivateMariaDB
 
-SERVER_FIXTURES = {"mariadb": "database", "dynamodb_local": "dynamodb_local"}
+SERVER_FIXTURES = {"mariadb": "database", "dynamodb_local": "dynamodb_local", "stack": "stack"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
