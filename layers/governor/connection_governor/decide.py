@@ -9,7 +9,8 @@ taken over from a holder whose clock is too far behind (its session's time-outs 
     our id with our whole record                AlreadyGranted (an earlier try's answer was lost)
     our id with another record                  IdInUse
     room, or room once what expired is freed    Write(taken): the same write again, with what it frees
-    neither                                     Full
+    more that expired than one write can free   GiveBack(taken): free these, and write again
+    none of these                               Full
 
     a renew was not written, the shard shows    what it means
     ------------------------------------------  ------------------------------------------------
@@ -22,7 +23,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from connection_governor.lease import record_connections, record_expiry_ms, record_tag
 
@@ -46,6 +47,13 @@ class AlreadyGranted:
 @dataclass(frozen=True, slots=True)
 class Write:
     """Try the grant, taking over the leases in `taken` (none: there is room)."""
+
+    taken: Leases
+
+
+@dataclass(frozen=True, slots=True)
+class GiveBack:
+    """A lowered budget is owed more than one write can free: give back what is in `taken` first, then look again."""
 
     taken: Leases
 
@@ -77,6 +85,9 @@ class NoSuchShard:
     """The shard's item is missing."""
 
 
+NextStep: TypeAlias = AlreadyGranted | Write | GiveBack | Full | IdInUse | NoSuchShard
+
+
 def shards_for(budget: int) -> int:
     """How many shards a budget is split among: one up to 36 connections, then as few as keep each within 1 KB."""
     return max(1, -(-budget // LEASES_PER_SHARD))
@@ -101,10 +112,10 @@ def is_over(record: str, *, now_ms: int, skew_ms: int) -> bool:
     return record_expiry_ms(record) + skew_ms < now_ms
 
 
-def reclaimable(shard: Shard, *, now_ms: int, skew_ms: int) -> Leases:
-    """The leases that are over, exactly as stored; at most as many as one write may name."""
-    over = [seen for seen in shard.leases.items() if is_over(seen[1], now_ms=now_ms, skew_ms=skew_ms)]
-    return tuple(over[:TAKEN_AT_ONCE])
+def reclaimable(shard: Shard, *, now_ms: int, skew_ms: int) -> list[Leases]:
+    """The leases that are over, exactly as stored, in portions that one write may name."""
+    over = tuple(seen for seen in shard.leases.items() if is_over(seen[1], now_ms=now_ms, skew_ms=skew_ms))
+    return [over[start : start + TAKEN_AT_ONCE] for start in range(0, len(over), TAKEN_AT_ONCE)]
 
 
 def connections_of(leases: Leases) -> int:
@@ -112,9 +123,7 @@ def connections_of(leases: Leases) -> int:
     return sum(record_connections(record) for _, record in leases)
 
 
-def after_refused_grant(
-    shard: Shard | None, lease_id: str, record: str, *, now_ms: int, skew_ms: int
-) -> AlreadyGranted | Write | Full | IdInUse | NoSuchShard:
+def after_refused_grant(shard: Shard | None, lease_id: str, record: str, *, now_ms: int, skew_ms: int) -> NextStep:
     """What to do after a conditional grant was not written, from the shard that the answer showed."""
     if shard is None:
         return NoSuchShard()
@@ -124,14 +133,14 @@ def after_refused_grant(
     return room_for(shard, record_connections(record), now_ms=now_ms, skew_ms=skew_ms)
 
 
-def room_for(shard: Shard, connections: int, *, now_ms: int, skew_ms: int) -> Write | Full:
+def room_for(shard: Shard, connections: int, *, now_ms: int, skew_ms: int) -> Write | GiveBack | Full:
     """Whether a shard, as it was read, has room for a lease of so many connections, and what it must free for it."""
     if shard.remaining >= connections:
         return Write(())
-    taken = reclaimable(shard, now_ms=now_ms, skew_ms=skew_ms)
-    if taken and shard.remaining + connections_of(taken) >= connections:
-        return Write(taken)
-    return Full()
+    portions = reclaimable(shard, now_ms=now_ms, skew_ms=skew_ms)
+    if portions and shard.remaining + connections_of(portions[0]) >= connections:
+        return Write(portions[0])
+    return GiveBack(portions[0]) if len(portions) > 1 else Full()
 
 
 def after_refused_renew(

@@ -82,6 +82,10 @@ class Engine:
         self._settings[database] = (settings, now_ms)
         return settings
 
+    def known_settings(self, database: str) -> Settings | None:
+        """The database's settings as last read, however long ago; no request."""
+        return self._settings.get(database, (None, 0))[0]
+
     def acquire(self, wanted: Wanted, *, look_first: bool = False, until_ms: int | None = None) -> Grant | Refusal:
         """Lend connections, or say that none is left. One pass over the shards: whoever wants to wait calls again.
 
@@ -191,16 +195,13 @@ class _Attempt:
 
     def on_looks(self, keys: Sequence[ShardKey]) -> Grant | None:
         """Read first: eventually consistent reads may refuse, never admit."""
-        shards = self._retrying(lambda: self._store.read(keys, consistent=False))
-        for shard in shards:
-            if shard is None:
+        for shard in self._retrying(lambda: self._store.read(keys, consistent=False)):
+            step = self._decide(shard)
+            if shard is None or isinstance(step, decide.NoSuchShard):
                 continue
-            room = decide.room_for(
-                shard, self._wanted.connections, now_ms=self._clock.now_ms(), skew_ms=self._settings.skew_ms
-            )
-            if isinstance(room, decide.Full):
+            if isinstance(step, decide.Full):
                 self.seen.append(shard)
-            elif grant := self._on_shard(shard.key, room.taken):
+            elif grant := self._on_shard(shard.key, step.taken if isinstance(step, decide.Write) else ()):
                 return grant
         return None
 
@@ -216,9 +217,11 @@ class _Attempt:
                 return self._granted(key, shard.allowed, shard.remaining, None)
             if isinstance(decision, decide.IdInUse):
                 raise InvalidRequest("lease_id", "is in use: every acquire needs a new one")
-            if not isinstance(decision, decide.Write):
+            if isinstance(decision, decide.GiveBack):
+                self._give_back(key, decision.taken)
+            elif not isinstance(decision, decide.Write):
                 break
-            taken = decision.taken
+            taken = decision.taken if isinstance(decision, decide.Write) else ()
         if shard is not None:
             self.seen.append(shard)
         return None
@@ -227,9 +230,10 @@ class _Attempt:
         wanted = self._wanted
         return self._retrying(lambda: self._store.grant(key, wanted.lease_id, wanted.record, wanted.connections, taken))
 
-    def _decide(
-        self, shard: Shard | None
-    ) -> decide.AlreadyGranted | decide.Write | decide.Full | decide.IdInUse | decide.NoSuchShard:
+    def _give_back(self, key: ShardKey, over: Leases) -> None:
+        self._retrying(lambda: self._store.give_back(key, over))
+
+    def _decide(self, shard: Shard | None) -> decide.NextStep:
         return decide.after_refused_grant(
             shard,
             self._wanted.lease_id,

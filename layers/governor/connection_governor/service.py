@@ -70,7 +70,8 @@ class Service:
         counter = self._engine.release(lease)
         if counter is None:
             return False
-        exact = self._engine.settings(lease.database).shards == 1
+        settings = self._engine.known_settings(lease.database)  # for a metric only: no request for it, and no failure
+        exact = settings is not None and settings.shards == 1
         values = gauges(allowed=counter.allowed, in_use=counter.allowed - counter.remaining, exact=exact)
         who = {"holder": lease.holder, "lease_id": lease.lease_id}
         self._reporter.released(lease.database, values, now_ms=self._clock.now_ms(), **who)

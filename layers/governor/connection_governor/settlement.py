@@ -61,11 +61,10 @@ class Settlement:
         """Take back every lease that is past its end and the allowance for clocks; what was taken back."""
         reclaimed: list[Lease] = []
         for shard in self.read(settings):
-            over = shard and decide.reclaimable(shard, now_ms=self._clock.now_ms(), skew_ms=settings.skew_ms)
-            if shard is None or not over:
-                continue
-            if isinstance(self._trying(partial(self._store.give_back, shard.key, over)), Written):
-                reclaimed += [stored_lease(shard.key, *entry) for entry in over]
+            if shard is not None:
+                for over in decide.reclaimable(shard, now_ms=self._clock.now_ms(), skew_ms=settings.skew_ms):
+                    if isinstance(self._trying(partial(self._store.give_back, shard.key, over)), Written):
+                        reclaimed += [stored_lease(shard.key, *entry) for entry in over]
         return reclaimed
 
     def _step(self, shards: Sequence[Shard], settings: Settings) -> bool:
