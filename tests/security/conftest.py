@@ -1,0 +1,102 @@
+"""The template as data, and the layers as sam's makefiles build them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+from harness.paths import ROOT, TEMPLATE
+from harness.tools import uv
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+Node = dict[str, Any]
+
+
+class TemplateLoader(yaml.SafeLoader):
+    """Reads CloudFormation's short forms (`!Ref x`) as their long ones (`{"Ref": x}`)."""
+
+
+def _long_form(loader: TemplateLoader, suffix: str, node: yaml.Node) -> Node:
+    if isinstance(node, yaml.ScalarNode):
+        value: Any = loader.construct_scalar(node)
+        value = value.split(".", 1) if suffix == "GetAtt" else value
+    elif isinstance(node, yaml.SequenceNode):
+        value = loader.construct_sequence(node, deep=True)
+    else:
+        assert isinstance(node, yaml.MappingNode)
+        value = loader.construct_mapping(node, deep=True)
+    return {suffix if suffix in ("Ref", "Condition") else f"Fn::{suffix}": value}
+
+
+TemplateLoader.add_multi_constructor("!", _long_form)
+
+
+@pytest.fixture(scope="session")
+def template() -> Node:
+    """template.yaml as data."""
+    loaded: Node = yaml.load(TEMPLATE.read_text(), TemplateLoader)  # a SafeLoader
+    return loaded
+
+
+@pytest.fixture(scope="session")
+def resources(template: Node) -> dict[str, Node]:
+    """Its resources by logical id."""
+    found: dict[str, Node] = template["Resources"]
+    return found
+
+
+@pytest.fixture(scope="session")
+def functions(resources: dict[str, Node]) -> dict[str, Node]:
+    """The properties of its functions by logical id."""
+    return {
+        name: resource["Properties"]
+        for name, resource in resources.items()
+        if resource["Type"] == "AWS::Serverless::Function"
+    }
+
+
+@pytest.fixture(scope="session")
+def built_layers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Both layers, as their makefiles build them."""
+    built = {}
+    path = os.pathsep.join([str(Path(uv()).parent), os.environ["PATH"]])
+    for folder, layer in (("governor", "GovernorLayer"), ("powertools", "PowertoolsLayer")):
+        built[layer] = tmp_path_factory.mktemp(layer)
+        subprocess.run(
+            ["make", f"build-{layer}", f"ARTIFACTS_DIR={built[layer]}"],
+            cwd=ROOT / "layers" / folder,
+            env={**os.environ, "PATH": path},
+            capture_output=True,
+            check=True,
+        )
+    return built
+
+
+def statements(resource: Node) -> Iterator[Node]:
+    """Every policy statement of a role, policy or endpoint, also those that a condition chooses."""
+    properties = resource["Properties"]
+    documents = [policy["PolicyDocument"] for policy in properties.get("Policies", [])]
+    documents += [properties["PolicyDocument"]] if "PolicyDocument" in properties else []
+    for document in documents:
+        for statement in document["Statement"]:
+            yield from statement["Fn::If"][1:] if "Fn::If" in statement else [statement]
+
+
+def listed(value: object) -> list[Any]:
+    """A value that may stand alone or in a list, as a list."""
+    return value if isinstance(value, list) else [value]
+
+
+def walk(node: object) -> Iterator[object]:
+    """Every node below this one, itself first."""
+    yield node
+    children = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+    for child in children:
+        yield from walk(child)

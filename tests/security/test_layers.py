@@ -1,0 +1,64 @@
+"""What is in the layers that are built."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from harness.paths import ROOT
+
+Layers = dict[str, Path]
+
+COMPILED = {".so", ".pyd", ".dylib", ".dll", ".a", ".o"}
+
+
+@pytest.mark.parametrize("layer", ["GovernorLayer", "PowertoolsLayer"])
+def test_a_layer_holds_no_compiled_code(layer: str, built_layers: Layers) -> None:
+    """Compiled code fits one processor and one Python: on the other architecture each import would fail."""
+    files = [path for path in built_layers[layer].rglob("*") if path.is_file()]
+    assert files
+    assert not [path for path in files if path.suffix in COMPILED or path.read_bytes().startswith(b"\x7fELF")]
+
+
+def test_the_governor_layer_holds_the_client_its_driver_and_nothing_else(built_layers: Layers) -> None:
+    """A local function can import what only this machine has: a missing package would show on AWS alone."""
+    inside = {path.name for path in (built_layers["GovernorLayer"] / "python").iterdir() if path.suffix != ".dist-info"}
+    assert inside == {"connection_governor", "pymysql"}
+
+
+def test_every_module_and_certificate_of_the_package_is_in_the_layer(built_layers: Layers) -> None:
+    """A bundle left out would make every verified connection fail, on AWS alone."""
+    source = ROOT / "layers" / "governor" / "connection_governor"
+    kept = {path.relative_to(source) for path in source.rglob("*") if path.is_file() and path.suffix != ".pyc"}
+    target = built_layers["GovernorLayer"] / "python" / "connection_governor"
+    assert kept == {path.relative_to(target) for path in target.rglob("*") if path.is_file()}
+    assert Path("rds-ca-bundle.pem") in kept
+
+
+def test_extensions_stand_where_lambda_runs_them_and_may_be_run(built_layers: Layers) -> None:
+    """Lambda runs only executable files in `extensions/`; one below `python/` would be ignored in silence."""
+    source = ROOT / "layers" / "governor" / "extensions"
+    wanted = {path.name for path in source.iterdir() if path.is_file()} if source.exists() else set()
+    target = built_layers["GovernorLayer"] / "extensions"
+    built = {path.name for path in target.iterdir()} if target.exists() else set()
+    assert built == wanted
+    assert all((target / name).stat().st_mode & 0o111 for name in built)
+
+
+@pytest.mark.parametrize("layer", ["governor", "powertools"])
+def test_a_layers_requirements_are_those_of_the_lock_file(layer: str) -> None:
+    """What is tested here must be what is shipped: same versions, same hashes."""
+    lock = tomllib.loads((ROOT / "uv.lock").read_text())
+    locked = {
+        package["name"]: (package["version"], {file["hash"] for file in [*package.get("wheels", []), package["sdist"]]})
+        for package in lock["package"]
+        if "sdist" in package
+    }
+    text = (ROOT / "layers" / layer / "requirements.txt").read_text().replace("\\\n", " ")
+    required = re.findall(r"^([a-z0-9-]+)==(\S+)((?: +--hash=\S+)+)", text, re.MULTILINE)
+    assert required
+    for name, version, hashes in required:
+        assert (version, set(re.findall(r"--hash=(\S+)", hashes))) == locked[name]

@@ -1,0 +1,178 @@
+"""What the template must never say, and what it must."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from connection_governor.emf import METRICS, NAMESPACE, Reporter, gauges
+from harness.paths import ROOT, TEMPLATE
+from harness.tools import tool
+
+Node = dict[str, Any]
+Resources = dict[str, Node]
+
+OUTPUTS = [
+    "GovernorFunctionName",
+    "WorkerFunctionName",
+    "HarnessFunctionName",
+    "JanitorFunctionName",
+    "TableName",
+    "DashboardName",
+    "LayerArn",
+    "DatabaseEndpoint",
+]
+
+
+def test_cfn_lint_finds_nothing() -> None:
+    """A property that AWS refuses shows at deployment, in the middle of a rollback."""
+    command = [Path(sys.executable).with_name("cfn-lint"), TEMPLATE]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_sam_validates_it() -> None:
+    """What sam refuses, nobody can deploy."""
+    command = [str(tool("sam", "sam")), "validate", "--lint", "--template-file", str(TEMPLATE), "--region", "us-east-1"]
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(ROOT / "build"), "SAM_CLI_TELEMETRY": "0"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_no_password_is_a_parameter_or_in_an_environment(template: Node, functions: Resources) -> None:
+    """Parameters and environments are shown to everyone who may look at the stack or the function."""
+    parameters = [name for name in template["Parameters"] if re.search("password|passwd|token", name, re.IGNORECASE)]
+    variables = [name for f in functions.values() for name in f.get("Environment", {}).get("Variables", {})]
+    assert not parameters
+    assert not [name for name in variables if re.search("password|passwd|token|user$|username", name, re.IGNORECASE)]
+    assert "{{resolve:" not in TEMPLATE.read_text()
+
+
+def test_passwords_are_made_by_secrets_manager(resources: Resources) -> None:
+    """A password that a person chose is known to a person."""
+    for name in ("WorkerSecret", "MonitorSecret"):
+        assert resources[name]["Properties"]["GenerateSecretString"]["PasswordLength"] >= 32
+    database = resources["Database"]["Properties"]
+    assert database["ManageMasterUserPassword"] is True
+    assert "MasterUserPassword" not in database
+
+
+def test_a_database_that_is_made_is_private_encrypted_and_kept_as_a_snapshot(resources: Resources) -> None:
+    """Deleting the stack must not delete the only copy of somebody's data."""
+    database = resources["Database"]
+    properties = database["Properties"]
+    assert (properties["PubliclyAccessible"], properties["StorageEncrypted"]) == (False, True)
+    assert (database["DeletionPolicy"], database["UpdateReplacePolicy"]) == ("Snapshot", "Snapshot")
+    parameters = resources["DatabaseParameters"]["Properties"]["Parameters"]
+    assert (parameters["performance_schema"], parameters["require_secure_transport"]) == (1, 1)
+
+
+def test_mysql_and_the_endpoints_are_reached_by_the_functions_only(resources: Resources) -> None:
+    """An open security group is a database on the network of everyone."""
+    for name in ("DatabaseSecurityGroup", "EndpointsSecurityGroup"):
+        (rule,) = resources[name]["Properties"]["SecurityGroupIngress"]
+        assert "SourceSecurityGroupId" in rule
+        assert "CidrIp" not in rule
+    assert "SecurityGroupIngress" not in resources["FunctionsSecurityGroup"]["Properties"]
+    kinds = {resource["Type"] for resource in resources.values()}
+    assert not kinds & {"AWS::EC2::InternetGateway", "AWS::EC2::NatGateway"}
+
+
+def test_the_custom_resource_cannot_hang_a_stack_for_an_hour(resources: Resources, functions: Resources) -> None:
+    """An hour is CloudFormation's own patience; and the function must have failed before it, to say why."""
+    patience = resources["Seed"]["Properties"]["ServiceTimeout"]
+    assert functions["SeedFunction"]["Timeout"] < patience <= 60
+
+
+def test_powertools_stays_out_of_the_worker(functions: Resources) -> None:
+    """It costs each cold start more than everything else that a worker imports."""
+    with_it = {name for name, f in functions.items() if {"Ref": "PowertoolsLayer"} in f.get("Layers", [])}
+    assert with_it == {"GovernorFunction", "JanitorFunction", "SeedFunction"}
+
+
+def test_every_log_is_kept_for_a_time(resources: Resources, functions: Resources) -> None:
+    """A log group that Lambda makes by itself is kept, and paid for, for ever."""
+    for name, function in functions.items():
+        logs = resources[function["LoggingConfig"]["LogGroup"]["Ref"]]["Properties"]
+        assert logs["RetentionInDays"] == {"Ref": "LogRetentionDays"}, name
+
+
+def test_the_outputs_are_those_of_the_contract(template: Node) -> None:
+    """Other programs read them by name."""
+    assert list(template["Outputs"]) == OUTPUTS
+
+
+def test_a_condition_or_parameter_that_nothing_uses_is_a_mistake(template: Node) -> None:
+    """A parameter without effect is a promise to the operator that is not kept."""
+    text = TEMPLATE.read_text()
+    unused = [name for name in template["Parameters"] if not re.search(rf"!Ref {name}\b|\$\{{{name}\}}", text)]
+    assert unused == []
+
+
+def _dashboard(resources: Resources) -> Node:
+    body = resources["Dashboard"]["Properties"]["DashboardBody"]["Fn::Sub"]
+    shown: Node = json.loads(body.replace("${AllowedConnections}", "50"))
+    return shown
+
+
+def test_the_dashboard_shows_metrics_that_the_code_emits(resources: Resources) -> None:
+    """CloudWatch takes any name, and draws nothing for one that is wrong."""
+    shown = {tuple(metric[:3]) for w in _dashboard(resources)["widgets"] for metric in w["properties"]["metrics"]}
+    assert {(namespace, dimension) for namespace, _, dimension in shown} == {(NAMESPACE, "DBName")}
+    assert {name for _, name, _ in shown} == METRICS.keys()
+
+
+def test_the_dashboard_opens_with_remaining_left_and_refusals_right(resources: Resources) -> None:
+    """The published sample's picture, which its users know."""
+    first = _dashboard(resources)["widgets"][0]["properties"]
+    axes = {metric[1]: metric[-1].get("yAxis", "left") for metric in first["metrics"]}
+    assert axes == {"Remaining Connections": "left", "NoConnLeftError": "right"}
+    assert first["yAxis"]["left"]["label"] == "Remaining Connections"
+    assert first["yAxis"]["right"]["label"] == "No Connections Left"
+
+
+def test_widgets_do_not_overlap_and_fit_the_page(resources: Resources) -> None:
+    """Overlapping widgets are moved by CloudWatch to where nobody meant them."""
+    taken: set[tuple[int, int]] = set()
+    for widget in _dashboard(resources)["widgets"]:
+        cells = {
+            (widget["x"] + column, widget["y"] + row)
+            for column in range(widget["width"])
+            for row in range(widget["height"])
+        }
+        assert not cells & taken
+        assert max(column for column, _ in cells) < 24
+        taken |= cells
+
+
+def test_alarms_watch_metrics_that_are_emitted_and_tell_the_topic(resources: Resources) -> None:
+    """An alarm on a misspelt metric never rings."""
+    alarms = [r["Properties"] for r in resources.values() if r["Type"] == "AWS::CloudWatch::Alarm"]
+    own = {alarm["MetricName"] for alarm in alarms if alarm["Namespace"] == NAMESPACE}
+    assert {"NoConnLeftError", "Remaining Connections"} <= own <= METRICS.keys()
+    assert all(alarm["AlarmActions"] == [{"Ref": "AlarmTopic"}] for alarm in alarms)
+
+
+def test_the_dimension_set_of_every_line_is_exactly_dbname() -> None:
+    """One more dimension (Powertools adds `service`) is another metric: dashboard and alarms would stay empty."""
+    lines: list[str] = []
+    say = Reporter(lines.append)
+    shown = gauges(allowed=10, in_use=4, exact=True)
+    say.granted("orders", shown, took_ms=3, now_ms=1, holder="shop/1")
+    say.refused("orders", shown, took_ms=3, now_ms=1, holder="shop/1")
+    say.released("orders", shown, now_ms=1, holder="shop/1")
+    say.ungoverned("orders", "down", now_ms=1)
+    say.say("orders", dict.fromkeys(METRICS, 1), now_ms=1)
+    for line in lines:
+        (directive,) = json.loads(line)["_aws"]["CloudWatchMetrics"]
+        assert (directive["Namespace"], directive["Dimensions"]) == ("RDSLambda", [["DBName"]])
+    assert len(lines) == 5
+
+
+def test_nothing_in_it_belongs_to_the_machine_that_wrote_it() -> None:
+    """The same template deploys everywhere."""
+    assert not re.findall(r"/(?:root|home|work|tmp)/|localhost|:4566", TEMPLATE.read_text())
