@@ -217,11 +217,16 @@ class _Reader:
 
 def request_bytes(method: str, target: str, headers: Mapping[str, str], body: bytes = b"") -> bytes:
     """Put a request in one piece, so that it leaves in one packet; `InvalidRequest` if a value holds a line break."""
+    return head_bytes(method, target, headers) + b"\r\n" + body
+
+
+def head_bytes(method: str, target: str, headers: Mapping[str, str]) -> bytes:
+    """A request's head, but for the empty line that ends it; `InvalidRequest` if a value holds a line break."""
     lines = [f"{method} {target} HTTP/1.1", *[f"{name}: {value}" for name, value in headers.items()]]
     head = "\r\n".join(lines)
     if head.count("\n") != len(lines) - 1 or head.count("\r") != len(lines) - 1:
         raise InvalidRequest("headers", "a value holds a line break")
-    return head.encode("latin-1") + b"\r\n\r\n" + body
+    return head.encode("latin-1") + b"\r\n"
 
 
 def _split_port(authority: str) -> tuple[str, str]:

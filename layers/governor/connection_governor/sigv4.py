@@ -29,8 +29,37 @@ class Credentials(NamedTuple):
         return f"Credentials(access_key={self.access_key!r})"
 
 
+class Form:
+    """What of a request stays the same from one to the next: its path, its headers and the token, canonical already.
+
+    Attributes:
+        headers: names in lower case, as given, with the token; without the date and the authorization.
+        names: the signed headers, joined by semicolons.
+    """
+
+    __slots__ = ("_after_date", "_before_date", "headers", "names")
+
+    def __init__(self, method: str, target: str, headers: Mapping[str, str], token: str | None) -> None:
+        self.headers = {name.lower(): value for name, value in headers.items()}
+        if token:
+            self.headers["x-amz-security-token"] = token
+        names = sorted([*self.headers, "x-amz-date"])
+        self.names = ";".join(names)
+        lines = [f"{name}:{' '.join(self.headers.get(name, '').split())}\n" for name in names]
+        date_at = names.index("x-amz-date")
+        path, _, query = target.partition("?")
+        above = f"{method}\n{_canonical_path(path)}\n{_canonical_query(query)}\n"
+        self._before_date = f"{above}{''.join(lines[:date_at])}x-amz-date:"
+        self._after_date = f"\n{''.join(lines[date_at + 1 :])}\n{self.names}\n"
+
+    def digest(self, timestamp: str, body: bytes) -> str:
+        """The canonical request's hash."""
+        canonical = f"{self._before_date}{timestamp}{self._after_date}{sha256(body).hexdigest()}"
+        return sha256(canonical.encode()).hexdigest()
+
+
 class Signer:
-    """Signs for one service of one region, and keeps the day's signing key (four HMACs saved per request)."""
+    """Signs for one service of one region; keeps the day's signing key (four HMACs saved per request)."""
 
     __slots__ = ("_key", "_region", "_service")
 
@@ -47,27 +76,21 @@ class Signer:
         Every header given is signed, `host` must be among them. `target` is the path, percent-encoded as it is sent,
         with the query if there is one.
         """
+        form = Form(method, target, headers, credentials.token)
+        timestamp, authorization = self.authorize(form, body, credentials, now_ms)
+        return {**form.headers, "x-amz-date": timestamp, "authorization": authorization}
+
+    def authorize(self, form: Form, body: bytes, credentials: Credentials, now_ms: int) -> tuple[str, str]:
+        """The values of the two headers that change with each request: x-amz-date and authorization."""
         timestamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now_ms // 1000))
-        signed = {name.lower(): value for name, value in headers.items()}
-        signed["x-amz-date"] = timestamp
-        if credentials.token:
-            signed["x-amz-security-token"] = credentials.token
-        names = sorted(signed)
-        signed_names = ";".join(names)
-        path, _, query = target.partition("?")
-        canonical_headers = "".join([f"{name}:{' '.join(signed[name].split())}\n" for name in names])
-        canonical = (
-            f"{method}\n{_canonical_path(path)}\n{_canonical_query(query)}\n"
-            f"{canonical_headers}\n{signed_names}\n{sha256(body).hexdigest()}"
-        )
-        scope = f"{timestamp[:8]}/{self._region}/{self._service}/aws4_request"
-        to_sign = f"AWS4-HMAC-SHA256\n{timestamp}\n{scope}\n{sha256(canonical.encode()).hexdigest()}"
-        signature = _hmac(self._signing_key(credentials.secret_key, timestamp[:8]), to_sign).hex()
-        signed["authorization"] = (
+        day = timestamp[:8]
+        scope = f"{day}/{self._region}/{self._service}/aws4_request"
+        to_sign = f"AWS4-HMAC-SHA256\n{timestamp}\n{scope}\n{form.digest(timestamp, body)}"
+        signature = _hmac(self._signing_key(credentials.secret_key, day), to_sign).hex()
+        return timestamp, (
             f"AWS4-HMAC-SHA256 Credential={credentials.access_key}/{scope}, "
-            f"SignedHeaders={signed_names}, Signature={signature}"
+            f"SignedHeaders={form.names}, Signature={signature}"
         )
-        return signed
 
     def _signing_key(self, secret_key: str, day: str) -> bytes:
         kept_secret, kept_day, key = self._key
