@@ -1,0 +1,171 @@
+"""The places where the same test bodies run: in memory, on DynamoDB Local, and through the deployed function."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from connection_governor.decide import is_whole
+from connection_governor.dynamodb import DynamoDBStore
+from connection_governor.emf import Reporter
+from connection_governor.engine import Engine, Renewal
+from connection_governor.environment import DynamoDBCaller, Environment
+from connection_governor.lease import Grant, Lease, Refusal, Settings, Shard, Wanted
+from connection_governor.operations import Operations, Status
+from connection_governor.payloads import Requests
+from connection_governor.service import Service
+from tests.faulty_store import FaultyStore
+from tests.virtual import Journal, SetEntropy, VirtualClock
+
+if TYPE_CHECKING:
+    from connection_governor.governor import Transport
+    from connection_governor.store import LeaseStore
+    from connection_governor.wire import Endpoint
+
+LEASE_MS = 30_000
+SKEW_MS = 1_000
+
+
+def environment_of(endpoint_url: str, table: str, **more: str) -> Environment:
+    """The variables with which the production code reaches an emulator."""
+    return Environment(
+        {
+            "AWS_ENDPOINT_URL_DYNAMODB": endpoint_url,
+            "AWS_REGION": "us-east-1",
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "GOVERNOR_TABLE": table,
+            **more,
+        }
+    )
+
+
+def endpoint_of(endpoint_url: str) -> Endpoint:
+    """The production wire client's end at an emulator; whoever asks closes it."""
+    return environment_of(endpoint_url, "none").endpoint("dynamodb", read_timeout_s=20.0)
+
+
+def new_table(endpoint: Endpoint) -> str:
+    """Make a table as the template makes it, and return its name."""
+    name = f"leases-{uuid.uuid4().hex[:12]}"
+    definition = {
+        "TableName": name,
+        "AttributeDefinitions": [{"AttributeName": "pk", "AttributeType": "S"}],
+        "KeySchema": [{"AttributeName": "pk", "KeyType": "HASH"}],
+        "BillingMode": "PAY_PER_REQUEST",
+    }
+    DynamoDBCaller(endpoint)("CreateTable", definition)
+    return name
+
+
+def local_store(endpoint: Endpoint) -> DynamoDBStore:
+    """A new, empty table, reached by the production wire client."""
+    return DynamoDBStore(DynamoDBCaller(endpoint), new_table(endpoint))
+
+
+@dataclass
+class World:
+    """One table's governor with a clock that the test moves, faults that it plans, and what can be seen of it all.
+
+    Attributes:
+        store: what the engine talks to; plan faults here.
+        truth: the store behind, to look at without faults.
+        transport: the verbs, as a worker reaches them.
+    """
+
+    truth: LeaseStore
+    database: str = "orders"
+    clock: VirtualClock = field(default_factory=VirtualClock)
+    entropy: SetEntropy = field(default_factory=SetEntropy)
+    journal: Journal = field(default_factory=Journal)
+
+    def __post_init__(self) -> None:
+        self.store = FaultyStore(self.truth)
+        self.operations = Operations(self.store, self.clock, self.entropy)
+        self.engine = Engine(self.store, self.clock, self.entropy)
+        self.service = Service(self.engine, self.operations, Reporter(self.journal), self.clock)
+        self.requests = Requests(self.service, self.clock, self.entropy)
+        self.transport: Transport = self.service
+
+    def another_engine(self, *, ahead_ms: int = 0) -> Engine:
+        """A second environment on the same table, with nothing remembered, and perhaps another clock."""
+        return Engine(self.store, VirtualClock(self.clock.now + ahead_ms), self.entropy)
+
+    def wanted(
+        self,
+        database: str | None = None,
+        *,
+        connections: int = 1,
+        ends_in_ms: int = LEASE_MS,
+        holder: str = "checkout/2f1c",
+        lease_id: str | None = None,
+    ) -> Wanted:
+        """A lease to ask for."""
+        lease_id = self.entropy.lease_id() if lease_id is None else lease_id
+        return Wanted(database or self.database, lease_id, holder, connections, self.clock.now_ms() + ends_in_ms)
+
+    def acquire(self, database: str | None = None, **options: Any) -> Grant | Refusal:  # noqa: ANN401 - as `wanted`
+        """One try, through the transport."""
+        return self.transport.acquire(self.wanted(database, **options))
+
+    def lend(self, database: str | None = None, **options: Any) -> Lease:  # noqa: ANN401 - as `wanted`
+        """A lease that must be granted."""
+        outcome = self.acquire(database, **options)
+        assert isinstance(outcome, Grant), outcome
+        return outcome.lease
+
+    def refuse(self, database: str | None = None, **options: Any) -> Refusal:  # noqa: ANN401 - as `wanted`
+        """A refusal that must come."""
+        outcome = self.acquire(database, **options)
+        assert isinstance(outcome, Refusal), outcome
+        return outcome
+
+    def try_renew(self, lease: Lease, *, ends_in_ms: int = LEASE_MS) -> Renewal | Refusal | None:
+        """Through the transport, whatever comes of it."""
+        return self.transport.renew(lease, expires_at_ms=self.clock.now_ms() + ends_in_ms)
+
+    def renew(self, lease: Lease, *, ends_in_ms: int = LEASE_MS) -> Lease | None:
+        """Through the transport: the lease with its new end, or None where it is not held any more."""
+        renewal = self.try_renew(lease, ends_in_ms=ends_in_ms)
+        assert not isinstance(renewal, Refusal), renewal
+        return renewal.lease if renewal else None
+
+    def prolong(self, lease: Lease, *, ends_in_ms: int = 2 * LEASE_MS) -> Lease:
+        """A renew that must succeed."""
+        renewed = self.renew(lease, ends_in_ms=ends_in_ms)
+        assert renewed is not None
+        return renewed
+
+    def release(self, lease: Lease) -> bool:
+        """Through the transport."""
+        return self.transport.release(lease)
+
+    def status(self, database: str | None = None) -> Status:
+        """What is stored, without faults."""
+        return Operations(self.truth, self.clock, self.entropy).status(database or self.database)
+
+    def shards(self, database: str | None = None) -> tuple[Shard, ...]:
+        """Every shard as it is stored; each must be whole, whatever the test did."""
+        shards = self.status(database).shards
+        assert all(is_whole(shard) for shard in shards), shards
+        return shards
+
+    def shard(self, database: str | None = None) -> Shard:
+        """The only shard of a database."""
+        (shard,) = self.shards(database)
+        return shard
+
+    def settings(self, database: str | None = None) -> Settings | None:
+        """The stored settings."""
+        return self.truth.settings(database or self.database, consistent=True)
+
+    def picture(self, *databases: str) -> list[object]:
+        """Everything that is stored for these databases, to compare before and after."""
+        found: list[object] = []
+        for database in databases or (self.database,):
+            settings = self.settings(database)
+            found.append(settings)
+            if settings is not None:
+                found += self.truth.read(settings.keys, consistent=True)
+        return found

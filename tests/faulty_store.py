@@ -1,0 +1,79 @@
+"""A store between the engine and a real one that loses requests, loses answers and repeats writes, as told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from connection_governor.errors import GovernorUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from connection_governor.store import LeaseStore
+
+READS = ("read", "settings")
+WRITES = ("grant", "give_back", "renew", "save_settings", "make_shard", "stamp", "raise_allowed")
+
+
+@dataclass
+class Fault:
+    """What happens to one request: it never arrives, or is applied and its answer never arrives, or arrives twice."""
+
+    applied: bool = False
+    repeated: bool = False
+    throttled: bool = False
+    passing: bool = True
+
+
+LOST = Fault()
+LOST_ANSWER = Fault(applied=True)
+THROTTLED = Fault(throttled=True)
+REFUSED = Fault(passing=False)
+TWICE = Fault(applied=True, repeated=True)
+
+
+@dataclass
+class FaultyStore:
+    """Passes everything on to `inner`, but for the next calls that a test has faults for.
+
+    Attributes:
+        inner: the store behind.
+        faults: method -> faults of its next calls, first first; None lets one pass.
+        calls: every call that was made, as (method, arguments).
+        before: method -> what to do once, just before the next call of it reaches the store: a rival's move, say.
+    """
+
+    inner: LeaseStore
+    faults: dict[str, list[Fault | None]] = field(default_factory=dict)
+    calls: list[tuple[str, tuple[Any, ...]]] = field(default_factory=list)
+    before: dict[str, Callable[[], object]] = field(default_factory=dict)
+
+    def plan(self, method: str, *faults: Fault | None) -> None:
+        """Let these faults befall the next calls of a method."""
+        self.faults.setdefault(method, []).extend(faults)
+
+    def methods(self) -> list[str]:
+        """The names of the methods called, in order."""
+        return [method for method, _ in self.calls]
+
+    def __getattr__(self, method: str) -> Callable[..., Any]:
+        if method not in READS + WRITES:
+            raise AttributeError(method)
+        return lambda *arguments, **options: self._call(method, arguments, options)
+
+    def _call(self, method: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:  # noqa: ANN401 - any verb
+        self.calls.append((method, arguments))
+        if rival := self.before.pop(method, None):
+            rival()
+        queue = self.faults.get(method)
+        fault = queue.pop(0) if queue else None
+        call = getattr(self.inner, method)
+        if fault is None:
+            return call(*arguments, **options)
+        if fault.applied:
+            answer = call(*arguments, **options)
+            if fault.repeated:
+                call(*arguments, **options)
+                return answer
+        raise GovernorUnavailable("as the test told it", throttled=fault.throttled, passing=fault.passing)

@@ -1,0 +1,54 @@
+"""Time and chance that a test decides: nothing here waits, and the same test draws the same ids."""
+
+from __future__ import annotations
+
+NOW_MS = 1_800_000_000_000
+
+
+class VirtualClock:
+    """Tells `now`; whoever sleeps moves it on, and the naps are kept."""
+
+    def __init__(self, now: int = NOW_MS) -> None:
+        self.now = now
+        self.naps: list[float] = []
+
+    def now_ms(self) -> int:
+        """The virtual time, milliseconds since 1970 UTC."""
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        """Take no real time at all."""
+        self.naps.append(seconds)
+        self.now += round(seconds * 1_000)
+
+    def advance(self, milliseconds: int) -> None:
+        """Let time pass."""
+        self.now += milliseconds
+
+
+class SetEntropy:
+    """Ids in order, and the same fraction again and again until it is set to another."""
+
+    def __init__(self, fraction: float = 0.5, prefix: str = "") -> None:
+        self.share = fraction
+        self._prefix = prefix
+        self._made = 0
+
+    def lease_id(self) -> str:
+        """A new id each time: `lease001`, then `lease002`, and so on."""
+        self._made += 1
+        return f"{self._prefix or 'lease'}{self._made:03}".rjust(8, "_")
+
+    def fraction(self) -> float:
+        """What the test says."""
+        return self.share
+
+
+class Journal:
+    """A metric writer that keeps its lines."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def __call__(self, line: str) -> None:
+        self.lines.append(line)
