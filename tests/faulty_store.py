@@ -42,12 +42,14 @@ class FaultyStore:
         faults: method -> faults of its next calls, first first; None lets one pass.
         calls: every call that was made, as (method, arguments).
         before: method -> what to do once, just before the next call of it reaches the store: a rival's move, say.
+        crash: after how many more writes the client is cut off for good, and whether the last one is still applied.
     """
 
     inner: LeaseStore
     faults: dict[str, list[Fault | None]] = field(default_factory=dict)
     calls: list[tuple[str, tuple[Any, ...]]] = field(default_factory=list)
     before: dict[str, Callable[[], object]] = field(default_factory=dict)
+    crash: tuple[int, bool] | None = None
 
     def plan(self, method: str, *faults: Fault | None) -> None:
         """Let these faults befall the next calls of a method."""
@@ -66,8 +68,7 @@ class FaultyStore:
         self.calls.append((method, arguments))
         if rival := self.before.pop(method, None):
             rival()
-        queue = self.faults.get(method)
-        fault = queue.pop(0) if queue else None
+        fault = self._cut(method) or self._planned(method)
         call = getattr(self.inner, method)
         if fault is None:
             return call(*arguments, **options)
@@ -77,3 +78,19 @@ class FaultyStore:
                 call(*arguments, **options)
                 return answer
         raise GovernorUnavailable("as the test told it", throttled=fault.throttled, passing=fault.passing)
+
+    def _planned(self, method: str) -> Fault | None:
+        queue = self.faults.get(method)
+        return queue.pop(0) if queue else None
+
+    def _cut(self, method: str) -> Fault | None:
+        if self.crash is None:
+            return None
+        writes_left, applied = self.crash
+        if writes_left <= 0:
+            return REFUSED
+        if method in WRITES:
+            self.crash = (writes_left - 1, applied)
+            if writes_left == 1:
+                return Fault(applied=applied, passing=False)
+        return None
