@@ -88,9 +88,10 @@ def invoke(client: LambdaClient, worker: str, payload: dict[str, Any]) -> Outcom
     started_ms = now_ms()
     try:
         answer = client.invoke(FunctionName=worker, Payload=json.dumps(payload).encode(), LogType="Tail")
+        said = json.loads(answer["Payload"].read())
         if answer.get("FunctionError"):
-            return of_failure(answer.get("LogResult", ""), started_ms=started_ms, ended_ms=now_ms())
-        return of_answer(json.loads(answer["Payload"].read()), started_ms=started_ms)
+            return of_failure(said, answer.get("LogResult", ""), started_ms=started_ms, ended_ms=now_ms())
+        return of_answer(said, started_ms=started_ms)
     except ClientError as error:
         code = error.response["Error"]["Code"]
         if code == "TooManyRequestsException":

@@ -7,6 +7,8 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
+_REASON_CHARACTERS = 120
+
 Kind = Literal["granted", "refused", "error", "throttled"]
 
 
@@ -25,7 +27,7 @@ class Outcome:
         lease_id: its lease.
         pid: the worker's process.
         mysql_error: number of MySQL's error where it refused or failed.
-        reason: of an error, in a word.
+        reason: of an error, in a few words.
     """
 
     kind: Kind
@@ -60,11 +62,12 @@ def of_answer(answer: dict[str, Any], *, started_ms: int) -> Outcome:
     )
 
 
-def of_failure(log_tail: str, *, started_ms: int, ended_ms: int) -> Outcome:
+def of_failure(failure: dict[str, Any], log_tail: str, *, started_ms: int, ended_ms: int) -> Outcome:
     """The outcome of a worker that gave no answer: a crash where its log shows that it held, else an error."""
     said = _last_words(log_tail)
     if said is None:
-        return Outcome("error", started_ms=started_ms, reason="function failed")
+        reason = str(failure.get("errorMessage") or "function failed")[:_REASON_CHARACTERS]
+        return Outcome("error", started_ms=started_ms, reason=reason)
     return Outcome(
         "granted",
         crashed=True,

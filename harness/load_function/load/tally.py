@@ -33,7 +33,7 @@ def account(outcomes: Sequence[Outcome]) -> dict[str, Any]:
         "hold_ms": percentiles(
             o.held_to_ms - o.held_from_ms for o in granted if o.held_to_ms is not None and o.held_from_ms is not None
         ),
-        "error_reasons": dict(Counter(o.reason or "unknown" for o in outcomes if o.kind == "error")),
+        "error_reasons": dict(Counter(o.reason or "unknown" for o in outcomes if o.kind == "error").most_common(10)),
     }
 
 

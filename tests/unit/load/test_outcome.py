@@ -38,14 +38,14 @@ def test_an_answer_without_an_outcome_is_an_error(answer: dict[str, object]) -> 
 def test_a_worker_that_died_while_it_held_was_granted() -> None:
     """A drill's victim counts as granted and as crashed: else the account would not add up to what was lent."""
     crashing = json.dumps({**HELD, "worker": "crashing", "held_to_ms": 300})
-    outcome = of_failure(_tail("START", json.dumps(HELD), crashing), started_ms=1, ended_ms=400)
+    outcome = of_failure({}, _tail("START", json.dumps(HELD), crashing), started_ms=1, ended_ms=400)
     assert (outcome.kind, outcome.crashed, outcome.lease_id) == ("granted", True, "k3Zq81Bd")
     assert (outcome.held_from_ms, outcome.held_to_ms) == (100, 300)
 
 
 def test_a_worker_that_was_killed_from_outside_held_until_its_death_was_heard_of() -> None:
     """Without an end its hold would be missing from the proof that nothing was over-granted."""
-    outcome = of_failure(_tail("START", json.dumps(HELD)), started_ms=1, ended_ms=400)
+    outcome = of_failure({}, _tail("START", json.dumps(HELD)), started_ms=1, ended_ms=400)
     assert (outcome.crashed, outcome.held_to_ms) == (True, 400)
 
 
@@ -54,5 +54,5 @@ def test_a_worker_that_was_killed_from_outside_held_until_its_death_was_heard_of
 )
 def test_a_worker_that_failed_before_it_held_is_an_error(tail: str) -> None:
     """An import error must not be counted as a drill's victim."""
-    outcome = of_failure(tail, started_ms=1, ended_ms=2)
-    assert (outcome.kind, outcome.crashed) == ("error", False)
+    outcome = of_failure({"errorMessage": "No module named x"}, tail, started_ms=1, ended_ms=2)
+    assert (outcome.kind, outcome.crashed, outcome.reason) == ("error", False, "No module named x")

@@ -1,0 +1,164 @@
+"""The template on the local stack: made, changed, refused, deleted, and its functions as an operator runs them."""
+
+from __future__ import annotations
+
+import dataclasses
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from harness.deployment import delete, deploy
+from harness.errors import StackError
+from harness.stack import running_stack
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from harness.stack import Stack
+
+BUDGET = 4
+
+
+def _another(stack: Stack, name: str, **changed: str) -> Stack:
+    """One more deployment on the same local AWS and MariaDB, with MySQL users of its own."""
+    users = {"WorkerUser": f"{name}_worker", "MonitorUser": f"{name}_monitor", "DatabaseSchema": name}
+    parameters = {**stack.parameters, **users, "AllowedConnections": str(BUDGET), **changed}
+    return dataclasses.replace(
+        stack, deployment=deploy(stack.aws, parameters, stack_name=name), allowed=BUDGET, parameters=parameters
+    )
+
+
+@pytest.fixture(scope="module")
+def shop(stack: Stack) -> Stack:
+    """A stack that these tests may crash workers of: its slots come back late."""
+    return _another(stack, "shop")
+
+
+@pytest.fixture(scope="module")
+def enforced() -> Iterator[Stack]:
+    """A stack whose functions may do only what their roles allow."""
+    with running_stack(allowed=BUDGET, janitor=False, authorization=True) as running:
+        yield running
+
+
+def _status(stack: Stack) -> dict[str, Any]:
+    answer: dict[str, Any] = stack.invoke("GovernorFunctionName", {"action": "status", "database": "Prod_MySQL"})
+    return answer
+
+
+def _ask(stack: Stack, query: str) -> list[tuple[Any, ...]]:
+    with closing(stack.database.root()) as connection, connection.cursor() as cursor:
+        cursor.execute(query)
+        return list(cursor.fetchall())
+
+
+def _reason(stack: Stack, name: str, status: str) -> str:
+    """What CloudFormation's events say of the seed."""
+    events = stack.aws.client("cloudformation").describe_stack_events(StackName=name)["StackEvents"]
+    seeds = [event for event in events if event["LogicalResourceId"] == "Seed" and event["ResourceStatus"] == status]
+    return str(seeds[0]["ResourceStatusReason"])
+
+
+def test_a_stack_with_everything_made_is_created_changed_and_deleted(stack: Stack) -> None:
+    """An operator's whole life with it; a stack that cannot be deleted costs money until somebody clears it by hand.
+
+    The instance is made by the local AWS's control plane only, so the endpoint and the secret are brought all the same.
+    """
+    made = _another(stack, "whole", CreateDatabase="true", Transport="lambda")
+    assert made.invoke("WorkerFunctionName", {"hold_ms": 0})["rows"] == 3
+    users = "SELECT user, max_user_connections FROM mysql.user WHERE user LIKE 'whole%' ORDER BY user"
+    assert _ask(stack, users) == [("whole_monitor", 2), ("whole_worker", BUDGET)]
+
+    made.redeploy(AllowedConnections="6")
+    assert _status(made)["allowed"] == 6
+    assert _ask(stack, users) == [("whole_monitor", 2), ("whole_worker", 6)]
+
+    with pytest.raises(StackError):
+        made.redeploy(AllowedConnections="500")
+    assert "AllowedConnections is 500, but the server takes 13" in _reason(stack, "whole", "UPDATE_FAILED")
+    assert _status(made)["allowed"] == 6
+
+    delete(stack.aws, "whole")
+    assert _ask(stack, users) == []
+    assert _ask(stack, "SHOW DATABASES LIKE 'whole'") == []
+
+
+def test_a_database_that_cannot_be_reached_fails_the_stack_and_says_why(stack: Stack) -> None:
+    """A custom resource that dies without an answer holds the stack for an hour, and its rollback for another."""
+    with pytest.raises(StackError):
+        _another(stack, "lost", DatabasePort="1")
+    assert "cannot connect to MySQL as the administrator" in _reason(stack, "lost", "CREATE_FAILED")
+    delete(stack.aws, "lost")
+
+
+def test_data_is_kept_where_it_is_to_be_kept(stack: Stack) -> None:
+    """Deleting the governor must not delete what it governed."""
+    _another(stack, "keeper", DataOnDelete="keep")
+    delete(stack.aws, "keeper")
+    assert _ask(stack, "SELECT COUNT(*) FROM keeper.Employees") == [(3,)]
+
+
+def test_the_published_samples_worker_is_governed_by_its_own_payload(shop: Stack) -> None:
+    """Its users deploy the governor, point their workers to it, and change nothing else."""
+    take, give = ({"incrementCounter": increment, "RDBMSName": "Prod_MySQL"} for increment in (True, False))
+    taken = [shop.invoke("GovernorFunctionName", take) for _ in range(BUDGET + 1)]
+    given = [shop.invoke("GovernorFunctionName", give) for _ in range(BUDGET + 1)]
+    assert (taken, given) == ([True] * BUDGET + [False], [True] * BUDGET + [False])
+    assert _status(shop)["in_use"] == 0
+
+
+def test_the_harness_accounts_for_every_invocation(shop: Stack) -> None:
+    """Granted, refused and crashed must add up, or the demo's figures prove nothing."""
+    load = {"iterations": 30, "concurrency": 8, "hold_ms": [50, 150], "crash_rate": 0.1, "seed": 7, "timeout_ms": 500}
+    said = shop.invoke("HarnessFunctionName", {**load, "details": True}, timeout_s=120)
+    assert said["requested"] == said["invocations"] == 30
+    assert said["granted"] + said["refused"] + said["errors"] + said["throttled"] == 30
+    assert (said["errors"], said["throttled"], said["mysql_refused_1040"]) == (0, 0, 0)
+    assert 1 <= said["crashed"] <= 3
+    assert 1 <= said["peak_held"] <= BUDGET
+    rows = [dict(zip(said["details"]["columns"], row, strict=True)) for row in said["details"]["rows"]]
+    assert all(row["lease_id"] and row["held_from_ms"] <= row["held_to_ms"] for row in rows if row["kind"] == "granted")
+
+
+def test_the_harness_counts_what_lambda_throttles(shop: Stack) -> None:
+    """An invocation that Lambda refused never reached a worker: taken for a refusal, it would hide a limit."""
+    client, worker = shop.aws.client("lambda"), shop.deployment.outputs["WorkerFunctionName"]
+    client.put_function_concurrency(FunctionName=worker, ReservedConcurrentExecutions=1)
+    try:
+        load = {"iterations": 8, "concurrency": 4, "hold_ms": 300, "timeout_ms": 1_000}
+        said = shop.invoke("HarnessFunctionName", load, timeout_s=60)
+    finally:
+        client.delete_function_concurrency(FunctionName=worker)
+    assert said["throttled"] > 0
+    assert said["granted"] + said["refused"] + said["errors"] + said["throttled"] == said["invocations"] == 8
+
+
+def test_without_the_governor_the_same_load_is_refused_by_mysql(shop: Stack) -> None:
+    """The comparison that the demo shows: the governor's refusals instead of MySQL's errors."""
+    load = {"iterations": 20, "concurrency": 10, "hold_ms": 300, "seed": 7, "governed": False}
+    said = shop.invoke("HarnessFunctionName", load, timeout_s=60)
+    assert said["mysql_refused_1040"] == said["errors"] > 0
+    assert said["granted"] + said["errors"] == 20
+
+
+def test_the_harness_refuses_bad_input_by_name(shop: Stack) -> None:
+    """A typing error in the console must not become a thousand invocations."""
+    assert shop.invoke("HarnessFunctionName", {"iterations": "many"})["error"]["field"] == "iterations"
+
+
+@pytest.mark.parametrize("transport", ["direct", "lambda"])
+def test_every_function_can_do_its_work_with_its_own_role(transport: str, enforced: Stack) -> None:
+    """Without this, a missing permission shows on AWS alone."""
+    enforced.redeploy(Transport=transport)
+    assert enforced.invoke("WorkerFunctionName", {"hold_ms": 0, "timeout_ms": 2_000})["rows"] == 3
+    assert enforced.invoke("HarnessFunctionName", {"operation": "unit", "hold_ms": 0})["granted"] == 1
+    assert enforced.invoke("JanitorFunctionName", {})["killed"] == 0
+
+
+def test_the_roles_are_really_enforced(enforced: Stack) -> None:
+    """The test above would pass with empty roles on a stack that checks nothing."""
+    iam = enforced.aws.client("iam")
+    role = next(role["RoleName"] for role in iam.list_roles()["Roles"] if "GovernorRole" in role["RoleName"])
+    iam.delete_role_policy(RoleName=role, PolicyName="governor")
+    assert _status(enforced)["error"]["code"] == "unavailable"
