@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 import pymysql
 import pytest
 
-from connection_governor.mysql import CLOSE_SECONDS, _read_to_end, open_session
+from connection_governor.fence import Fence
+from connection_governor.fenced import CLOSE_SECONDS, _read_to_end
+from connection_governor.mysql import open_session
 from connection_governor.secrets import Credentials
 from tests.database.conftest import SHORT, SLACK_S, Opener, ask, seconds_until_gone
 
@@ -21,13 +23,48 @@ if TYPE_CHECKING:
     from harness.mariadb import PrivateMariaDB
 
 
-def test_the_next_connection_never_meets_the_last_one(shop: PrivateMariaDB, target: Target) -> None:
+@pytest.fixture
+def ledger(shop: PrivateMariaDB) -> None:
+    """A table whose changes take the server a while to undo."""
+    shop.execute(
+        "CREATE OR REPLACE TABLE shop.ledger (id INT PRIMARY KEY, pieces INT) ENGINE=InnoDB",
+        "USE shop",
+        "INSERT INTO ledger SELECT seq, 0 FROM seq_1_to_200000",
+    )
+
+
+def test_the_next_connection_never_meets_the_last_one(shop: PrivateMariaDB, target: Target, ledger: None) -> None:
     """A lease that is released too early sends the next holder into error 1226 (or 1040)."""
     shop.create_user("single", "pw", max_user_connections=1, grants=["ALL ON shop.*"])
-    for _ in range(200):
+    for number in range(200):
         session = open_session(target, Credentials("single", "pw"))
+        if number % 20 == 0:
+            session.query("UPDATE ledger SET pieces = pieces + 1 WHERE id <= 5000")
         session.close()
         assert session.let_go
+
+
+def test_an_open_transaction_is_rolled_back_before_the_server_lets_go(
+    opened: Opener, root: Connection[Cursor], ledger: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MariaDB hangs up first and rolls back then, and counts the session all the while: one too many."""
+    monkeypatch.setattr("connection_governor.fenced.CLOSE_SECONDS", 10.0)
+    session = opened(Fence(statement_seconds=30))
+    session.query("UPDATE ledger SET pieces = pieces + 1")
+    session.close()
+    assert session.let_go
+    assert seconds_until_gone(root, session.thread_id(), at_most=10) < 0.1
+
+
+def test_a_rollback_that_takes_longer_than_the_wait_is_told(
+    opened: Opener, ledger: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then the lease must be left to expire."""
+    monkeypatch.setattr("connection_governor.fenced.CLOSE_SECONDS", 0.01)
+    session = opened(Fence(statement_seconds=30))
+    session.query("UPDATE ledger SET pieces = pieces + 1")
+    session.close()
+    assert not session.let_go
 
 
 def test_closing_twice_or_after_the_server_did_is_quiet(opened: Opener, root: Connection[Cursor]) -> None:
@@ -40,7 +77,7 @@ def test_closing_twice_or_after_the_server_did_is_quiet(opened: Opener, root: Co
 
 
 def test_an_open_transaction_is_rolled_back(opened: Opener, root: Connection[Cursor]) -> None:
-    """A body that raised must leave nothing half done."""
+    """A body that raised must leave nothing half done, and block nobody."""
     session = opened()
     session.query("UPDATE stock SET pieces = 55 WHERE id = 2")
     session.close()
@@ -66,6 +103,15 @@ def test_a_session_that_the_server_killed_counts_as_let_go(opened: Opener, root:
     assert not session.is_alive()
     assert session.let_go
     assert not session.is_alive()
+
+
+def test_a_session_killed_in_a_transaction_does_not_count_as_let_go(opened: Opener, root: Connection[Cursor]) -> None:
+    """The server hangs up at once, but may roll back for minutes."""
+    session = opened()
+    session.query("UPDATE stock SET pieces = 44 WHERE id = 2")
+    root.query(f"KILL {session.thread_id()}")
+    assert not session.is_alive()
+    assert not session.let_go
 
 
 def test_a_server_that_does_not_answer_is_left_after_a_moment() -> None:

@@ -141,7 +141,7 @@ def test_a_result_that_nobody_reads_ends_the_session(opened: Opener, root: Conne
 
 
 def test_a_statement_sent_by_half_ends_the_session(opened: Opener, root: Connection[Cursor]) -> None:
-    """Frozen in the middle of a long INSERT: the server waits for the rest by another clock than the idle one."""
+    """Frozen in the middle of a long INSERT: MySQL waits for the rest by another limit than MariaDB, which idles."""
     session = opened(SHORT)
     session._sock.sendall(b"\x00\x00\x10\x00\x03INSERT")  # type: ignore[union-attr] # 1 MB is announced
     seconds_until_gone(root, session.thread_id(), at_most=SHORT.margin_ms / 1_000 + SLACK_S)

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import socket
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import pymysql
@@ -19,7 +20,7 @@ from connection_governor.mysql import FencedConnection, Target, open_session
 from connection_governor.secrets import Credentials, DatabaseCredentials
 from harness.mariadb import PrivateMariaDB
 from harness.tls import make_server_certificate
-from tests.database.conftest import WORKER, Opener, ask
+from tests.database.conftest import SLACK_S, WORKER, Opener, ask
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -187,8 +188,10 @@ def test_a_server_that_stays_silent_is_given_up(target: Target) -> None:
     """A stuck database must not eat the whole invocation."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         stuck = Target("127.0.0.1", silent.getsockname()[1], connect_seconds=0.2)
+        since = time.monotonic()
         with pytest.raises(pymysql.err.OperationalError, match="timed out"):
             open_session(stuck, WORKER)
+        assert time.monotonic() - since < 0.2 + SLACK_S
 
 
 def test_a_bad_setting_reaches_no_server(target: Target) -> None:
