@@ -40,5 +40,8 @@ def carry_out(event: dict[str, Any]) -> str:
         seeder.remove(wanted)
     else:
         before = event.get("OldResourceProperties")
-        seeder.make(wanted, replaces=Wanted.of(before) if before else None)
+        if not seeder.make(wanted, replaces=Wanted.of(before) if before else None):
+            logger.warning(
+                "the administrator may not grant the right to end sessions: the janitor will only count them"
+            )
     return event.get("PhysicalResourceId") or f"seed-of-{event['StackId'].rpartition('/')[2]}"

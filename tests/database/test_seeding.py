@@ -144,6 +144,17 @@ def test_the_janitors_user_may_see_and_end_the_workers_sessions_and_read_no_data
     assert not session.is_alive()
 
 
+def test_an_administrator_who_may_not_grant_the_right_to_end_sessions_still_seeds(world: World) -> None:
+    """A managed server may keep that right to itself: the governor works without it, and the seed says so."""
+    assert world.seeder.make(world.wanted) is True
+    world.server.execute(
+        f"REVOKE CONNECTION ADMIN ON *.* FROM '{ADMINISTRATOR.username}'@'%'",
+        f"DROP USER '{MONITOR.username}'@'%'",
+    )
+    assert world.seeder.make(world.wanted) is False
+    assert world.operations.status("orders").settings.allowed == 5
+
+
 def test_raising_the_budget_raises_mysqls_limit_with_it(world: World) -> None:
     """A grant above MySQL's limit would end in error 1226 in the worker."""
     world.seeder.make(world.wanted)
