@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 
 LEASES_PER_SHARD = 36  # so many fit into 1 KB, which is one write unit
 TAKEN_AT_ONCE = 40  # bounds the length of one update expression
-PRESSURE_SHARE = 10  # pressure: less than a tenth of the shard is left
+PRESSURE_SHARE = 4  # pressure: less than a quarter of the shard is left, so that what is kept idle leaves room
+WAIT_REMEMBERED_MS = 300_000  # pressure: somebody had to wait so recently
 RETRY_FLOOR_MS = 20
 RETRY_CEILING_MS = 2_000
 
@@ -159,9 +160,19 @@ def after_refused_renew(
     return Full() if stored == record else NotHeld()
 
 
-def is_pressed(*, allowed: int, remaining: int) -> bool:
-    """Whether the budget runs low, so that idle environments should give up what they keep."""
-    return remaining * PRESSURE_SHARE < allowed
+def is_pressed(*, allowed: int, remaining: int, since_wait_ms: int | None = None) -> bool:
+    """Whether environments should give back what they could keep: the budget runs low, or ran out a while ago.
+
+    A frozen environment cannot hear that others need what it keeps, so some room is never filled by keeping. And room
+    at one moment says little where environments take turns: what they say who had to wait counts for a while.
+
+    Args:
+        allowed: the shard's part of the budget.
+        remaining: what of it is not lent.
+        since_wait_ms: how long ago somebody who had been refused before last got a lease of it; None: never.
+    """
+    waited = since_wait_ms is not None and since_wait_ms < WAIT_REMEMBERED_MS
+    return waited or remaining * PRESSURE_SHARE < allowed
 
 
 def scale(part: int, *, share_of: int, total: int) -> int:

@@ -5,6 +5,7 @@
     remaining  34                              the atomic counter: allowed less what the leases hold
     fence      1841                            grows with each grant
     plan       7                               the last budget plan that wrote this shard
+    waited     1800000000000                   when somebody who had been refused before last got a lease here
     leases     {"k3Zq81Bd": "<record>", …}     lease id -> record (see `lease.pack_record`)
 
 and one item a database, `pk` = its name, for its settings. Conditions allow no arithmetic, which is why the counter is
@@ -40,6 +41,7 @@ NO_ITEM = "attribute_not_exists(pk)"  # creating twice must not wipe the leases
 PLAN_AS_READ = "#plan = :read"  # two operators: one of the two results, whole
 
 _TAKE = "SET remaining = remaining - :n, fence = fence + :one, leases.#id = :lease"
+_WAITED = ", waited = :waited"
 _RENEW = "SET leases.#id = :renewed"
 _RESIZE = "SET allowed = :allowed, remaining = remaining + :added, #plan = :plan"
 
@@ -71,17 +73,26 @@ class DynamoDBStore:
         self._table = table
 
     def grant(
-        self, key: ShardKey, lease_id: str, record: str, connections: int, taken: Leases = ()
+        self,
+        key: ShardKey,
+        lease_id: str,
+        record: str,
+        connections: int,
+        taken: Leases = (),
+        waited_ms: int | None = None,
     ) -> Written | Unwritten:
         """See `LeaseStore.grant`: one UpdateItem, with no read before it."""
         names = {"#id": lease_id}
         values: Item = {":n": _number(connections), ":one": _ONE, ":lease": {"S": record}}
+        take = _TAKE
+        if waited_ms is not None:
+            take, values[":waited"] = _TAKE + _WAITED, _number(waited_ms)
         if not taken:
-            return self._update(key, _TAKE, _GRANT_CONDITION, names, values)
+            return self._update(key, take, _GRANT_CONDITION, names, values)
         seen, removal, taken_names, taken_values = _removal(taken)
         values[":n"] = _number(connections - connections_of(taken))
         return self._update(
-            key, f"{_TAKE} {removal}", f"{_GRANT_CONDITION} AND {seen}", names | taken_names, values | taken_values
+            key, f"{take} {removal}", f"{_GRANT_CONDITION} AND {seen}", names | taken_names, values | taken_values
         )
 
     def give_back(self, key: ShardKey, leases: Leases) -> Written | Unwritten:
@@ -177,7 +188,9 @@ class DynamoDBStore:
             if refused.code != "ConditionalCheckFailedException":
                 raise _unavailable(refused) from refused
             return Unwritten(_shard(key, refused.body.get("Item")))
-        return Written(int(item["allowed"]["N"]), int(item["remaining"]["N"]), int(item["fence"]["N"]))
+        return Written(
+            int(item["allowed"]["N"]), int(item["remaining"]["N"]), int(item["fence"]["N"]), _waited_ms(item)
+        )
 
     def _conditional(self, operation: str, payload: Item) -> bool:
         try:
@@ -233,7 +246,12 @@ def _shard(key: ShardKey, item: Item | None) -> Shard | None:
         fence=int(item["fence"]["N"]),
         plan=int(item["plan"]["N"]),
         leases={lease_id: record["S"] for lease_id, record in item["leases"]["M"].items()},
+        waited_ms=_waited_ms(item),
     )
+
+
+def _waited_ms(item: Item) -> int:
+    return int(item["waited"]["N"]) if "waited" in item else 0
 
 
 def _number(number: int) -> Item:

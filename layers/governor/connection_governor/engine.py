@@ -91,7 +91,8 @@ class Engine:
 
         Args:
             wanted: the lease asked for; its id must be new.
-            look_first: read one shard, and write only where that shows room: for those who wait.
+            look_first: read one shard, and write only where that shows room: for those who have been refused and
+                wait. Their grant is marked as such, which others see as pressure.
             until_ms: start no retry later than this.
 
         Raises:
@@ -102,7 +103,7 @@ class Engine:
         settings = self.settings(wanted.database)
         smallest = decide.share(settings.allowed, settings.shards, settings.shards - 1)
         checks.connection_count(wanted.connections, most=max(1, smallest))
-        attempt = _Attempt(self._store, self._clock, self._retry, settings, wanted, until_ms)
+        attempt = _Attempt(self._store, self._clock, self._retry, settings, wanted, until_ms, waited=look_first)
         keys = [ShardKey(wanted.database, index) for index in decide.shard_order(wanted.lease_id, settings.shards)]
         grant = attempt.on_looks(keys[:1]) if look_first else attempt.on_all(keys)
         if grant is None:
@@ -126,13 +127,14 @@ class Engine:
         renewed = pack_record(end_ms, lease.connections, tag)
         outcome = self._retry(lambda: self._store.renew(lease.key, lease.lease_id, lease.record, renewed), GIVING_BACK)
         if isinstance(outcome, Written):
-            return Renewal(replace(lease, expires_at_ms=end_ms), _is_pressed(outcome))
+            return Renewal(replace(lease, expires_at_ms=end_ms), _is_pressed(outcome, self._clock.now_ms()))
         decision = decide.after_refused_renew(outcome.shard, lease.lease_id, lease.record, renewed)
         if outcome.shard is None or isinstance(decision, decide.NotHeld):
             return None
         if isinstance(decision, decide.Full):
             return self._refusal(self.settings(lease.database), [outcome.shard])
-        return Renewal(replace(lease, expires_at_ms=decision.expires_at_ms), _is_pressed(outcome.shard))
+        pressure = _is_pressed(outcome.shard, self._clock.now_ms())
+        return Renewal(replace(lease, expires_at_ms=decision.expires_at_ms), pressure)
 
     def release(self, lease: Lease) -> Written | None:
         """Give the lease back.
@@ -179,9 +181,18 @@ class _Attempt:
     """One pass of one acquire over the shards; `seen` collects the full ones."""
 
     def __init__(
-        self, store: LeaseStore, clock: Clock, retry: Retry, settings: Settings, wanted: Wanted, until_ms: int | None
+        self,
+        store: LeaseStore,
+        clock: Clock,
+        retry: Retry,
+        settings: Settings,
+        wanted: Wanted,
+        until_ms: int | None,
+        *,
+        waited: bool,
     ) -> None:
         self.seen: list[Shard] = []
+        self._waited = waited
         self._store = store
         self._clock = clock
         self._retry = retry
@@ -210,11 +221,11 @@ class _Attempt:
         for _ in range(TRIES_ON_A_SHARD):
             outcome = self._write(key, taken)
             if isinstance(outcome, Written):
-                return self._granted(key, outcome.allowed, outcome.remaining, outcome.fence)
+                return self._granted(key, outcome, outcome.fence)
             shard = outcome.shard
             decision = self._decide(shard)
             if isinstance(decision, decide.AlreadyGranted) and shard is not None:
-                return self._granted(key, shard.allowed, shard.remaining, None)
+                return self._granted(key, shard, None)
             if isinstance(decision, decide.IdInUse):
                 raise InvalidRequest("lease_id", "is in use: every acquire needs a new one")
             if isinstance(decision, decide.GiveBack):
@@ -227,8 +238,13 @@ class _Attempt:
         return None
 
     def _write(self, key: ShardKey, taken: Leases) -> Written | Unwritten:
-        wanted = self._wanted
-        return self._retrying(lambda: self._store.grant(key, wanted.lease_id, wanted.record, wanted.connections, taken))
+        wanted, store = self._wanted, self._store
+        if not self._waited:
+            return self._retrying(lambda: store.grant(key, wanted.lease_id, wanted.record, wanted.connections, taken))
+        now_ms = self._clock.now_ms()
+        return self._retrying(
+            lambda: store.grant(key, wanted.lease_id, wanted.record, wanted.connections, taken, waited_ms=now_ms)
+        )
 
     def _give_back(self, key: ShardKey, over: Leases) -> None:
         self._retrying(lambda: self._store.give_back(key, over))
@@ -242,15 +258,15 @@ class _Attempt:
             skew_ms=self._settings.skew_ms,
         )
 
-    def _granted(self, key: ShardKey, allowed: int, remaining: int, fence: int | None) -> Grant:
-        total, in_use, estimated = totals(self._settings, allowed, allowed - remaining)
+    def _granted(self, key: ShardKey, shown: Written | Shard, fence: int | None) -> Grant:
+        total, in_use, estimated = totals(self._settings, shown.allowed, shown.allowed - shown.remaining)
         return Grant(
             lease=self._wanted.lent_by(key, fence),
             allowed=total,
             in_use=in_use,
             remaining=total - in_use,
             estimated=estimated,
-            pressure=decide.is_pressed(allowed=allowed, remaining=remaining),
+            pressure=_is_pressed(shown, self._clock.now_ms()),
         )
 
     def _retrying(self, call: Callable[[], T]) -> T:
@@ -264,5 +280,6 @@ def totals(settings: Settings, allowed: int, in_use: int) -> tuple[int, int, boo
     return settings.allowed, decide.scale(in_use, share_of=allowed, total=settings.allowed), True
 
 
-def _is_pressed(counter: Written | Shard) -> bool:
-    return decide.is_pressed(allowed=counter.allowed, remaining=counter.remaining)
+def _is_pressed(shown: Written | Shard, now_ms: int) -> bool:
+    since_wait_ms = now_ms - shown.waited_ms if shown.waited_ms else None
+    return decide.is_pressed(allowed=shown.allowed, remaining=shown.remaining, since_wait_ms=since_wait_ms)

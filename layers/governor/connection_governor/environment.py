@@ -17,6 +17,7 @@ from connection_governor.engine import Engine
 from connection_governor.entropy import SYSTEM_ENTROPY
 from connection_governor.errors import GovernorUnavailable, InvalidRequest
 from connection_governor.governor import Outside
+from connection_governor.notes import NO_NOTES, NoteFile
 from connection_governor.operations import Operations
 from connection_governor.payloads import Requests
 from connection_governor.remote import RemoteGovernor
@@ -135,10 +136,12 @@ def governor_parts(environment: Environment) -> dict[str, Any]:
             reporter=Reporter(),
             opener=partial(opener, environment) if environment.get("DB_HOST") else None,
             operations=partial(operations, environment) if environment.get("GOVERNOR_TABLE") else None,
+            notes=NoteFile() if environment.get("AWS_LAMBDA_RUNTIME_API") else NO_NOTES,
         ),
         "holder": environment.holder(),
         "database": environment.get("GOVERNOR_DATABASE") or None,
         "on_unavailable": environment.choice("GOVERNOR_ON_UNAVAILABLE", "raise", "raise", "open"),
+        "keep_seconds": environment.number("GOVERNOR_KEEP_SECONDS", 0),
     }
 
 

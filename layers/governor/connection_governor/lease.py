@@ -138,7 +138,10 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One shard as it was read: the counter and the leases live in one item and change in one write."""
+    """One shard as it was read: the counter and the leases live in one item and change in one write.
+
+    `waited_ms`: when somebody who had been refused before last got a lease here; 0: never.
+    """
 
     key: ShardKey
     allowed: int
@@ -146,6 +149,7 @@ class Shard:
     fence: int
     plan: int
     leases: Mapping[str, str] = field(default_factory=dict)
+    waited_ms: int = 0
 
     @property
     def in_use(self) -> int:

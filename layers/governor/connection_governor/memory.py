@@ -26,7 +26,13 @@ class MemoryStore:
         self._settings: dict[str, Settings] = {}
 
     def grant(
-        self, key: ShardKey, lease_id: str, record: str, connections: int, taken: Leases = ()
+        self,
+        key: ShardKey,
+        lease_id: str,
+        record: str,
+        connections: int,
+        taken: Leases = (),
+        waited_ms: int | None = None,
     ) -> Written | Unwritten:
         """See `LeaseStore.grant`."""
         with self._lock:
@@ -41,7 +47,13 @@ class MemoryStore:
                 return Unwritten(shard)
             leases = _without(shard, taken) | {lease_id: record}
             return self._put(
-                replace(shard, remaining=shard.remaining + freed - connections, fence=shard.fence + 1, leases=leases)
+                replace(
+                    shard,
+                    remaining=shard.remaining + freed - connections,
+                    fence=shard.fence + 1,
+                    leases=leases,
+                    waited_ms=waited_ms or shard.waited_ms,
+                )
             )
 
     def give_back(self, key: ShardKey, leases: Leases) -> Written | Unwritten:
@@ -106,7 +118,7 @@ class MemoryStore:
 
     def _put(self, shard: Shard) -> Written:
         self._shards[shard.key] = shard
-        return Written(shard.allowed, shard.remaining, shard.fence)
+        return Written(shard.allowed, shard.remaining, shard.fence, shard.waited_ms)
 
 
 def _all_stored(shard: Shard, leases: Leases) -> bool:

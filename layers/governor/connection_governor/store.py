@@ -23,6 +23,7 @@ class Written:
     allowed: int
     remaining: int
     fence: int
+    waited_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +37,18 @@ class LeaseStore(Protocol):
     """Shards and settings, each changed by one atomic conditional write."""
 
     def grant(
-        self, key: ShardKey, lease_id: str, record: str, connections: int, taken: Leases = ()
+        self,
+        key: ShardKey,
+        lease_id: str,
+        record: str,
+        connections: int,
+        taken: Leases = (),
+        waited_ms: int | None = None,
     ) -> Written | Unwritten:
         """Store the lease and take `connections` off the counter, freeing the expired leases in `taken` first.
 
         Only if the id is not stored yet, the counter (with what `taken` frees) suffices, and each taken lease is still
-        stored exactly as it was seen.
+        stored exactly as it was seen. `waited_ms`, the time, where this holder had been refused before, is stored too.
         """
 
     def give_back(self, key: ShardKey, leases: Leases) -> Written | Unwritten:

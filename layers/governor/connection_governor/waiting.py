@@ -40,14 +40,13 @@ class Wait:
         self.give_up_ms = give_up_ms
         self.looks_first = False
 
-    def again(self, retry_after_ms: int) -> bool:
-        """Wait, then say whether to try again; the try that comes when the time is up is the last, and a full one."""
+    def pause_s(self, retry_after_ms: int) -> float | None:
+        """How long to wait before the next try; None: give up. When the time is up, one last and full try follows."""
         if self._last:
-            return False
+            return None
         pause_ms = int(self._entropy.fraction() * max(self._ceiling_ms, min(retry_after_ms, LAST_CEILING_MS)))
         self._ceiling_ms = min(2 * self._ceiling_ms, LAST_CEILING_MS)
         left_ms = self.give_up_ms - self._clock.now_ms()
         self._last = pause_ms >= left_ms
         self.looks_first = not self._last
-        self._clock.sleep(max(0, min(pause_ms, left_ms)) / 1_000)
-        return True
+        return max(0, min(pause_ms, left_ms)) / 1_000
