@@ -19,7 +19,7 @@ from tests.faulty_store import FaultyStore
 from tests.virtual import Journal, SetEntropy, VirtualClock
 
 if TYPE_CHECKING:
-    from connection_governor.governor import Transport
+    from connection_governor.borrowing import Transport
     from connection_governor.store import LeaseStore
     from connection_governor.wire import Endpoint
 
