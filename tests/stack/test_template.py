@@ -89,7 +89,6 @@ def test_a_database_that_cannot_be_reached_fails_the_stack_and_says_why(stack: S
     with pytest.raises(StackError):
         _another(stack, "lost", DatabasePort="1")
     assert "cannot connect to MySQL as the administrator" in _reason(stack, "lost", "CREATE_FAILED")
-    delete(stack.aws, "lost")
 
 
 def test_data_is_kept_where_it_is_to_be_kept(stack: Stack) -> None:
