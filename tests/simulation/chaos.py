@@ -1,0 +1,135 @@
+"""What befalls environments and servers: crashes, freezes, wrong clocks, outages, restarts, KILL."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tests.simulation.hub import MS, SECOND
+
+if TYPE_CHECKING:
+    from random import Random
+
+    from tests.simulation.environment import Environment
+    from tests.simulation.hub import Process
+    from tests.simulation.world import World
+
+
+@dataclass(frozen=True)
+class Troubles:
+    """How often each trouble comes, on average every so many virtual seconds; 0: never."""
+
+    crash: float = 0
+    freeze: float = 0
+    clock_step: float = 0
+    outage: float = 0
+    kill_session: float = 0
+    database_restart: float = 0
+    fewer_connections: float = 0
+    brink: float = 0  # here: the share of sends at whose brink the environment freezes
+
+
+class Chaos:
+    """Brings each trouble at random times.
+
+    Args:
+        world: whom it befalls.
+        random: when, and whom.
+        troubles: how often.
+    """
+
+    def __init__(self, world: World, random: Random, troubles: Troubles) -> None:
+        self._world = world
+        self._random = random
+        self._troubles = troubles
+        self._over = False
+
+    def start(self) -> None:
+        """From now on."""
+        for name in ("crash", "freeze", "clock_step", "outage", "kill_session", "database_restart", "fewer_connections"):
+            if getattr(self._troubles, name):
+                self._again(name)
+
+    def end(self) -> None:
+        """No more of it; what is frozen thaws."""
+        self._over = True
+        self._world.network.outage = False
+
+    def on_brink(self, process: Process) -> None:
+        """A process is about to send to MySQL."""
+        environment = self._world.environment_of(process)
+        if self._over or environment is None or not environment.freezable:
+            return
+        if self._random.random() < self._troubles.brink:
+            self._freeze(environment, int(self._random.random() * 3 * self._world.settings.fence.idle_ms) * MS)
+
+    def _again(self, name: str) -> None:
+        pause_us = int(self._random.expovariate(1 / getattr(self._troubles, name)) * SECOND)
+        self._world.hub.after(pause_us, self._strike, name)
+
+    def _strike(self, name: str) -> None:
+        if self._over:
+            return
+        getattr(self, f"_{name}")()
+        self._again(name)
+
+    def _victim(self) -> Environment | None:
+        living = [one for one in self._world.environments if one.process.alive]
+        return self._random.choice(living) if living else None
+
+    def _crash(self) -> None:
+        if victim := self._victim():
+            self._world.kill(victim, "crashed")
+
+    def _freeze(self, victim: Environment | None = None, for_us: int | None = None) -> None:
+        victim = victim or self._victim()
+        if victim is None or victim.process.frozen:
+            return
+        if for_us is None:
+            longest_us = self._random.choice((2 * SECOND, 40 * SECOND, 400 * SECOND))
+            for_us = int(self._random.random() * longest_us)
+        self._world.note("freeze", victim.name, for_us // MS)
+        self._world.tally.fault("frozen")
+        victim.process.freeze()
+        self._world.hub.after(for_us, self._thaw, victim)
+
+    def _thaw(self, victim: Environment) -> None:
+        if victim.process.alive:
+            self._world.tally.fault("thawed")
+            self._world.note("thaw", victim.name)
+            victim.waiting_since_us = self._world.hub.now_us
+            victim.process.thaw()
+
+    def _clock_step(self) -> None:
+        if victim := self._victim():
+            self._world.tally.fault("clock stepped")
+            victim.clock.step()
+            self._world.note("clock", victim.name, victim.clock.now_ms() - self._world.hub.now_us // MS)
+
+    def _outage(self) -> None:
+        if self._world.network.outage:
+            return
+        self._world.tally.fault("outage")
+        self._world.note("outage")
+        self._world.network.outage = True
+        self._world.hub.after(int(self._random.random() * 15 * SECOND), self._outage_over)
+
+    def _outage_over(self) -> None:
+        self._world.network.outage = False
+        self._world.patience.troubled()
+        self._world.note("outage over")
+
+    def _kill_session(self) -> None:
+        server = self._world.server
+        if server.sessions:
+            self._world.tally.fault("session killed by hand")
+            server.kill(self._random.choice(list(server.sessions)))
+
+    def _database_restart(self) -> None:
+        self._world.tally.fault("MySQL restarted")
+        self._world.note("MySQL restarts")
+        self._world.server.restart(int(self._random.random() * 10 * SECOND))
+
+    def _fewer_connections(self) -> None:
+        self._world.tally.fault("max_connections changed")
+        self._world.server.max_connections = self._random.choice((3, self._world.max_connections, self._world.max_connections))

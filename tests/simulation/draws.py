@@ -1,0 +1,91 @@
+"""What worlds are made of: each seed draws its own sizes and its own few troubles, so that all sorts of mixtures come."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from connection_governor.fence import Fence
+from tests.simulation.chaos import Troubles
+from tests.simulation.clocks import stream
+from tests.simulation.network import Weather
+from tests.simulation.server import Habits
+from tests.simulation.world import Settings
+
+if TYPE_CHECKING:
+    from random import Random
+
+BEYOND_EVERY = 8  # of so many worlds, one has clocks beyond the allowance
+
+
+def settings_of(seed: str) -> Settings:
+    """The settings of a seed's world."""
+    random = stream(f"{seed}/settings")
+    shards = random.choice((1, 1, 1, 2, 2, 3, 4))
+    budget = random.randint(shards, 3 * shards + 2)
+    skew_ms = random.choice((500, 1_000, 1_000, 2_000))
+    beyond = random.randrange(BEYOND_EVERY) == 0
+    return Settings(
+        actors=_actors(random, budget),
+        budget=budget,
+        shards=shards,
+        budgets=tuple(_budget(random, budget) for _ in range(4)),
+        skew_ms=skew_ms,
+        clock_bound_ms=random.choice((3_000, 20_000, 300_000)) if beyond else skew_ms // 2 - 1,
+        honest_clocks=not beyond,
+        drift_ppm=random.choice((0, 100, 1_000)),
+        lag_ms=random.choice((100, 1_500, 4_000)),
+        fence=_fence(random),
+        weather=_weather(random),
+        troubles=_troubles(random),
+        habits=Habits(slow_close=random.choice((0, 0, 0.05)), silent_death=random.choice((0.2, 0.8))),
+        gap_s=random.choice((0.5, 3, 10)),
+        deadline_s=random.choice((3, 15, 40)),
+        long_statements=random.choice((0.0, 0.05)),
+        runaways=random.choice((0.0, 0.0, 0.02)),
+        opens_anyway=random.choice((0.0, 0.0, 0.5)),
+        budget_change_s=random.choice((15, 60, 200)),
+    )
+
+
+def _actors(random: Random, budget: int) -> tuple[str, ...]:
+    """More workers than connections, as a rule; sometimes no operator or janitor, sometimes two."""
+    wanted = max(2, round(budget * random.choice((0.7, 1.5, 2.5))))
+    kinds = ("function", "connecting", "longrunner", "patient", "remote", "vandal")
+    weights = [random.choice((0, 1, 2, 4)) for _ in kinds]
+    workers = random.choices(kinds, weights=weights if any(weights) else None, k=min(wanted, 16))
+    operators = ["operator"] * random.choice((0, 1, 2, 2))
+    janitors = ["janitor"] * random.choice((0, 1, 1, 2))
+    return (*workers, *operators, *janitors)
+
+
+def _budget(random: Random, usual: int) -> tuple[int, int]:
+    shards = random.choice((1, 1, 2, 3, 4))
+    return max(0, usual + random.randint(-usual, usual)), shards
+
+
+def _fence(random: Random) -> Fence:
+    if random.random() < 0.3:
+        return Fence()
+    return Fence(idle_seconds=random.choice((1, 2, 5)), statement_seconds=random.choice((1.0, 2.5, 4.0)), write_seconds=1)
+
+
+def _weather(random: Random) -> Weather:
+    """Each kind of bad luck is there in half of the worlds."""
+
+    def maybe(most: float) -> float:
+        return random.choice((0.0, random.random() * most))
+
+    return Weather(
+        slow=maybe(0.1), lost=maybe(0.06), answer_lost=maybe(0.08), late=maybe(0.06),
+        twice=maybe(0.08), throttled=maybe(0.1), failed=maybe(0.05), failed_late=maybe(0.05),
+    )
+
+
+def _troubles(random: Random) -> Troubles:
+    def maybe(*seconds: float) -> float:
+        return random.choice((0.0, *seconds))
+
+    return Troubles(
+        crash=maybe(5, 30), freeze=maybe(5, 30), clock_step=maybe(20), outage=maybe(150), kill_session=maybe(30),
+        database_restart=maybe(300), fewer_connections=maybe(200), brink=random.choice((0.0, 0.1, 0.4)),
+    )

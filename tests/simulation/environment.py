@@ -1,0 +1,157 @@
+"""Simulated environments: the production Governor, Engine, Operations and Janitor, each with a clock of its own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from connection_governor.emf import Reporter
+from connection_governor.engine import Engine
+from connection_governor.governor import Governor, Outside
+from connection_governor.janitor import Janitor
+from connection_governor.lease import Grant
+from connection_governor.operations import Operations
+from connection_governor.payloads import Requests
+from connection_governor.remote import RemoteGovernor
+from connection_governor.service import Service
+from tests.simulation.clocks import SeededEntropy, SkewedClock, stream
+from tests.simulation.dialing import VirtualOpener
+from tests.simulation.engine_branches import note_grant, note_renewal
+from tests.simulation.hub import MS, Process
+from tests.simulation.sessions import VirtualWatch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from connection_governor.engine import Renewal
+    from connection_governor.governor import Transport
+    from connection_governor.lease import Lease, Refusal, Wanted
+    from tests.simulation.world import World
+
+
+class SilentReporter(Reporter):
+    """Formats no line: logs are not simulated."""
+
+    def say(self, *_database: object, **_properties: object) -> None:
+        """Nothing."""
+
+    def note(self, *_message: object, **_properties: object) -> None:
+        """Nothing."""
+
+
+class Environment:
+    """One execution environment, from its start to its end.
+
+    Attributes:
+        process: what runs in it.
+        deadline_us: when Lambda stops the present invocation.
+        waiting_since_us: since when it could have been served, while it waits.
+        freezable: whether it may be frozen for minutes in the middle of its code.
+    """
+
+    def __init__(self, world: World, name: str) -> None:
+        self.world = world
+        self.number = world.next_number()
+        self.name = f"{name}.{self.number}"
+        self.random = stream(f"{world.seed}/{self.name}")
+        self.process = Process(world.hub, self.name)
+        self.process.on_failure = world.failed
+        self.process.on_brink = world.chaos.on_brink
+        settings = world.settings
+        self.clock = SkewedClock(
+            self.process, self.random, bound_us=settings.clock_bound_ms * MS, drift_ppm=settings.drift_ppm
+        )
+        self.entropy = SeededEntropy(self.random, self.number)
+        self.store = world.table.store_of(self.process, world.network)
+        self.deadline_us = 0
+        self.waiting_since_us = 0
+        self.freezable = False
+
+    def start(self, body: Callable[[], None]) -> None:
+        """Run until the body ends, or it is crashed."""
+        self.process.start(body)
+
+    def get_remaining_time_in_millis(self) -> int:
+        """As the Lambda context."""
+        return (self.deadline_us - self.world.hub.now_us) // MS
+
+    def operations(self) -> Operations:
+        """The operator's verbs."""
+        return Operations(self.store, self.clock, self.entropy)
+
+    def service(self) -> Service:
+        """The governor in this environment."""
+        engine = Engine(self.store, self.clock, self.entropy)
+        return Service(engine, self.operations(), SilentReporter(), self.clock)
+
+    def governor(self, *, remote: bool = False, **options: Any) -> Governor:  # noqa: ANN401 - Governor's own options
+        """What a worker uses, with a witness between it and its transport."""
+        transport: Transport = self.service()
+        if remote:
+            transport = RemoteGovernor(self._invoke, self.clock, self.entropy)
+        outside = Outside(
+            self.clock,
+            self.entropy,
+            SilentReporter(),
+            opener=lambda: VirtualOpener(self.process, self.world.server, self.clock),  # type: ignore[arg-type, return-value]
+        )
+        return Governor(
+            Witness(self, transport),
+            outside,
+            holder=self.name,
+            database=self.world.database,
+            fence=self.world.settings.fence,
+            **options,
+        )
+
+    def requests(self) -> Requests:
+        """The governor function's handler."""
+        return Requests(self.service(), self.clock, self.entropy)
+
+    def janitor(self) -> Janitor:
+        """The janitor, with its eye on MySQL."""
+        world = self.world
+        watch = VirtualWatch(self.process, world.server, world.ledger, world.tally)
+        return Janitor(self.operations(), watch, SilentReporter(), self.clock)
+
+    def _invoke(self, payload: bytes) -> tuple[bytes, str | None]:
+        return self.world.function.invoke(self.process, payload)
+
+
+class Witness:
+    """Between a Governor and its transport: tells the ledger what the holder is told, and what it gives back."""
+
+    def __init__(self, environment: Environment, transport: Transport) -> None:
+        self._process = environment.process
+        self._ledger = environment.world.ledger
+        self._tally = environment.world.tally
+        self._transport = transport
+
+    def acquire(self, wanted: Wanted, *, waiting: bool | None = None, until_ms: int | None = None) -> Grant | Refusal:
+        """See `governor.Transport`."""
+        self._process.call += 1
+        outcome = self._transport.acquire(wanted, waiting=waiting, until_ms=until_ms)
+        note_grant(self._tally, outcome)
+        if isinstance(outcome, Grant):
+            self._ledger.told(outcome.lease)
+        return outcome
+
+    def renew(self, lease: Lease, *, expires_at_ms: int) -> Renewal | Refusal | None:
+        """See `governor.Transport`."""
+        self._process.call += 1
+        outcome = self._transport.renew(lease, expires_at_ms=expires_at_ms)
+        renewed = note_renewal(self._tally, outcome)
+        if renewed is not None:
+            self._ledger.told(renewed)
+        return outcome
+
+    def release(self, lease: Lease) -> bool:
+        """See `governor.Transport`."""
+        self._process.call += 1
+        self._ledger.gives_back(lease)
+        released = self._transport.release(lease)
+        self._tally.outcomes["released" if released else "release: not held"] += 1
+        return released
+
+    def status(self, database: str) -> dict[str, Any]:
+        """See `governor.Transport`."""
+        return self._transport.status(database)

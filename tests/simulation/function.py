@@ -1,0 +1,140 @@
+"""The simulated governor function: Lambda's environments running the production handler, each killed at its deadline."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from connection_governor.errors import GovernorUnavailable
+from tests.simulation.hub import MS, SECOND, Process
+from tests.simulation.network import Network, Request
+
+if TYPE_CHECKING:
+    from random import Random
+
+    from connection_governor.payloads import Requests
+    from tests.simulation.environment import Environment
+    from tests.simulation.hub import Event
+    from tests.simulation.network import Weather
+    from tests.simulation.world import World
+
+DEADLINE_US = 10 * SECOND
+
+
+class GovernorFunction:
+    """Runs each invocation in an idle environment, or in a new one.
+
+    Args:
+        world: where it runs.
+        random: what befalls invocations.
+        weather: of the network between callers and Lambda.
+    """
+
+    def __init__(self, world: World, random: Random, weather: Weather) -> None:
+        self._world = world
+        self._idle: list[_Instance] = []
+        self._network = Network(world.hub, random, weather, self._started, world.tally)
+
+    def invoke(self, caller: Process, payload: bytes) -> tuple[bytes, str | None]:
+        """Called by a worker's transport: the answer's payload, and the kind of its error."""
+        job = self._network.call(Request(caller, "invoke", (payload,), caller.call))
+        assert isinstance(job, _Job)
+        outcome = job.wait(caller)
+        if isinstance(outcome, GovernorUnavailable):
+            raise outcome
+        return outcome
+
+    def _started(self, request: Request) -> _Job:
+        """The request has reached Lambda: the work begins, whether or not anybody waits for it."""
+        job = _Job(request.arguments[0])
+        instance = self._instance()
+        instance.run(job, stray=request.stray)
+        return job
+
+    def _instance(self) -> _Instance:
+        while self._idle:
+            instance = self._idle.pop()
+            if instance.is_alive:
+                return instance
+        return _Instance(self, self._world)
+
+    def free(self, instance: _Instance) -> None:
+        """An instance has answered and is frozen until the next invocation."""
+        self._idle.append(instance)
+
+
+class _Job:
+    """One invocation's work, which its caller may wait for."""
+
+    def __init__(self, payload: bytes) -> None:
+        self.payload = payload
+        self._outcome: tuple[bytes, str | None] | None = None
+        self._waiting: tuple[Process, int] | None = None
+
+    def wait(self, caller: Process) -> tuple[bytes, str | None] | GovernorUnavailable:
+        """Until it is done, or the caller's patience ends."""
+        if self._outcome is not None:
+            return self._outcome
+        ticket = caller.ticket()
+        self._waiting = caller, ticket
+        caller.hub.after(3 * SECOND, caller.wake, ticket, None)
+        outcome: tuple[bytes, str | None] | None = caller.wait()
+        return outcome or GovernorUnavailable("the governor function did not answer in time")
+
+    def done(self, answer: bytes, error: str | None) -> None:
+        """It has ended."""
+        self._outcome = answer, error
+        if self._waiting is not None:
+            caller, ticket = self._waiting
+            caller.hub.after(2 * MS, caller.wake, ticket, self._outcome)
+
+
+class _Instance:
+    """One environment of the function: handles one invocation after the other."""
+
+    def __init__(self, function: GovernorFunction, world: World) -> None:
+        self._function = function
+        self._world = world
+        self._environment: Environment = world.environment("function")
+        self._requests: Requests = self._environment.requests()
+        self._job: _Job | None = None
+        self._killing: Event | None = None
+        self._waiting = 0
+        self._environment.process.on_end.append(self._ended)
+        self._environment.start(self._serve)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it can take an invocation."""
+        return self._environment.process.alive
+
+    def run(self, job: _Job, *, stray: bool) -> None:
+        """Begin an invocation."""
+        process = self._environment.process
+        process.stray = stray
+        self._job = job
+        self._killing = self._world.hub.after(DEADLINE_US, self._world.kill, self._environment, "killed at its deadline")
+        if self._waiting:
+            process.wake(self._waiting)
+
+    def _serve(self) -> None:
+        process = self._environment.process
+        while True:
+            job = self._job
+            if job is None:
+                self._waiting = process.ticket()
+                process.wait()
+                continue
+            answer = json.dumps(self._requests.answer(json.loads(job.payload))).encode()
+            self._finish(job, answer, None)
+            self._function.free(self)
+
+    def _finish(self, job: _Job, answer: bytes, error: str | None) -> None:
+        self._job = None
+        if self._killing is not None:
+            self._killing.cancel()
+        job.done(answer, error)
+
+    def _ended(self) -> None:
+        if self._job is not None:
+            self._finish(self._job, b"{}", "Unhandled")

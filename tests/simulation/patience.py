@@ -1,0 +1,68 @@
+"""The promise to those who wait: whoever waits while capacity is free is granted within a minute of virtual time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tests.simulation.hub import MS, SECOND
+from tests.simulation.ledger import Violation, connections, end_ms
+
+if TYPE_CHECKING:
+    from tests.simulation.hub import Hub
+    from tests.simulation.ledger import Ledger
+
+PATIENCE_US = 60 * SECOND
+SETTINGS_KEPT_US = 60 * SECOND  # an environment may not have heard of a new budget before
+
+
+class Patience:
+    """Knows since when capacity for one connection is free, whoever may have left it behind.
+
+    Capacity is free where the budget exceeds what the leases hold that are not over by every clock.
+
+    Args:
+        hub: the true time.
+        ledger: what is stored.
+        skew_ms: the allowance for clocks.
+    """
+
+    def __init__(self, hub: Hub, ledger: Ledger, *, skew_ms: int) -> None:
+        self._hub = hub
+        self._ledger = ledger
+        self._over_after_ms = skew_ms + skew_ms // 2 + 1
+        self._full_until_us = 0
+        self._free_from_us = 0
+        self._plan = 0
+        ledger.on_change = self._changed
+
+    def troubled(self) -> None:
+        """Until now nobody could have been served: an outage has just ended."""
+        self._full_until_us = self._hub.now_us
+
+    def check(self, who: str, since_us: int) -> None:
+        """A wait that began then has come to its end just now, or goes on."""
+        now_us = self._hub.now_us
+        free_since_us = max(self._full_until_us, self._free_from_us, since_us)
+        if now_us - free_since_us > PATIENCE_US:
+            raise Violation("kept waiting", f"{who} waited while capacity was free for {(now_us - free_since_us) // MS} ms")
+
+    def _changed(self) -> None:
+        now_us, settings = self._hub.now_us, self._ledger.settings
+        self._full_until_us = max(self._full_until_us, min(self._free_from_us, now_us))
+        if settings is None:
+            return
+        if settings.plan != self._plan:
+            self._plan = settings.plan
+            self._full_until_us = now_us + SETTINGS_KEPT_US
+        shards = self._ledger.shards.values()
+        missing = sum(shard.allowed - shard.remaining for shard in shards) - settings.allowed + 1
+        self._free_from_us = now_us if missing <= 0 else self._comes_back_us(missing)
+
+    def _comes_back_us(self, missing: int) -> int:
+        """When so many connections will be over, if nothing changes."""
+        records = sorted(record for shard in self._ledger.shards.values() for record in shard.leases.values())
+        for record in records:
+            missing -= connections(record)
+            if missing <= 0:
+                return (end_ms(record) + self._over_after_ms) * MS
+        return 1 << 62  # the budget is zero

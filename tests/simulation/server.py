@@ -1,0 +1,296 @@
+"""The simulated MySQL: the ground truth. It speaks the protocol, so that the production code's connection talks to it.
+
+It knows what a server knows: sessions with a name, `wait_timeout` from the last command, limits of a statement, KILL,
+`max_connections`, sockets that end or fall silent. It does not know leases; whoever watches it does.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from tests.simulation.hub import MS, SECOND
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from random import Random
+
+    from tests.simulation.hub import Event, Hub
+    from tests.simulation.ledger import Tally
+
+DEFAULT_WAIT_S = 28_800
+SIGN_IN_S = 10
+QUICK_US = 200
+_ASSIGNMENT = re.compile(r"(\w+) = ([\d.]+)")
+_QUIT, _INIT_DB, _QUERY, _PING, _RESET = 0x01, 0x02, 0x03, 0x0E, 0x1F
+
+GREETING = (
+    b"\x0a10.11.6-MariaDB-sim\x00" + struct.pack("<I", 1) + b"abcdefgh\x00" + struct.pack("<H", 0xFFFF)
+    + b"\x2d" + struct.pack("<HH", 2, 0x00FF | 0x0010 | 0x0008) + b"\x15" + bytes(10)
+    + b"ijklmnopqrst\x00" + b"mysql_native_password\x00"
+)
+OK = bytes(7)
+
+
+def error_packet(code: int, text: str) -> bytes:
+    """How the server refuses."""
+    return b"\xff" + struct.pack("<H", code) + b"#HY000" + text.encode()
+
+
+@dataclass(frozen=True)
+class Habits:
+    """How likely what a server and its network sometimes do is.
+
+    Attributes:
+        slow_close: it hears a goodbye and takes longer than the client waits.
+        silent_death: a holder that ends leaves no end of the stream behind.
+    """
+
+    slow_close: float = 0.0
+    silent_death: float = 0.5
+
+
+class Peer(Protocol):
+    """The client's end of a session's stream."""
+
+    def hear(self, data: bytes) -> None:
+        """Bytes from the server."""
+
+    def hear_end(self) -> None:
+        """The server has closed its side."""
+
+    def is_stuck(self) -> bool:
+        """Whether nobody reads what the server sends."""
+
+
+class Watcher(Protocol):
+    """Who is told what becomes of sessions."""
+
+    def opened(self, session: ServerSession) -> None:
+        """A session has signed in."""
+
+    def fenced(self, session: ServerSession) -> None:
+        """Its first settings have been applied."""
+
+    def closed(self, session: ServerSession) -> None:
+        """It is gone."""
+
+
+class Server:
+    """A server that counts its sessions.
+
+    Args:
+        hub: the virtual time.
+        random: how long it takes, and its habits.
+        tally: counts refusals and ends.
+        watcher: is told of every session.
+        max_connections: one more is refused with 1040.
+    """
+
+    def __init__(
+        self, hub: Hub, random: Random, tally: Tally, watcher: Watcher, habits: Habits, *, max_connections: int
+    ) -> None:
+        self.hub = hub
+        self.random = random
+        self.tally = tally
+        self.watcher = watcher
+        self.habits = habits
+        self.max_connections = max_connections
+        self.down_until_us = 0
+        self.note: Callable[..., None] = _nothing
+        self.sessions: dict[int, ServerSession] = {}
+        self._made = 0
+
+    def hop_us(self) -> int:
+        """One way through the network."""
+        return 100 + int(self.random.random() * 1_500)
+
+    def accept(self, peer: Peer) -> ServerSession | None:
+        """A client has connected: a session, which counts from here on; None where it is refused."""
+        if len(self.sessions) >= self.max_connections:
+            self.tally.outcomes["MySQL refused: 1040"] += 1
+            peer.hear(_packet(0, error_packet(1040, "Too many connections")))
+            peer.hear_end()
+            return None
+        self._made += 1
+        session = self.sessions[self._made] = ServerSession(self, peer, self._made)
+        peer.hear(_packet(0, GREETING))
+        return session
+
+    def kill(self, connection_id: int) -> bool:
+        """KILL CONNECTION; whether there was one."""
+        session = self.sessions.get(connection_id)
+        if session is None:
+            return False
+        session.close("killed")
+        return True
+
+    def restart(self, down_us: int) -> None:
+        """Every session ends, and nobody is let in for a while."""
+        self.down_until_us = self.hub.now_us + down_us
+        for session in list(self.sessions.values()):
+            session.close("restart")
+
+
+class ServerSession:
+    """One session, from the accepted connection to its end.
+
+    Attributes:
+        name: the `program_name` of its handshake.
+        ready: whether it was ever set up by its client.
+        runaway: its last statement has passed every limit that its client set.
+        set_up_late: its client was frozen before it, for longer than the idle time that it then set.
+        stray: whoever watches counts it no more.
+        leaving: it has heard a goodbye and has yet to go.
+    """
+
+    def __init__(self, server: Server, peer: Peer, connection_id: int) -> None:
+        self.connection_id = connection_id
+        self.name = ""
+        self.ready = self.runaway = self.leaving = False
+        self.is_open = True
+        self.stray = self.set_up_late = False
+        self._signed_in_us = 0
+        self._server = server
+        self._hub = server.hub
+        self._peer = peer
+        self._commands: deque[bytes] = deque()
+        self._signed_in = self._busy = self._abandoned = False
+        self._timer: Event | None = None
+        self._settings: dict[str, float] = {}
+        self._set_timer(SIGN_IN_S, "no sign-in")
+
+    def receive(self, data: bytes) -> None:
+        """Bytes from the client: one or more whole packets."""
+        while self.is_open and data:
+            length = int.from_bytes(data[:3], "little")
+            payload, data = data[4 : 4 + length], data[4 + length :]
+            if self._signed_in:
+                self._commands.append(payload)
+            else:
+                self._sign_in(payload)
+        if self.is_open and not self._busy:
+            self._next()
+
+    def client_gone(self) -> None:
+        """The client's end of the stream was seen: at once if idle, else when the statement is over."""
+        self._abandoned = True
+        if self.is_open and not self._busy:
+            self.close("client gone")
+
+    def close(self, why: str) -> None:
+        """The session is gone, and its client will hear of it."""
+        if not self.is_open:
+            return
+        self.is_open = False
+        self._cancel_timer()
+        del self._server.sessions[self.connection_id]
+        self._server.tally.outcomes[f"session ended: {why}"] += 1
+        self._server.watcher.closed(self)
+        self._server.note("mysql", self.connection_id, self.name, "ends:", why)
+        self._hub.after(self._server.hop_us(), self._peer.hear_end)
+
+    def _sign_in(self, handshake: bytes) -> None:
+        at = handshake.find(b"program_name")
+        if at >= 0:
+            at += len(b"program_name")
+            self.name = handshake[at + 1 : at + 1 + handshake[at]].decode()
+        self._signed_in, self._signed_in_us = True, self._hub.now_us
+        self._say(OK, 2)
+        self._set_timer(DEFAULT_WAIT_S, "wait_timeout")
+        self._server.watcher.opened(self)
+        self._server.note("mysql", self.connection_id, self.name, "signs in")
+
+    def _next(self) -> None:
+        """Begin the next command that has come."""
+        if not self._commands:
+            return
+        self._cancel_timer()
+        command = self._commands.popleft()
+        if command[0] == _QUIT:
+            self._leave()
+            return
+        self._busy, self.runaway = True, False
+        sql = command[1:].decode() if command[0] == _QUERY else ""
+        if command[0] == _RESET:
+            self._settings = {}
+        if sql.startswith("SET "):
+            self._set(sql)
+        duration_us, answer = self._duration(sql)
+        self._server.note("mysql", self.connection_id, self.name, sql[:12] or hex(command[0]), "for", duration_us // MS, "ms")
+        self._hub.after(duration_us, self._finish, answer, sql.startswith("STREAM"))
+
+    def _set(self, sql: str) -> None:
+        self._settings |= {name: float(value) for name, value in _ASSIGNMENT.findall(sql)}
+        if not self.ready:
+            self.ready = True
+            self.set_up_late = self._hub.now_us - self._signed_in_us > self._settings.get("wait_timeout", 0) * SECOND
+            self._server.watcher.fenced(self)
+
+    def _duration(self, sql: str) -> tuple[int, bytes]:
+        """How long a statement takes, and how it ends."""
+        verb, _, seconds = sql.partition(" ")
+        if verb not in ("WORK", "STREAM", "RUNAWAY"):
+            return QUICK_US, OK
+        wanted_us = int(float(seconds) * SECOND)
+        limit_us = int(self._settings.get("max_statement_time", 0) * SECOND) or wanted_us
+        if verb == "RUNAWAY":
+            self._hub.after(self._longest_us(limit_us), self._run_away)
+            return wanted_us, OK
+        return min(wanted_us, limit_us), OK if wanted_us <= limit_us else error_packet(1969, "max_statement_time")
+
+    def _longest_us(self, limit_us: int) -> int:
+        locks_us = int(2 * self._settings.get("lock_wait_timeout", 0) * SECOND)
+        return max(limit_us, locks_us) + int(self._settings.get("net_write_timeout", 0) * SECOND)
+
+    def _run_away(self) -> None:
+        if self.is_open and self._busy:
+            self.runaway = True
+            self._server.tally.fault("statement ran away")
+
+    def _finish(self, answer: bytes, is_stream: bool) -> None:
+        if not self.is_open:
+            return
+        if is_stream and self._peer.is_stuck():
+            self._hub.after(int(self._settings.get("net_write_timeout", 60) * SECOND), self.close, "net_write_timeout")
+            return
+        self._busy = False
+        self._say(answer, 1)
+        if self._abandoned:
+            self.close("client gone")
+        elif self._commands:
+            self._next()
+        else:
+            self._set_timer(self._settings.get("wait_timeout", DEFAULT_WAIT_S), "wait_timeout")
+
+    def _leave(self) -> None:
+        slow = self._server.random.random() < self._server.habits.slow_close
+        self._busy = True
+        if slow:
+            self.leaving = True
+            self._server.tally.fault("slow to close")
+        longest_us = 2_000 * MS if slow else 20 * MS
+        self._hub.after(int(self._server.random.random() * longest_us) + QUICK_US, self.close, "goodbye")
+
+    def _say(self, payload: bytes, number: int) -> None:
+        self._hub.after(self._server.hop_us(), self._peer.hear, _packet(number, payload))
+
+    def _set_timer(self, seconds: float, why: str) -> None:
+        self._cancel_timer()
+        self._timer = self._hub.after(int(seconds * SECOND), self.close, why)
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def _nothing(*_words: object) -> None:
+    pass
+
+
+def _packet(number: int, payload: bytes) -> bytes:
+    return len(payload).to_bytes(3, "little") + bytes([number]) + payload

@@ -1,0 +1,142 @@
+"""Promise 5, checked where it is kept: what MySQL counts, against what is lent.
+
+Not counted against the budget, because no promise covers them, but counted in the report: a session whose statement runs
+past every limit; one that heard its goodbye and is slow to go; one whose client has not yet set it up; one that was
+opened without a lease on purpose.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+from connection_governor.observe import Observation, Session
+
+if TYPE_CHECKING:
+    from tests.simulation.hub import Process
+    from tests.simulation.ledger import Ledger, Place, Tally
+    from tests.simulation.server import Server, ServerSession
+
+
+class Sessions:
+    """Matches sessions to leases.
+
+    Args:
+        ledger: what is lent.
+        tally: counts what is not covered.
+    """
+
+    def __init__(self, ledger: Ledger, tally: Tally) -> None:
+        self._ledger = ledger
+        self._tally = tally
+        self._by_place: defaultdict[Place, list[ServerSession]] = defaultdict(list)
+        self.covered = 0
+        self.peak = 0
+        ledger.on_gone = self._lease_gone
+
+    def opened(self, session: ServerSession) -> None:
+        """See `server.Watcher`."""
+        place = place_of(session)
+        if place is None:
+            session.stray = True
+            self._tally.outcomes["session without a lease"] += 1
+            return
+        self._by_place[place].append(session)
+
+    def fenced(self, session: ServerSession) -> None:
+        """See `server.Watcher`: from here on the session counts."""
+        place = place_of(session)
+        if place is None or session.stray:
+            return
+        if place[1] not in self._leases(place[0]):
+            session.stray = True
+            self._tally.outcomes["session set up after its lease was gone"] += 1
+            return
+        if session.set_up_late:
+            session.stray = True
+            self._tally.outcomes["session frozen between sign-in and set-up"] += 1
+            return
+        self.covered += 1
+        self.peak = max(self.peak, self.covered)
+        if self.covered > self._ledger.lent:
+            self._ledger.check_lent(self.covered)
+
+    def closed(self, session: ServerSession) -> None:
+        """See `server.Watcher`."""
+        place = place_of(session)
+        if place is None:
+            return
+        if session in self._by_place[place]:
+            self._by_place[place].remove(session)
+            if session.ready and not session.stray:
+                self.covered -= 1
+
+    def _lease_gone(self, place: Place) -> None:
+        """A lease was released, taken over or reclaimed: none of its sessions may be left."""
+        for session in self._by_place.pop(place, ()):
+            self._by_place[place].append(session)
+            if session.stray:
+                continue
+            why = _uncovered(session)
+            if why is None:
+                self._outlived(session, place)
+            elif session.ready:
+                self.covered -= 1
+            session.stray = True
+            self._tally.outcomes[f"session beyond its lease: {why or 'clocks beyond the allowance'}"] += 1
+
+    def _outlived(self, session: ServerSession, place: Place) -> None:
+        self._ledger.breaks("MySQL agrees", f"session {session.connection_id} outlives lease {place[1]} of shard {place[0]}")
+        self.covered -= 1
+
+    def _leases(self, index: int) -> object:
+        shard = self._ledger.shards.get(index)
+        return shard.leases if shard else ()
+
+
+def place_of(session: ServerSession) -> Place | None:
+    """Shard and lease that a session names."""
+    parts = session.name.split(":")
+    if len(parts) != 3:
+        return None
+    return int(parts[2].rpartition("#")[2]), parts[1]
+
+
+def _uncovered(session: ServerSession) -> str | None:
+    if not session.ready:
+        return "not set up yet"
+    if session.runaway:
+        return "statement ran away"
+    return "slow to close" if session.leaving else None
+
+
+class VirtualWatch:
+    """The janitor's eye: sees and kills as the monitoring user would, each at the price of a round trip."""
+
+    def __init__(self, process: Process, server: Server, ledger: Ledger, tally: Tally) -> None:
+        self._process = process
+        self._server = server
+        self._ledger = ledger
+        self._tally = tally
+
+    def observe(self) -> Observation:
+        """See `janitor.Watch`."""
+        self._process.sleep(self._server.hop_us())
+        seen = tuple(
+            Session(session.connection_id, "worker", "", "Sleep", 0, session.name or None)
+            for session in self._server.sessions.values()
+        )
+        self._process.sleep(self._server.hop_us())
+        return Observation(seen, names_known=True)
+
+    def kill(self, session: Session) -> bool:
+        """See `janitor.Watch`; a session whose lease is still held must never be killed."""
+        self._process.sleep(self._server.hop_us())
+        victim = self._server.sessions.get(session.connection_id)
+        if victim is None or victim.name != session.program_name:
+            return False
+        place = place_of(victim)
+        if place in self._ledger.held and place not in self._ledger.given_up:
+            self._ledger.breaks("MySQL agrees", f"the janitor killed the session of lease {place}, which is held")
+        self._tally.outcomes["session killed by the janitor"] += 1
+        return self._server.kill(session.connection_id)

@@ -1,0 +1,280 @@
+"""Who uses the governor: functions of every habit, each a loop of environments that come, work and go."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pymysql import err
+
+from connection_governor.errors import (
+    GovernorUnavailable,
+    InvalidRequest,
+    LeaseLost,
+    NoConnectionsLeft,
+    UnknownDatabase,
+)
+from connection_governor.lease import Wanted
+from tests.simulation.hub import MS, SECOND
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from random import Random
+
+    from connection_governor.fence import Fence
+    from connection_governor.governor import Governor
+    from connection_governor.lease import Lease
+    from connection_governor.mysql import FencedConnection
+    from tests.simulation.environment import Environment
+    from tests.simulation.world import World
+
+EXPECTED = (NoConnectionsLeft, GovernorUnavailable, LeaseLost, UnknownDatabase, InvalidRequest, err.MySQLError)
+WAITS_S = 75.0
+
+
+class BodyFailure(Exception):  # noqa: N818 - what a worker's own code raises
+    """A worker's own code failed."""
+
+
+class Worker:
+    """A worker in one environment.
+
+    Args:
+        world: where.
+        environment: in which it runs.
+        kept: whether it keeps its connection between invocations.
+    """
+
+    def __init__(self, world: World, environment: Environment, *, remote: bool = False, keep_seconds: int = 0) -> None:
+        self.world = world
+        self.environment = environment
+        self.random: Random = environment.random
+        self.fence: Fence = world.settings.fence
+        options: dict[str, Any] = {}
+        if self.random.random() < world.settings.opens_anyway:
+            options["on_unavailable"] = "open"
+        if keep_seconds:
+            options["keep_seconds"] = keep_seconds
+        self.governor: Governor = environment.governor(remote=remote, **options)
+
+    def seconds(self, longest: float) -> float:
+        """Some time up to so many seconds, often short."""
+        return float(longest * self.random.random() ** 2)
+
+    def rest(self, longest: float) -> None:
+        """Let some time pass."""
+        self.environment.process.sleep(int(self.seconds(longest) * SECOND))
+
+    def count(self, error: Exception) -> None:
+        """An error that its caller has to expect."""
+        self.world.tally.outcomes[f"raised: {type(error).__name__}"] += 1
+
+    def one_invocation(self) -> None:
+        """Override: what one invocation does."""
+        raise NotImplementedError
+
+    def run(self) -> None:
+        """One invocation after the other, until the environment goes."""
+        while True:
+            self.rest(self.world.settings.gap_s)
+            try:
+                self.one_invocation()
+            except (*EXPECTED, BodyFailure) as error:
+                self.count(error)
+
+    # What workers do with what they get.
+
+    def query(self, connection: FencedConnection, *, context: bool) -> None:
+        """A few statements; now and then one that is long, that nobody reads, or that nothing limits."""
+        for _ in range(self.random.randint(1, 3)):
+            verb = "WORK"
+            seconds = self.seconds(self.fence.statement_seconds * (1.3 if self.random.random() < 0.1 else 0.2))
+            if self.random.random() < self.world.settings.long_statements:
+                seconds = self.fence.statement_seconds
+                verb = "STREAM"
+            if self.random.random() < self.world.settings.runaways:
+                seconds, verb = self.fence.statement_bound_ms / 1_000 * (1 + 3 * self.random.random()), "RUNAWAY"
+            connection.query(f"{verb} {seconds:.3f}")
+            self.rest(2 * self.fence.idle_seconds if self.random.random() < 0.05 else 0.5)
+        if self.random.random() < 0.05:
+            raise BodyFailure
+
+    def with_connection(self, **options: Any) -> None:  # noqa: ANN401 - of `connection`
+        """The way most workers take."""
+        with self.governor.connection(timeout=self.seconds(4), **options) as connection:
+            self.query(connection, context="context" in options)
+
+    def with_lease(self, **options: Any) -> None:  # noqa: ANN401 - of `lease`
+        """Any other driver."""
+        count = 2 if self.random.random() < 0.2 else 1
+        with self.governor.lease(connections=count, timeout=self.seconds(3), **options):
+            self.rest(2)
+
+    def by_hand(self, **options: Any) -> None:  # noqa: ANN401 - of `acquire`
+        """Acquire, renew and release by hand, not always tidily."""
+        lease = self.governor.acquire(timeout=self.seconds(3), **options)
+        self.rest(2)
+        for _ in range(self.random.choice((0, 0, 1, 1, 2, 4))):
+            lease = self._renewed(lease, options)
+            self.rest(3)
+        if self.random.random() < 0.9:
+            self.governor.release(lease)
+        if self.random.random() < 0.2:
+            self.governor.release(lease)
+
+    def _renewed(self, lease: Lease, options: dict[str, Any]) -> Lease:
+        """Renewed, if it can be: an outage or an overdrawn budget leaves it as it is."""
+        try:
+            return self.governor.renew(lease, **options)
+        except (GovernorUnavailable, NoConnectionsLeft) as error:
+            self.count(error)
+            return lease
+
+
+class LambdaWorker(Worker):
+    """A Lambda function: each invocation has a deadline, at which it is killed wherever it is."""
+
+    def one_invocation(self) -> None:
+        """See `Worker`."""
+        world, environment = self.world, self.environment
+        length_us = int((1 + self.seconds(world.settings.deadline_s)) * SECOND)
+        environment.deadline_us = world.hub.now_us + length_us
+        killing = world.hub.after(length_us, world.kill, environment, "killed at its deadline")
+        try:
+            habit: Callable[..., None] = self.random.choice((self.with_connection, self.with_lease, self.by_hand))
+            habit(context=environment)
+            if self.random.random() < 0.02:
+                environment.process.sleep(2 * length_us)
+        finally:
+            killing.cancel()
+
+
+class ConnectingWorker(LambdaWorker):
+    """A Lambda function that only ever opens connections."""
+
+    def one_invocation(self) -> None:
+        """See `Worker`."""
+        self.with_lease = self.by_hand = self.with_connection  # type: ignore[method-assign]
+        super().one_invocation()
+
+
+class LongRunner(Worker):
+    """Code outside Lambda: no deadline, and it may be frozen for minutes in the middle of anything."""
+
+    def one_invocation(self) -> None:
+        """See `Worker`."""
+        self.environment.freezable = True
+        lease_ms = self.fence.guard_ms + 1_000 + int(self.seconds(20) * 1_000)
+        habit: Callable[..., None] = self.random.choice(
+            (self.with_connection, self.with_connection, self.with_lease, self.by_hand)
+        )
+        habit(lease_ms=lease_ms)
+
+
+class PatientWorker(Worker):
+    """Waits for more than a minute, and then holds for a while."""
+
+    def one_invocation(self) -> None:
+        """See `Worker`."""
+        environment, patience = self.environment, self.world.patience
+        environment.waiting_since_us = self.world.hub.now_us
+        try:
+            lease = self.governor.acquire(timeout=WAITS_S, lease_ms=1_000 + int(self.seconds(15) * 1_000))
+        except NoConnectionsLeft:
+            patience.check(environment.name, environment.waiting_since_us)
+            raise
+        patience.check(environment.name, environment.waiting_since_us)
+        self.rest(5)
+        if self.random.random() < 0.8:
+            self.governor.release(lease)
+
+
+class Vandal(Worker):
+    """Calls the verbs wrongly in every way: nothing that it does may harm anyone."""
+
+    def __init__(self, world: World, environment: Environment) -> None:
+        super().__init__(world, environment)
+        self._service = environment.service()
+        self._kept: list[Lease] = []
+
+    def one_invocation(self) -> None:
+        """See `Worker`."""
+        try:
+            self.random.choice((self._forge, self._reuse_id, self._ask_too_much, self._renew_late, self._hold_on))()
+        except InvalidRequest as error:
+            self.count(error)
+
+    def _lease(self) -> Lease:
+        lease = self.governor.acquire(lease_ms=2_000 + int(self.seconds(8) * 1_000))
+        self._kept = [*self._kept[-3:], lease]
+        return lease
+
+    def _hold_on(self) -> None:
+        self._lease()
+        self.rest(3)
+
+    def _forge(self) -> None:
+        """Releases and renews what is not written so: other connections, another end, another shard, another tag."""
+        lease = self._lease()
+        for change in (
+            {"connections": 5},
+            {"expires_at_ms": lease.expires_at_ms + 1},
+            {"shard": lease.shard + 1},
+            {"holder": "somebody"},
+        ):
+            forged = _replace(lease, **change)
+            self.environment.process.call += 1
+            if self._service.release(forged):
+                self.world.broke("once", f"a release of {forged} took effect, held was {lease}")
+            self.environment.process.call += 1
+            if self._service.renew(forged, expires_at_ms=forged.expires_at_ms + 5_000) is None:
+                self.world.tally.outcomes["forged renewal refused"] += 1
+        self.governor.release(lease)
+
+    def _reuse_id(self) -> None:
+        lease = self._lease()
+        self.environment.process.call += 1
+        self._service.acquire(Wanted(lease.database, lease.lease_id, "thief", 1, lease.expires_at_ms + 7))
+
+    def _ask_too_much(self) -> None:
+        self.governor.acquire(connections=self.random.choice((0, -1, 5_000, 37)))
+
+    def _renew_late(self) -> None:
+        lease = self._kept[0] if self._kept else self._lease()
+        self.rest(15)
+        try:
+            self.governor.renew(lease, lease_ms=5_000)
+        finally:
+            self.governor.release(lease)
+
+
+def _replace(lease: Lease, **changes: Any) -> Lease:  # noqa: ANN401 - fields of a lease
+    from dataclasses import replace  # noqa: PLC0415
+
+    return replace(lease, **changes)
+
+
+def operate(world: World, environment: Environment) -> None:
+    """An operator changes the budget and the shards, now and then both at once with another."""
+    random, operations = environment.random, environment.operations()
+    while True:
+        environment.process.sleep(int(random.expovariate(1 / world.settings.budget_change_s) * SECOND))
+        budget, shards = world.settings.choice_of_budget(random)
+        world.note("budget", environment.name, budget, shards)
+        world.tally.fault("budget changed")
+        try:
+            operations.set_budget(world.database, budget, shards=shards)
+        except GovernorUnavailable as error:
+            world.tally.outcomes[f"set_budget: {type(error).__name__}"] += 1
+
+
+def look_after(world: World, environment: Environment) -> None:
+    """The janitor's rounds, more or less each minute."""
+    random, janitor = environment.random, environment.janitor()
+    while True:
+        late = 240 if random.random() < 0.1 else 10
+        environment.process.sleep((50 * SECOND) + int(random.random() * late * 1_000) * MS)
+        try:
+            janitor.round(world.database)
+            world.tally.outcomes["janitor's round"] += 1
+        except (GovernorUnavailable, UnknownDatabase) as error:
+            world.tally.outcomes[f"janitor: {type(error).__name__}"] += 1

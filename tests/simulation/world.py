@@ -1,0 +1,260 @@
+"""One simulated world: a table, a MySQL, workers, operators, janitors and what befalls them. A function of its seed."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from connection_governor.errors import NoConnectionsLeft
+from connection_governor.fence import Fence
+from tests.simulation import engine_branches
+from tests.simulation.chaos import Chaos, Troubles
+from tests.simulation.clocks import stream
+from tests.simulation.dialing import set_virtual_time
+from tests.simulation.environment import Environment
+from tests.simulation.function import GovernorFunction
+from tests.simulation.hub import MS, SECOND, START_US, Hub, Process
+from tests.simulation.ledger import Ledger, Tally, Violation, end_ms
+from tests.simulation.network import Network, Request, Weather
+from tests.simulation.patience import Patience
+from tests.simulation.server import Habits, Server
+from tests.simulation.sessions import Sessions
+from tests.simulation.table import MemoryTable, Versions
+from tests.simulation.workers import (
+    ConnectingWorker,
+    LambdaWorker,
+    LongRunner,
+    PatientWorker,
+    Vandal,
+    Worker,
+    look_after,
+    operate,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from random import Random
+
+DATABASE = "orders"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that a world is made of; `of_seed` draws it."""
+
+    actors: tuple[str, ...]
+    budget: int = 3
+    shards: int = 1
+    budgets: tuple[tuple[int, int], ...] = ((3, 1),)
+    skew_ms: int = 1_000
+    clock_bound_ms: int = 499
+    honest_clocks: bool = True
+    drift_ppm: int = 200
+    lag_ms: int = 3_000
+    fence: Fence = field(default_factory=Fence)
+    weather: Weather = field(default_factory=Weather)
+    troubles: Troubles = field(default_factory=Troubles)
+    habits: Habits = field(default_factory=Habits)
+    gap_s: float = 3.0
+    deadline_s: float = 20.0
+    long_statements: float = 0.02
+    runaways: float = 0.0
+    opens_anyway: float = 0.0
+    budget_change_s: float = 60.0
+
+    def choice_of_budget(self, random: Random) -> tuple[int, int]:
+        """What an operator may wish for."""
+        return random.choice(self.budgets)
+
+
+class World:
+    """Runs a world until so many steps were made, checking after each; then ends everybody and counts the slots.
+
+    Args:
+        seed: names the world.
+        settings: what it is made of.
+        record: keep the history.
+    """
+
+    def __init__(self, seed: str, settings: Settings, *, record: bool = False) -> None:
+        engine_branches.count_branches()
+        self.seed, self.settings, self.database = seed, settings, DATABASE
+        self.hub, self.tally = Hub(), Tally()
+        set_virtual_time(self.hub)
+        self.history: list[str] | None = [] if record else None
+        self.environments: list[Environment] = []
+        self._by_process: dict[str, Environment] = {}
+        self._numbers = 0
+        self._over = False
+        honest = settings.honest_clocks
+        self.ledger = Ledger(self.hub, self.tally, skew_ms=settings.skew_ms, honest_clocks=honest)
+        self.patience = Patience(self.hub, self.ledger, skew_ms=settings.skew_ms)
+        self.sessions = Sessions(self.ledger, self.tally)
+        versions = Versions(self.hub, self._stream("lag"), settings.lag_ms * MS)
+        self.table = MemoryTable(versions, self.ledger)
+        self.network = Network(self.hub, self._stream("network"), settings.weather, self._deliver, self.tally)
+        self.max_connections = 1_000
+        self.server = Server(
+            self.hub, self._stream("mysql"), self.tally, self.sessions, settings.habits, max_connections=1_000
+        )
+        if record:
+            self.server.note = self.note
+        self.chaos = Chaos(self, self._stream("chaos"), settings.troubles)
+        self.function = GovernorFunction(self, self._stream("function"), replace(settings.weather, late=0.0))
+
+    def run(self, steps: int) -> Tally:
+        """Until so many steps were made.
+
+        Raises:
+            Violation: an invariant does not hold.
+        """
+        engine_branches.MET.clear()
+        self.network.set_weather(Weather())
+        self._first_budget()
+        self.network.set_weather(self.settings.weather)
+        for number, kind in enumerate(self.settings.actors):
+            self._spawn(kind, f"{kind}{number}")
+        self.chaos.start()
+        self.hub.run(stop=lambda: self.tally.steps >= steps)
+        self._epilogue()
+        self.tally.branches += engine_branches.MET
+        return self.tally
+
+    # What actors and chaos ask of it.
+
+    def next_number(self) -> int:
+        """A number for each environment."""
+        self._numbers += 1
+        return self._numbers
+
+    def environment(self, name: str) -> Environment:
+        """A new environment, which may be crashed and frozen."""
+        environment = Environment(self, name)
+        self.environments = [one for one in self.environments if one.process.alive]
+        self.environments.append(environment)
+        self._by_process[environment.process.name] = environment
+        return environment
+
+    def environment_of(self, process: Process) -> Environment | None:
+        """Whose process it is."""
+        return self._by_process.get(process.name)
+
+    def kill(self, environment: Environment, how: str) -> None:
+        """End an environment at once."""
+        if environment.process.alive:
+            self.tally.fault(how)
+            self.note(how, environment.name)
+            environment.process.end()
+
+    def failed(self, process: Process, failure: Exception) -> None:
+        """Production code raised what nobody expects."""
+        if isinstance(failure, Violation):
+            raise failure
+        raise Violation("surprise", f"{process.name}: {failure!r}") from failure
+
+    def broke(self, invariant: str, what: str) -> None:
+        """An actor has seen an invariant broken."""
+        raise Violation(invariant, what)
+
+    def note(self, *words: object) -> None:
+        """A line of the history."""
+        if self.history is not None:
+            self.history.append(f"{self.hub.now_us - START_US:>12} {' '.join(map(str, words))}")
+
+    def digest(self) -> str:
+        """A hash of the whole history."""
+        return hashlib.sha256("\n".join(self.history or ()).encode()).hexdigest()
+
+    # How it goes.
+
+    def _stream(self, name: str) -> Random:
+        return stream(f"{self.seed}/{name}")
+
+    def _deliver(self, request: Request) -> object:
+        self.tally.steps += 1
+        answer = self.table.deliver(request)
+        if self.history is not None:
+            stray = " (stray)" if request.stray else ""
+            self.note(request.sender.name, f"{request.verb}{stray}", request.arguments, "->", answer)
+        return answer
+
+    def _first_budget(self) -> None:
+        operator = Environment(self, "founder")
+        done: list[bool] = []
+
+        def found() -> None:
+            settings = self.settings
+            operator.operations().set_budget(
+                DATABASE, settings.budget, shards=settings.shards, skew_ms=settings.skew_ms
+            )
+            done.append(True)
+
+        operator.start(found)
+        self.hub.run(stop=lambda: bool(done))
+
+    def _spawn(self, kind: str, name: str) -> None:
+        """Start an actor's environment; when it ends, another takes its place after a while."""
+        if self._over:
+            return
+        environment = self.environment(name)
+        environment.process.on_end.append(
+            lambda: self.hub.after(int(environment.random.random() * 5 * SECOND), self._spawn, kind, name)
+        )
+        environment.start(ACTORS[kind](self, environment))
+
+    def _epilogue(self) -> None:
+        """Everybody is killed at once; after the last lease and the allowance, all of the budget can be lent again."""
+        self._over = True
+        self.chaos.end()
+        for environment in self.environments:
+            environment.process.end()
+        self.network.set_weather(Weather())
+        self.hub.run(until_us=self.hub.now_us + 400 * SECOND)
+        if not self.settings.honest_clocks:
+            return
+        self.hub.run(until_us=max(self.hub.now_us, self._last_end_us()) + SECOND)
+        self._lend_all()
+
+    def _last_end_us(self) -> int:
+        ends = (end_ms(record) for shard in self.ledger.shards.values() for record in shard.leases.values())
+        return (max(ends, default=0) + 2 * self.settings.skew_ms) * MS
+
+    def _lend_all(self) -> None:
+        """A newcomer asks for every connection of the budget, with no janitor to help."""
+        assert self.ledger.settings is not None
+        budget = self.ledger.settings.allowed
+        lent: list[bool] = []
+
+        def ask_for_all() -> None:
+            for _ in range(budget):
+                try:
+                    governor.acquire(timeout=30, lease_ms=600_000)
+                except NoConnectionsLeft:
+                    break
+                lent.append(True)
+            done.append(True)
+
+        done: list[bool] = []
+        environment = Environment(self, "newcomer")
+        governor = environment.governor()
+        environment.start(ask_for_all)
+        self.hub.run(stop=lambda: bool(done))
+        if len(lent) != budget:
+            raise Violation("lost slot", f"{len(lent)} of {budget} could be lent after everybody was gone")
+
+
+def _working(worker: Callable[[World, Environment], Worker]) -> Callable[[World, Environment], Callable[[], None]]:
+    return lambda world, environment: worker(world, environment).run
+
+
+ACTORS: dict[str, Callable[[World, Environment], Callable[[], None]]] = {
+    "function": _working(LambdaWorker),
+    "remote": _working(lambda world, environment: LambdaWorker(world, environment, remote=True)),
+    "connecting": _working(ConnectingWorker),
+    "longrunner": _working(LongRunner),
+    "patient": _working(PatientWorker),
+    "vandal": _working(Vandal),
+    "operator": lambda world, environment: lambda: operate(world, environment),
+    "janitor": lambda world, environment: lambda: look_after(world, environment),
+}
