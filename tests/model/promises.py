@@ -1,0 +1,115 @@
+"""What must hold in every state, and at every step. Promises 1, 3, 4 and 6 of the design; 2 as far as it has no clock."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tests.model.state import ABSENT, HOLD, RENEW, Label, Plan, Shard, State, Story, World
+
+if TYPE_CHECKING:
+    from tests.model.operators import Operators
+
+
+class Promises:
+    """Says what is wrong with a state or a step; None if nothing is."""
+
+    def __init__(self, world: World, operators: Operators) -> None:
+        self._world = world
+        self._operators = operators
+        self._nothing_is_given_up = world.features.isdisjoint({"late", "crash", "freeze", "renew"})
+        self._recovering: dict[tuple[object, ...], str | None] = {}
+
+    def wrong(self, state: State) -> str | None:
+        """The first promise that this state breaks."""
+        return (
+            self._over_grant(state)
+            or self._counter_drifted(state)
+            or self._misled(state)
+            or self._lost(state)
+        )
+
+    def wrong_step(self, before: State, after: State, label: Label) -> str | None:
+        """The first promise that this step breaks. What fits no state: fences grow, a renew never shortens.
+
+        A release removes a record and a renew replaces it by a later one, so that neither can take effect a second time
+        unless the lease was granted again.
+        """
+        if label[0] == "time passes":
+            return None
+        granted = {
+            new.shard
+            for at, new in enumerate(after.stories)
+            if new.end != ABSENT and (at >= len(before.stories) or before.stories[at].end == ABSENT)
+        }
+        for index, (old, new) in enumerate(zip(before.shards, after.shards, strict=True)):
+            if old and new and new.fence < old.fence + (index in granted):
+                return f"the fence of shard {index} did not grow"
+        for was, now in zip(before.stories, after.stories, strict=False):
+            if ABSENT not in (was.end, now.end) and now.end < was.end:
+                return "a late renew made a lease shorter"
+        return None
+
+    def _over_grant(self, state: State) -> str | None:
+        """Promise 1: what is lent, against the highest budget in force since the oldest live lease was written."""
+        live = [story for story in state.stories if story.end > 0]
+        lent, allowed = sum(story.size for story in live), max([state.in_force, *(story.budget for story in live)])
+        return f"over-grant: {lent} are lent, and no more than {allowed} were ever allowed" if lent > allowed else None
+
+    def _counter_drifted(self, state: State) -> str | None:
+        """Promise 4: the counter equals the leases, in every shard."""
+        for index, shard in enumerate(state.shards):
+            held = sum(story.size for story in state.stories if story.shard == index and story.end != ABSENT)
+            if shard and shard.allowed - shard.remaining != held:
+                return f"the counter of shard {index} says {shard.allowed - shard.remaining}, its leases hold {held}"
+        return None
+
+    def _misled(self, state: State) -> str | None:
+        """Who believes in a lease has it, to itself; and (promise 3) one acquire leaves no second lease behind."""
+        for story in state.stories:
+            believers = [client for client in story.clients if client.kind in (HOLD, RENEW) and client.end > 0]
+            if any(story.end < client.end for client in believers):
+                return "a client believes in a lease that is not stored"
+            if len(believers) > 1:
+                return "two clients hold one lease"
+            if self._nothing_is_given_up and story.end > 0 and not story.clients:
+                return "a retry left a second lease behind, which nobody knows of"
+        return None
+
+    # ---- promise 2 and promise 6: nothing is lost for good, and a half-done plan can be finished
+
+    def _lost(self, state: State) -> str | None:
+        """Promise 2: from here, with every holder gone, all that the last plan allows can be lent without the janitor."""
+        key = (state.shards, state.plans)
+        if key not in self._recovering:
+            self._recovering[key] = self._unfinished(state)
+        return self._recovering[key]
+
+    def _unfinished(self, state: State) -> str | None:
+        """Who is refused settles the last plan, if a shard that it saw is short; then each shard must have its share."""
+        last = state.plans[-1]
+        if not any(self._is_short(shard, last, index) for index, shard in enumerate(state.shards)):
+            lendable = sum(shard.allowed for shard in state.shards[: last.shards] if shard)
+            return None if lendable >= last.budget else "lost for good: nobody who is refused has a reason to settle"
+        settled = self._settled(state)
+        shares = tuple(last.share(index) for index in range(last.made))
+        left = tuple(shard and shard.allowed for shard in settled.shards[: last.made])
+        return None if left == shares else f"a half-done plan cannot be finished: {left} instead of {shares}"
+
+    def _is_short(self, shard: Shard | None, last: Plan, index: int) -> bool:
+        """Whether a refusal shows that this shard waits for capacity. A missing one does, where the plan lends from it."""
+        if shard is None:
+            return index < last.shards and self._world.broken != "a missing shard is not short"
+        return shard.allowed < last.share(index)
+
+    def _settled(self, state: State) -> State:
+        """After reclaiming everything and carrying out the last plan, with nobody else about."""
+        number = len(state.plans) - 1
+        empty = tuple(shard and shard._replace(remaining=shard.allowed) for shard in state.shards)
+        state = state._replace(shards=self._operators.marked(empty, state.plans), stories=())
+        while True:
+            moves = [*self._operators.stamps(state, number), *self._operators.raises(state, number)]
+            if not moves:
+                return state
+            after = moves[-1][1]
+            state = after._replace(shards=self._operators.marked(after.shards, after.plans))
+
