@@ -132,12 +132,10 @@ def test_a_reset_that_the_server_refuses_leaves_no_session_out_of_step(
     assert not session.open
 
 
+@pytest.mark.filterwarnings("ignore:.*reconnect:DeprecationWarning")  # newer PyMySQL advises against it
 def test_it_is_never_reopened_behind_the_leases_back(opened: Opener, root: Connection[Cursor]) -> None:
     """`ping(reconnect=True)` would bring up a session without fence, under a lease that may be over."""
     session = opened()
     root.query(f"KILL {session.thread_id()}")
-    with (
-        pytest.warns(DeprecationWarning, match="reconnect"),
-        pytest.raises(pymysql.err.InterfaceError, match="never reopened"),
-    ):
+    with pytest.raises(pymysql.err.InterfaceError, match="never reopened"):
         session.ping(reconnect=True)

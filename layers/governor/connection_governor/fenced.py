@@ -7,23 +7,22 @@ Behind a proxy (RDS Proxy, ProxySQL), the end of the stream is the proxy's, and 
 
 from __future__ import annotations
 
-import contextlib
-import socket
 import ssl
 import struct
-import time
 from typing import TYPE_CHECKING, Any
 
 from pymysql import err
 from pymysql.charset import charset_by_name
 from pymysql.connections import Connection
-from pymysql.constants import COMMAND, SERVER_STATUS
+from pymysql.constants import CLIENT, COMMAND, CR, SERVER_STATUS
 
 from connection_governor.errors import LeaseLost
+from connection_governor.farewell import RESET, peer_has_closed, take_leave
 from connection_governor.fence import set_statement
 from connection_governor.tls import ResumingContext
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable
 
     from pymysql.cursors import Cursor
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
 
         server_version: str
         server_status: int
+        server_capabilities: int
         _sock: socket.socket | None
         _result: Any
         _closed: bool
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         _write_timeout: float | None
         _next_seq_id: int
 
+        def _request_authentication(self) -> None: ...
         def _execute_command(self, command: int, sql: str | bytes) -> None: ...
         def _read_ok_packet(self) -> object: ...
         def _read_query_result(self, unbuffered: bool = False) -> int: ...
@@ -55,11 +56,7 @@ if TYPE_CHECKING:
 else:
     _Connection = Connection
 
-CLOSE_SECONDS = 0.2
 PING_SECONDS = 1.0
-_RESET = b"\x1f"  # COM_RESET_CONNECTION; PyMySQL has no name for it
-_GOODBYE = struct.pack("<iBiB", 1, _RESET[0], 1, COMMAND.COM_QUIT)
-_TCP_CLOSE, _TCP_CLOSE_WAIT = 7, 8  # Linux: tcp_info's first byte, once the peer has reset or finished the stream
 
 
 class FencedConnection(_Connection):
@@ -123,8 +120,15 @@ class FencedConnection(_Connection):
         if isinstance(self._sock, ssl.SSLSocket) and isinstance(self._sock.context, ResumingContext):
             self._sock.context.remember(self._sock)
 
+    def _request_authentication(self) -> None:
+        if (
+            self.ssl and not self.server_capabilities & CLIENT.SSL
+        ):  # older PyMySQL would send the password in plain text
+            raise err.OperationalError(CR.CR_SSL_CONNECTION_ERROR, "TLS is required, and the server does not offer it")
+        super()._request_authentication()
+
     def set_character_set(self, charset: str, collation: str | None = None) -> None:
-        """As PyMySQL; while connecting, where it would send SET NAMES, sends all of the session's settings at once."""
+        """As PyMySQL; while connecting, where PyMySQL would send SET NAMES, sends all of the session's settings."""
         if self._opened:
             super().set_character_set(charset, collation)
             self._unanswered = False
@@ -133,8 +137,9 @@ class FencedConnection(_Connection):
         statement = set_statement(self.fence, self._start, is_mariadb=self.is_mariadb).encode()
         self._execute_command(COMMAND.COM_QUERY, statement)
         self._read_ok_packet()  # also tells autocommit's state, so that PyMySQL need not set it
-        use = (bytes([COMMAND.COM_INIT_DB]) + _encoded(self.db),) if self.db else ()
-        self._after_reset = (_RESET, *use, bytes([COMMAND.COM_QUERY]) + statement)
+        schema = self.db.encode() if isinstance(self.db, str) else self.db
+        use = (bytes([COMMAND.COM_INIT_DB]) + schema,) if schema else ()
+        self._after_reset = (RESET, *use, bytes([COMMAND.COM_QUERY]) + statement)
         self._opened = True
 
     def reset(self) -> None:
@@ -174,7 +179,7 @@ class FencedConnection(_Connection):
         """
         patience, self._read_timeout = self._read_timeout, PING_SECONDS
         try:
-            self.ping()
+            self.ping(reconnect=False)  # older PyMySQL would reconnect by itself
         except err.Error:
             self._force_close()
             return False
@@ -183,11 +188,9 @@ class FencedConnection(_Connection):
         return True
 
     def close(self) -> None:
-        """Says goodbye and waits up to `CLOSE_SECONDS` for the server's end of the stream. Never raises. See `let_go`.
+        """Says goodbye and waits up to `farewell.CLOSE_SECONDS` for the server to let go: see `let_go`. Never raises.
 
-        A plain close is sometimes still counted by the server when the next connection arrives. Even the end of the
-        stream comes before an open transaction is rolled back (measured: 350 ms before, for 300,000 rows), and until
-        then the session counts. So a reset goes first, in the same write: it rolls back before the server hangs up.
+        A plain close is sometimes still counted by the server when the next connection arrives.
         """
         if self._sock is not None:
             self._say_goodbye(self._sock)
@@ -199,10 +202,7 @@ class FencedConnection(_Connection):
     def _say_goodbye(self, sock: socket.socket) -> None:
         self._cut_off = self._in_transaction or (self._result is not None and self._result.unbuffered_active)
         self._closed = True
-        with contextlib.suppress(Exception):
-            sock.settimeout(CLOSE_SECONDS)
-            sock.sendall(_GOODBYE)
-            self.let_go = _read_to_end(sock)
+        self.let_go = take_leave(sock)
         self._force_close()
 
     @property
@@ -248,7 +248,7 @@ class FencedConnection(_Connection):
     def _force_close(self) -> None:
         if self._sock is not None and not self.let_go:
             self._cut_off = self._cut_off or not self._closed
-            self.let_go = _peer_has_closed(self._sock) and not self._in_transaction
+            self.let_go = peer_has_closed(self._sock) and not self._in_transaction
         if self._result is not None:
             self._result.unbuffered_active = False  # or PyMySQL would go on reading once the result is collected
         super()._force_close()
@@ -274,24 +274,3 @@ class FencedConnection(_Connection):
         self.collation = self._start.collation
         self.encoding = charset_by_name(self._start.charset).encoding
         self.autocommit_mode = self._start.autocommit
-
-
-def _encoded(name: str | bytes) -> bytes:
-    return name if isinstance(name, bytes) else name.encode()
-
-
-def _read_to_end(sock: socket.socket) -> bool:
-    """Reads whatever still comes, until the peer ends the stream (True) or `CLOSE_SECONDS` have passed (False)."""
-    ends_at = time.monotonic() + CLOSE_SECONDS
-    while (left := ends_at - time.monotonic()) > 0:
-        sock.settimeout(left)
-        if not sock.recv(65_536):
-            return True
-    return False
-
-
-def _peer_has_closed(sock: socket.socket) -> bool:
-    """Whether the kernel knows that the peer has closed its side (Linux; elsewhere it is never known)."""
-    with contextlib.suppress(OSError, AttributeError):
-        return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] in (_TCP_CLOSE, _TCP_CLOSE_WAIT)
-    return False
