@@ -1,0 +1,177 @@
+"""Processes full of threads that lend from one table with the production code, and journal what each of them held.
+
+Run as a program, so that a test can kill it: `python -m tests.conformance.crowd FOLDER THREADS MODE SECONDS LEASE_MS`,
+configured by the environment as any worker is. It says "ready", waits for a line, works, and says "done". The journal
+is one file for each process: `+ ID CONNECTIONS MONOTONIC_NS` once a lease was granted, `- ID - MONOTONIC_NS` just
+before it is given back. CLOCK_MONOTONIC is one clock for all processes of a machine.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from connection_governor import Governor, GovernorUnavailable, NoConnectionsLeft
+from connection_governor.lease import Lease  # noqa: TC001 - a program, not a library
+from tests.conformance.worlds import environment_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parents[2]
+DATABASE = "orders"
+LONGEST_HOLD_S = 0.4  # long enough that 64 who take turns press against 20, at the pace of an emulator
+
+
+@dataclass(frozen=True)
+class Held:
+    """One lease as its holder saw it: from the grant's answer until just before the release is sent."""
+
+    lease_id: str
+    connections: int
+    from_ns: int
+    until_ns: int | None
+
+
+class Crowd:
+    """Some processes on one table, started together; each is a worker's environment with threads."""
+
+    def __init__(self, folder: Path, processes: list[subprocess.Popen[str]]) -> None:
+        self._folder = folder
+        self.processes = processes
+
+    def go(self) -> None:
+        """Let all begin at once."""
+        for process in self.processes:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+        for process in self.processes:
+            assert process.stdin is not None
+            process.stdin.write("go\n")
+            process.stdin.flush()
+
+    def finish(self, timeout_s: float = 120) -> None:
+        """Wait until all have done their work."""
+        for process in self.processes:
+            assert process.wait(timeout_s) == 0
+
+    def held(self) -> list[Held]:
+        """What was held, from all journals; `until_ns` is None where it was never given back."""
+        leases: dict[str, Held] = {}
+        for journal in self._folder.iterdir():
+            for line in journal.read_text("ascii").splitlines():
+                sign, lease_id, count, at_ns = line.split(" ")
+                if sign == "+":
+                    leases[lease_id] = Held(lease_id, int(count), int(at_ns), None)
+                else:
+                    seen = leases[lease_id]
+                    leases[lease_id] = Held(lease_id, seen.connections, seen.from_ns, int(at_ns))
+        return list(leases.values())
+
+
+def most_at_once(leases: list[Held], gone_ns: int | None = None) -> int:
+    """The most connections that were held at one moment; who never gave back held until `gone_ns`."""
+    moments = []
+    for lease in leases:
+        until_ns = lease.until_ns if lease.until_ns is not None else gone_ns
+        assert until_ns is not None, "a lease was never given back"
+        moments += [(lease.from_ns, lease.connections), (until_ns, -lease.connections)]
+    peak = now = 0
+    for _, change in sorted(moments):
+        now += change
+        peak = max(peak, now)
+    return peak
+
+
+@contextmanager
+def crowd(
+    folder: Path,
+    endpoint_url: str,
+    table: str,
+    *,
+    processes: int = 8,
+    threads: int = 8,
+    mode: str = "loop",
+    seconds: float = 1.0,
+    lease_ms: int = 30_000,
+) -> Iterator[Crowd]:
+    """Start the processes; whatever happens, none is left."""
+    variables = {**os.environ, **environment_of(endpoint_url, table).variables, "GOVERNOR_DATABASE": DATABASE}
+    variables["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "layers" / "governor")])
+    folder.mkdir()
+    arguments = [str(folder), str(threads), mode, str(seconds), str(lease_ms)]
+    started: list[subprocess.Popen[str]] = []
+    try:
+        for _ in range(processes):
+            command = [sys.executable, "-m", "tests.conformance.crowd", *arguments]
+            pipe = subprocess.PIPE
+            started.append(subprocess.Popen(command, stdin=pipe, stdout=pipe, env=variables, cwd=ROOT, text=True))
+        yield Crowd(folder, started)
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+            for stream in (process.stdin, process.stdout):
+                if stream is not None:
+                    stream.close()
+
+
+class Member:
+    """One thread of the crowd."""
+
+    def __init__(self, governor: Governor, journal: IO[bytes], lease_ms: int) -> None:
+        self._governor = governor
+        self._journal = journal
+        self._lease_ms = lease_ms
+
+    def once(self, _until: float) -> None:
+        """Try once, and keep what is granted."""
+        with suppress(NoConnectionsLeft):
+            self._take(0)
+
+    def loop(self, until: float) -> None:
+        """Take, hold for a moment, give back; again and again."""
+        while time.monotonic() < until:
+            with suppress(NoConnectionsLeft, GovernorUnavailable):
+                lease = self._take(0.5)
+                time.sleep(random.random() * LONGEST_HOLD_S)
+                self._write(f"- {lease.lease_id} - {time.monotonic_ns()}")
+                self._governor.release(lease)
+
+    def _take(self, timeout: float) -> Lease:
+        lease = self._governor.acquire(timeout=timeout, lease_ms=self._lease_ms)
+        self._write(f"+ {lease.lease_id} {lease.connections} {time.monotonic_ns()}")
+        return lease
+
+    def _write(self, line: str) -> None:
+        self._journal.write(line.encode() + b"\n")  # unbuffered: one write, which a kill cannot halve
+
+
+def main(folder: str, threads: str, mode: str, seconds: str, lease_ms: str) -> None:
+    """Be one process of the crowd."""
+    talk = os.fdopen(os.dup(1), "w")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # metrics go to standard output: not wanted here
+    governor = Governor.from_env()
+    with Path(folder, str(os.getpid())).open("ab", buffering=0) as journal:
+        member = Member(governor, journal, int(lease_ms))
+        talk.write("ready\n")
+        talk.flush()
+        sys.stdin.readline()
+        until = time.monotonic() + float(seconds)
+        crew = [threading.Thread(target=getattr(member, mode), args=(until,)) for _ in range(int(threads))]
+        for thread in crew:
+            thread.start()
+        for thread in crew:
+            thread.join()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
