@@ -31,6 +31,7 @@ class LocalAws:
 
     endpoint_url: str
     folder: Path
+    group: int
 
     @property
     def variables(self) -> dict[str, str]:
@@ -96,7 +97,7 @@ def local_aws(
         server = start("the local AWS (MiniStack)", [program], log=log, env=environment, cwd=folder)
         try:
             wait_until_ready(server, lambda: _answers(port), timeout_s=START_TIMEOUT_S)
-            yield LocalAws(f"http://{LOOPBACK}:{port}", folder)
+            yield LocalAws(f"http://{LOOPBACK}:{port}", folder, server.pid)
         finally:
             stop(server)
 

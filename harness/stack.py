@@ -98,9 +98,7 @@ def running_stack(  # noqa: PLR0913 - each is a choice of the one who starts it
     say("Starting MariaDB and the local AWS")
     threads = {"MINISTACK_WORKER_THREADS": str(max(64, 2 * concurrency + 16))}
     with (
-        PrivateMariaDB(
-            max_connections=allowed + FOR_MONITORING, port=database_port, options=["--userstat=1"]
-        ) as database,
+        PrivateMariaDB(max_connections=allowed + FOR_MONITORING, port=database_port) as database,
         local_aws(port=stack_port, authorization=authorization, settings=threads) as aws,
     ):
         say("Building the template with sam")

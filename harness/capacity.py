@@ -1,0 +1,66 @@
+"""Times how long it takes until the whole budget can be granted again: by acquiring it, all at once."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from connection_governor.clock import SYSTEM_CLOCK
+from connection_governor.engine import Engine
+from connection_governor.entropy import SYSTEM_ENTROPY
+from connection_governor.environment import Environment, dynamodb_store
+from connection_governor.lease import Grant, Lease, Wanted
+from harness.deployment import DATABASE_NAME
+from harness.observer import now_ms, operations_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from harness.stack import Stack
+
+LEASE_MS = 5_000
+EACH_S = 0.1
+
+
+def wait_for_full_budget(stack: Stack, *, timeout_s: float, meanwhile: Callable[[], None]) -> int | None:
+    """Tries to acquire the whole budget until it is granted, and gives it back.
+
+    Args:
+        stack: the running stack.
+        timeout_s: when to give up.
+        meanwhile: called between tries.
+
+    Returns:
+        When it was granted, in milliseconds since 1970, or None where it was not.
+    """
+    engine = Engine(dynamodb_store(Environment(stack.variables)), SYSTEM_CLOCK, SYSTEM_ENTROPY)
+    pieces = pieces_of([shard.allowed for shard in operations_of(stack).status(DATABASE_NAME).shards])
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if _all_granted(engine, pieces):
+            return now_ms()
+        meanwhile()
+        time.sleep(EACH_S)
+    return None
+
+
+def pieces_of(shares: list[int]) -> list[int]:
+    """The whole budget in few leases: one of the smallest share for each shard, and the rest singly."""
+    least = min(shares)
+    return [least] * len(shares) + [1] * (sum(shares) - least * len(shares))
+
+
+def _all_granted(engine: Engine, pieces: list[int]) -> bool:
+    held: list[Lease] = []
+    try:
+        for connections in pieces:
+            expires_at_ms = now_ms() + LEASE_MS
+            wanted = Wanted(DATABASE_NAME, SYSTEM_ENTROPY.lease_id(), "probe", connections, expires_at_ms)
+            answer = engine.acquire(wanted)
+            if not isinstance(answer, Grant):
+                return False
+            held.append(answer.lease)
+        return True
+    finally:
+        for lease in held:
+            engine.release(lease)

@@ -1,0 +1,57 @@
+"""`make demo`: deploys, plays the scenario, and reports. Exit code 0 only if every promise held."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import TYPE_CHECKING
+
+from harness.paths import BUILD, ROOT
+from harness.progress import progress_for
+from harness.scenario import play
+from harness.settings import Settings
+from harness.stack import running_stack
+from harness.summary import broken_promises, summarise
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from harness.recording import Recording
+
+FOLDER = BUILD / "demo"
+
+
+def main() -> int:
+    """Runs the demo; returns 0 only if every promise held."""
+    settings = Settings.from_environment()
+    shutil.rmtree(FOLDER, ignore_errors=True)
+    FOLDER.mkdir(parents=True)
+    with progress_for() as progress:
+        with running_stack(
+            allowed=settings.allowed,
+            concurrency=settings.concurrency,
+            janitor=False,
+            stack_port=settings.stack_port,
+            database_port=settings.database_port,
+            say=progress.step,
+        ) as stack:
+            recording = play(stack, settings, progress)
+        progress.step("Everything is stopped; drawing the report")
+        return report(recording, FOLDER)
+
+
+def report(recording: Recording, folder: Path) -> int:
+    """Writes the results and says what they are; returns the exit code."""
+    from harness.report import write_report  # noqa: PLC0415 - drawing takes a second to import, and is needed last
+
+    recording.write(folder / "recording.json")
+    summary = summarise(recording)
+    broken = broken_promises(summary, recording)
+    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    write_report(recording, summary, broken, folder)
+    print(json.dumps(summary, indent=2))
+    for promise in broken:
+        print(f"BROKEN: {promise}")
+    print("Not every promise held." if broken else "Every promise held.")
+    print(f"Results: {', '.join(str(path.relative_to(ROOT)) for path in sorted(folder.iterdir()))}", flush=True)
+    return 1 if broken else 0

@@ -1,0 +1,99 @@
+"""Looks at the demo from outside: what MySQL itself counts, and what the lease table says, again and again."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from connection_governor.clock import SYSTEM_CLOCK
+from connection_governor.entropy import SYSTEM_ENTROPY
+from connection_governor.environment import Environment, dynamodb_store
+from connection_governor.operations import Operations
+from harness.deployment import DATABASE_NAME
+
+if TYPE_CHECKING:
+    from pymysql.connections import Connection
+    from pymysql.cursors import Cursor
+
+    from harness.stack import Stack
+
+WORKER_USER = "governed_worker"  # the template's default
+SESSIONS = "SELECT COUNT(*) FROM information_schema.processlist WHERE user = %s"
+
+
+def now_ms() -> int:
+    """Milliseconds since 1970 UTC."""
+    return time.time_ns() // 1_000_000
+
+
+@dataclass(slots=True)
+class MySQLObserver:
+    """Counts the worker's sessions, on a connection of its own.
+
+    Attributes:
+        connection: root's.
+        samples: (milliseconds since 1970, sessions).
+    """
+
+    connection: Connection[Cursor]
+    samples: list[tuple[int, int]] = field(default_factory=list)
+
+    def sample(self) -> None:
+        """Counts once."""
+        with self.connection.cursor() as cursor:
+            cursor.execute(SESSIONS, (WORKER_USER,))
+            row = cursor.fetchone()
+        assert row is not None
+        self.samples.append((now_ms(), int(row[0])))
+
+    def latest(self) -> int:
+        """The latest count; 0 before the first."""
+        return self.samples[-1][1] if self.samples else 0
+
+
+def sessions_begun(connection: Connection[Cursor]) -> int:
+    """How many sessions the worker's user has had since MySQL was started."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT total_connections FROM performance_schema.users WHERE user = %s", (WORKER_USER,))
+        row = cursor.fetchone()
+    return int(row[0]) if row else 0
+
+
+def global_status(connection: Connection[Cursor], name: str) -> int:
+    """One of the counters of MySQL's SHOW GLOBAL STATUS."""
+    with connection.cursor() as cursor:
+        cursor.execute("SHOW GLOBAL STATUS LIKE %s", (name,))
+        row = cursor.fetchone()
+    assert row is not None
+    return int(row[1])
+
+
+@dataclass(slots=True)
+class TableObserver:
+    """Reads what is lent, as an operator would: consistently, and without changing anything.
+
+    Attributes:
+        operations: of the deployed table.
+        samples: (milliseconds since 1970, connections lent).
+    """
+
+    operations: Operations
+    samples: list[tuple[int, int]] = field(default_factory=list)
+
+    def sample(self) -> None:
+        """Reads once."""
+        self.samples.append((now_ms(), self.in_use()))
+
+    def in_use(self) -> int:
+        """Connections lent now; a lease that is over counts until somebody takes it over."""
+        return self.operations.status(DATABASE_NAME).in_use
+
+    def latest(self) -> int:
+        """The latest reading; 0 before the first."""
+        return self.samples[-1][1] if self.samples else 0
+
+
+def operations_of(stack: Stack) -> Operations:
+    """The operator's verbs on the deployed table."""
+    return Operations(dynamodb_store(Environment(stack.variables)), SYSTEM_CLOCK, SYSTEM_ENTROPY)

@@ -1,0 +1,155 @@
+"""Says how a run goes: a live line in a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+PLAIN_EACH_S = 2.0
+HISTORY = 60
+BLOCKS = " ▁▂▃▄▅▆▇█"
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What is known at one moment of a load."""
+
+    what: str
+    done: int
+    asked: int
+    allowed: int
+    remaining: int
+    refused: int
+    mysql_sessions: int
+    acquire_ms: float | None
+
+    def words(self) -> str:
+        """As one line of text."""
+        latency = "-" if self.acquire_ms is None else f"{self.acquire_ms:.0f} ms"
+        return (
+            f"{self.what}: {self.done}/{self.asked} done, {self.remaining} of {self.allowed} remaining, "
+            f"MySQL counts {self.mysql_sessions}, {self.refused} refused, acquire p50 {latency}"
+        )
+
+
+class Progress(Protocol):
+    """Where a run says how it goes; a context manager."""
+
+    def __enter__(self) -> Self:
+        """Starts."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Leaves the terminal as it was."""
+
+    def step(self, words: str) -> None:
+        """The run has come to a next step."""
+
+    def show(self, figures: Figures) -> None:
+        """The figures of this moment; called often."""
+
+
+class PlainLines:
+    """For logs and pipes: each step, and the figures every other second."""
+
+    def __init__(self) -> None:
+        self._shown_at = 0.0
+
+    def __enter__(self) -> Self:
+        """Starts."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Nothing to undo."""
+
+    def step(self, words: str) -> None:
+        """Prints it."""
+        print(words, flush=True)
+
+    def show(self, figures: Figures) -> None:
+        """Prints them, unless others were printed just now."""
+        if time.monotonic() - self._shown_at >= PLAIN_EACH_S:
+            self._shown_at = time.monotonic()
+            print(f"  {figures.words()}", flush=True)
+
+
+class LivePanel:
+    """For a terminal: steps scroll by; below them a bar, the figures and MySQL's count over time, in place."""
+
+    def __init__(self) -> None:
+        self._console = Console()
+        self._live = Live(console=self._console, transient=True, refresh_per_second=8)
+        self._history: deque[int] = deque(maxlen=HISTORY)
+
+    def __enter__(self) -> Self:
+        """Takes over the terminal's last lines."""
+        self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Gives the terminal back."""
+        self._live.stop()
+
+    def step(self, words: str) -> None:
+        """Prints it above the panel."""
+        self._console.print(f"[bold]▸[/bold] {words}", highlight=False)
+
+    def show(self, figures: Figures) -> None:
+        """Draws the panel anew."""
+        self._history.append(figures.mysql_sessions)
+        self._live.update(Group(_bar(figures), _table(figures), Text(sparkline(self._history, figures.allowed))))
+
+
+def sparkline(counts: deque[int], top: int) -> str:
+    """Counts as a row of blocks, `top` as a full one."""
+    return "MySQL " + "".join(BLOCKS[min(len(BLOCKS) - 1, round(count / top * (len(BLOCKS) - 1)))] for count in counts)
+
+
+def _bar(figures: Figures) -> Table:
+    row = Table.grid(padding=(0, 1))
+    row.add_row(figures.what, ProgressBar(figures.asked, figures.done, width=40), f"{figures.done}/{figures.asked}")
+    return row
+
+
+def _table(figures: Figures) -> Table:
+    table = Table.grid(padding=(0, 3))
+    latency = "-" if figures.acquire_ms is None else f"{figures.acquire_ms:.0f} ms"
+    table.add_row(
+        f"remaining [bold]{figures.remaining}[/bold] of {figures.allowed}",
+        f"MySQL counts [bold]{figures.mysql_sessions}[/bold]",
+        f"refused [bold red]{figures.refused}[/bold red]",
+        f"acquire p50 [bold]{latency}[/bold]",
+    )
+    return table
+
+
+def progress_for(stream: object = None) -> Progress:
+    """A live panel where the output is a terminal, else plain lines."""
+    output = sys.stdout if stream is None else stream
+    return LivePanel() if getattr(output, "isatty", lambda: False)() else PlainLines()

@@ -1,0 +1,175 @@
+"""What the demo plays: a fleet, a crash, the recovery, the fleet again; then the same without a governor."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from harness.background import Task
+from harness.capacity import wait_for_full_budget
+from harness.deployment import DATABASE_NAME
+from harness.drill import Crash, kill_holders
+from harness.load import Wave, run, together
+from harness.observer import global_status, now_ms, operations_of, sessions_begun
+from harness.progress import Figures
+from harness.recording import Load, Recording
+from harness.summary import longest_lease_ms
+from harness.watch import Watch, watching
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pymysql.connections import Connection
+    from pymysql.cursors import Cursor
+
+    from harness.progress import Progress
+    from harness.settings import Settings
+    from harness.stack import Stack
+
+FIRST_WAVE = 0.7  # of the invocations; the others come when the crash is overcome
+SHARE_KILLED = 0.4  # of the budget
+LEFT_AT_CRASH_S = 6.0  # of the first wave: it goes on with what is left, and is done before the lost leases end
+PATIENCE_S = 10.0  # beyond lease + skew, before the demo stops waiting for the full budget
+POLL_S = 0.1
+REFUSED = "Aborted_connects"  # MariaDB counts each error 1040 and 1226 here, once
+BREATH_S = 1.5  # between two parts, so that each is seen
+
+
+def play(stack: Stack, settings: Settings, progress: Progress) -> Recording:
+    """Plays all of it; returns what was recorded."""
+    with watching(stack) as watch, contextlib.closing(stack.database.root()) as root:
+        return _Play(stack, settings, progress, watch, root).all()
+
+
+@dataclass(slots=True)
+class _Play:
+    stack: Stack
+    settings: Settings
+    progress: Progress
+    watch: Watch
+    root: Connection[Cursor]
+    crash: Crash = field(default_factory=lambda: Crash(0, ()))
+
+    def all(self) -> Recording:
+        """The parts in their order."""
+        settings, skew_ms = self.settings, operations_of(self.stack).status(DATABASE_NAME).settings.skew_ms
+        refused_before = self._refused_by_mysql()
+        self.progress.step(f"{settings.concurrency} workers at a time share {settings.allowed} connections")
+        first = self._first_wave()
+        lease_ms = longest_lease_ms(first.holds)
+        full_at_ms = self._recover((lease_ms + skew_ms) / 1000 + PATIENCE_S)
+        governed = together(first, self._second_wave())
+        refused = self._refused_by_mysql() - refused_before
+        time.sleep(BREATH_S)
+        ungoverned = self._without_governor()
+        leaked = self._leaked(governed, lease_ms + skew_ms)
+        return self._recording(governed, ungoverned, skew_ms, refused, full_at_ms, leaked)
+
+    def _waves(self, *, governed: bool) -> tuple[Wave, Wave]:
+        settings = self.settings
+        first = max(1, round(settings.iterations * FIRST_WAVE))
+        return (
+            Wave(first, settings.concurrency, "ramp", settings.seed, governed),
+            Wave(max(1, settings.iterations - first), settings.concurrency, "steady", settings.seed + 1, governed),
+        )
+
+    def _run(self, wave: Wave, meanwhile: Callable[[], None]) -> Load:
+        """Runs one wave, and calls `meanwhile` again and again."""
+        load = Task(lambda: run(self.stack, wave))
+        while not load.done():
+            time.sleep(POLL_S)
+            meanwhile()
+        return load.result()
+
+    def _first_wave(self) -> Load:
+        wave, since = self._waves(governed=True)[0], time.monotonic()
+
+        def show_and_crash() -> None:
+            self._show("governed")
+            if not self.crash.pids and _is_time_to_crash(self.watch.ended, wave.iterations, time.monotonic() - since):
+                self._crash()
+
+        return self._run(wave, show_and_crash)
+
+    def _crash(self) -> None:
+        count = max(1, round(self.settings.allowed * SHARE_KILLED))
+        self.crash = kill_holders(self.root, self.stack.aws.group, count, self.settings.seed)
+        self.progress.step(f"Killed {len(self.crash.pids)} workers while they held a connection (SIGKILL)")
+
+    def _second_wave(self) -> Load:
+        self.progress.step("The fleet again, with the whole budget")
+        return self._run(self._waves(governed=True)[1], lambda: self._show("governed"))
+
+    def _recover(self, timeout_s: float) -> int | None:
+        self.progress.step("Waiting until the whole budget can be granted again")
+        full_at_ms = wait_for_full_budget(self.stack, timeout_s=timeout_s, meanwhile=lambda: self._show("recovery"))
+        time.sleep(BREATH_S)
+        return full_at_ms
+
+    def _without_governor(self) -> Load:
+        self.progress.step("The same load without the governor")
+        begun, refused = sessions_begun(self.root), self._refused_by_mysql()
+
+        def show() -> None:
+            refused_now = self._refused_by_mysql() - refused
+            self._show("ungoverned", sessions_begun(self.root) - begun + refused_now, refused=refused_now)
+
+        return together(*(self._run(wave, show) for wave in self._waves(governed=False)))
+
+    def _refused_by_mysql(self) -> int:
+        return global_status(self.root, REFUSED)
+
+    def _leaked(self, governed: Load, longest_ms: int) -> int:
+        """Connections still lent when nobody can hold any more."""
+        self.progress.step("Looking for leaked leases")
+        over_ms = max((hold.to_ms for hold in governed.holds), default=0) + longest_ms
+        time.sleep(max(0, over_ms - now_ms()) / 1000)
+        return self.watch.table.in_use()
+
+    def _recording(
+        self, governed: Load, ungoverned: Load, skew_ms: int, refused: int, full_at_ms: int | None, leaked: int
+    ) -> Recording:
+        bridge = self.watch.bridge
+        bridge.pump()
+        return Recording(
+            allowed=self.settings.allowed,
+            concurrency=self.settings.concurrency,
+            asked=self.settings.iterations,
+            skew_ms=skew_ms,
+            governed=governed,
+            ungoverned=ungoverned,
+            crashed_at_ms=self.crash.at_ms if self.crash.pids else None,
+            killed=len(self.crash.pids),
+            full_again_at_ms=full_at_ms,
+            leaked=leaked,
+            mysql_sessions=list(self.watch.mysql.samples),
+            mysql_refused=refused,
+            lent=list(self.watch.table.samples),
+            remaining=bridge.values("Remaining Connections"),
+            refusals=bridge.values("NoConnLeftError"),
+            metric_totals={name: bridge.total(name) for name in ("Granted", "Released", "NoConnLeftError")},
+        )
+
+    def _show(self, what: str, done: int | None = None, *, refused: int | None = None) -> None:
+        """Shows the figures of this moment; of the governed fleet, unless given."""
+        watch, settings = self.watch, self.settings
+        self.progress.show(
+            Figures(
+                what=what,
+                done=watch.ended if done is None else done,
+                asked=settings.iterations,
+                allowed=settings.allowed,
+                remaining=settings.allowed - watch.table.latest(),
+                refused=watch.refused if refused is None else refused,
+                mysql_sessions=watch.mysql.latest(),
+                acquire_ms=watch.acquire_ms,
+            ),
+        )
+
+
+def _is_time_to_crash(done: int, asked: int, elapsed_s: float) -> bool:
+    """Past the wave's middle, and so late that the wave ends before the lost leases do."""
+    left_s = (asked - done) / done * elapsed_s if done else float("inf")
+    return done >= asked / 2 and left_s <= LEFT_AT_CRASH_S

@@ -1,0 +1,118 @@
+"""Sums up a demo run: the figures of `summary.json`, and which promises did not hold. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from harness.load_function.load.tally import percentiles
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from harness.recording import Hold, Recording
+
+DETECTION_S = 1.0  # what may pass beyond lease + skew until the budget is full again
+CLEAR_PRESSURE = 2  # times the budget: with so many workers at a time, somebody has to be refused
+
+
+def summarise(recording: Recording) -> dict[str, Any]:
+    """The figures of `summary.json`; the fields are public (see docs)."""
+    governed, without = recording.governed, recording.ungoverned
+    return {
+        "allowed": recording.allowed,
+        **governed.counts,
+        "over_grants": max(0, most_at_once(recording.governed.holds) - recording.allowed),
+        "leaked_leases": recording.leaked,
+        "peak_in_use": int(max((lent for _, lent in _while_governed(recording)), default=0)),
+        "mysql_peak_connections": mysql_peak(recording),
+        "mysql_refused_1040": max(recording.mysql_refused, len(governed.mysql_refused_ms)),
+        "acquire_ms": percentiles(governed.acquire_ms),
+        "hold_ms": percentiles(hold.to_ms - hold.from_ms for hold in governed.holds),
+        "duration_s": round((governed.to_ms - governed.from_ms) / 1000, 1),
+        "lease_ms": longest_lease_ms(recording.governed.holds),
+        "skew_ms": recording.skew_ms,
+        "seconds_to_full_capacity_after_crash": seconds_to_full(recording),
+        "without_governor": {
+            "invocations": without.counts["invocations"],
+            "succeeded": without.counts["granted"],
+            "mysql_refused_1040": len(without.mysql_refused_ms),
+        },
+    }
+
+
+def most_at_once(holds: list[Hold]) -> int:
+    """The most holds that overlapped; one that ends in the millisecond in which another starts does not overlap it."""
+    changes = sorted([(hold.from_ms, 1) for hold in holds] + [(hold.to_ms, -1) for hold in holds])
+    held = most = 0
+    for _, change in changes:
+        held += change
+        most = max(most, held)
+    return most
+
+
+def longest_lease_ms(holds: list[Hold]) -> int:
+    """The longest lease that a worker was given."""
+    return max((hold.lease_ends_ms - hold.from_ms for hold in holds if hold.lease_ends_ms), default=0)
+
+
+def mysql_peak(recording: Recording) -> int:
+    """MySQL's highest count of the worker's sessions while the governor was in charge."""
+    first, last = recording.governed.from_ms, recording.ungoverned.from_ms
+    return int(max((count for at_ms, count in recording.mysql_sessions if first <= at_ms < last), default=0))
+
+
+def seconds_to_full(recording: Recording) -> float | None:
+    """Seconds from the crash until the whole budget was granted again; None where it was not, or nothing crashed."""
+    if recording.full_again_at_ms is None or recording.crashed_at_ms is None:
+        return None
+    return round((recording.full_again_at_ms - recording.crashed_at_ms) / 1000, 2)
+
+
+def broken_promises(summary: dict[str, Any], recording: Recording) -> list[str]:
+    """What did not hold, in words; empty where all did."""
+    return [*_broken(summary, recording), *_not_shown(summary, recording)]
+
+
+def _broken(summary: dict[str, Any], recording: Recording) -> Iterator[str]:
+    if summary["over_grants"]:
+        yield f"over-granted by {summary['over_grants']}"
+    if summary["leaked_leases"]:
+        yield f"{summary['leaked_leases']} leases leaked"
+    if summary["errors"]:
+        yield f"{summary['errors']} invocations failed: {recording.governed.error_reasons}"
+    if summary["mysql_refused_1040"]:
+        yield f"MySQL refused {summary['mysql_refused_1040']} governed connections"
+    if summary["mysql_peak_connections"] > summary["allowed"]:
+        yield f"MySQL counted {summary['mysql_peak_connections']} connections, more than the budget"
+    accounted = sum(summary[name] for name in ("granted", "refused", "errors", "throttled"))
+    if not summary["invocations"] == accounted == recording.asked:
+        yield f"{recording.asked} invocations asked for, {summary['invocations']} made, {accounted} accounted for"
+    took_s, most_s = summary["seconds_to_full_capacity_after_crash"], bound_s(summary)
+    if took_s is None or took_s > most_s:
+        yield f"the full budget came back after {took_s} s, not within {most_s:g} s of the crash"
+
+
+def bound_s(summary: Mapping[str, Any]) -> float:
+    """Within how many seconds of a crash the full budget must be there again."""
+    return float((summary["lease_ms"] + summary["skew_ms"]) / 1000 + DETECTION_S)
+
+
+def _not_shown(summary: dict[str, Any], recording: Recording) -> Iterator[str]:
+    """Without these the run would prove little, whatever its figures are."""
+    if not 0 < summary["crashed"] == recording.killed:
+        yield f"the drill killed {recording.killed} workers, but {summary['crashed']} died while they held"
+    for metric, figure in (("Granted", "granted"), ("NoConnLeftError", "refused")):
+        if recording.metric_totals[metric] != summary[figure]:
+            yield f"the metric {metric} sums up to {recording.metric_totals[metric]}, not to {summary[figure]}"
+    if recording.concurrency >= CLEAR_PRESSURE * recording.allowed:
+        if not summary["refused"]:
+            yield "nobody was refused: the load did not press against the budget"
+        if not summary["without_governor"]["mysql_refused_1040"]:
+            yield "MySQL refused nobody without the governor: the load would not have needed one"
+
+
+def _while_governed(recording: Recording) -> Iterator[tuple[int, float]]:
+    """Connections lent while the load ran: what the table said, and what each grant's metric said."""
+    last = recording.governed.to_ms
+    yield from ((at_ms, lent) for at_ms, lent in recording.lent if at_ms <= last)
+    yield from ((at_ms, recording.allowed - left) for at_ms, left in recording.remaining if at_ms <= last)

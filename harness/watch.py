@@ -1,0 +1,62 @@
+"""All that looks on while the demo runs: MySQL's own count, the lease table, and the forwarded metrics."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from statistics import median
+from typing import TYPE_CHECKING
+
+from harness.background import Repeating
+from harness.bridge import MetricsBridge
+from harness.observer import MySQLObserver, TableObserver, now_ms, operations_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from harness.stack import Stack
+
+MYSQL_EACH_S, TABLE_EACH_S, METRICS_EACH_S = 0.02, 0.2, 0.4
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """What is known from outside, at any moment."""
+
+    mysql: MySQLObserver
+    table: TableObserver
+    bridge: MetricsBridge
+
+    @property
+    def refused(self) -> int:
+        """How many workers the governor has refused."""
+        return self.bridge.total("NoConnLeftError")
+
+    @property
+    def ended(self) -> int:
+        """How many governed workers have ended, as far as their metrics tell."""
+        return self.bridge.total("Granted") + self.refused
+
+    @property
+    def acquire_ms(self) -> float | None:
+        """The median time to acquire so far."""
+        latencies = [value for _, value in self.bridge.values("AcquireLatency")]
+        return median(latencies) if latencies else None
+
+
+@contextlib.contextmanager
+def watching(stack: Stack) -> Iterator[Watch]:
+    """Looks on from here to the end of the block."""
+    groups = [f"/aws/lambda/{stack.deployment.outputs[f'{name}FunctionName']}" for name in ("Governor", "Worker")]
+    with contextlib.closing(stack.database.root()) as connection:
+        watch = Watch(
+            MySQLObserver(connection),
+            TableObserver(operations_of(stack)),
+            MetricsBridge(stack.aws, groups, since_ms=now_ms()),
+        )
+        with (
+            Repeating(watch.mysql.sample, MYSQL_EACH_S),
+            Repeating(watch.table.sample, TABLE_EACH_S),
+            Repeating(watch.bridge.pump, METRICS_EACH_S),
+        ):
+            yield watch
