@@ -17,6 +17,11 @@ taken over from a holder whose clock is too far behind (its session's time-outs 
     our id, all else alike, ending as late      AlreadyRenewed (an earlier try's answer was lost)
     our id with our whole record                Full: a lowered budget is overdrawn
     anything else                               NotHeld
+
+    a release was not written, the shard shows  what to do
+    ------------------------------------------  ------------------------------------------------
+    our id, all else alike, ending later        release that record: a renew had moved its end
+    anything else                               nothing: it is not held any more
 """
 
 from __future__ import annotations
@@ -35,7 +40,7 @@ if TYPE_CHECKING:
 LEASES_PER_SHARD = 36  # so many fit into 1 KB, which is one write unit
 TAKEN_AT_ONCE = 40  # bounds the length of one update expression
 PRESSURE_SHARE = 4  # pressure: less than a quarter of the shard is left, so that what is kept idle leaves room
-WAIT_REMEMBERED_MS = 300_000  # pressure: somebody had to wait so recently
+WAIT_REMEMBERED_MS = 600_000  # pressure: somebody had to wait so recently
 RETRY_FLOOR_MS = 20
 RETRY_CEILING_MS = 2_000
 
@@ -158,6 +163,19 @@ def after_refused_renew(
     if same and record_expiry_ms(stored) >= record_expiry_ms(wanted):
         return AlreadyRenewed(record_expiry_ms(stored))
     return Full() if stored == record else NotHeld()
+
+
+def renewed_since(shard: Shard | None, lease_id: str, record: str) -> str | None:
+    """The lease's stored record, where a renew has moved its end since `record`; None where there is no such lease.
+
+    Its holder may not know of the renew (the answer was lost) or hold on to the older value; ids are never used twice,
+    so it is the same lease.
+    """
+    stored = shard.leases.get(lease_id) if shard else None
+    if stored is None or record_expiry_ms(stored) <= record_expiry_ms(record):
+        return None
+    same = record_connections(stored) == record_connections(record) and record_tag(stored) == record_tag(record)
+    return stored if same else None
 
 
 def is_pressed(*, allowed: int, remaining: int, since_wait_ms: int | None = None) -> bool:

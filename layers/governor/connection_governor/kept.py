@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from connection_governor.sessions import Sessions
 
 LONGEST_KEEP_S = 900
-FIRST_CALM_MS = 10_000  # a new holder looks again soon: it may have come at the beginning of a rush
+FIRST_CALM_MS = 5_000  # a new holder looks again soon: it may have come at the beginning of a rush
 CALM_MS = 40_000
 
 

@@ -1,0 +1,372 @@
+"""Kept connections on a real MariaDB: nothing leaks, the store is not asked, and the server's end comes first."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import pymysql
+import pytest
+
+from connection_governor.clock import SYSTEM_CLOCK
+from connection_governor.emf import Reporter
+from connection_governor.engine import Engine
+from connection_governor.entropy import SYSTEM_ENTROPY
+from connection_governor.errors import GovernorUnavailable, LeaseLost, NoConnectionsLeft
+from connection_governor.governor import Governor, Outside
+from connection_governor.memory import MemoryStore
+from connection_governor.mysql import FencedConnection, Target, open_session
+from connection_governor.operations import Operations
+from connection_governor.secrets import Credentials
+from connection_governor.service import Service
+from tests.conformance.worlds import endpoint_of, environment_of, local_store
+from tests.database.conftest import SHORT, SLACK_S, WORKER, ask, listed, seconds_until_gone
+from tests.faulty_store import LOST, FaultyStore
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pymysql.connections import Connection
+    from pymysql.cursors import Cursor
+
+    from connection_governor.fence import Fence
+    from connection_governor.store import LeaseStore
+    from harness.mariadb import PrivateMariaDB
+
+KEEP_SECONDS = 2
+
+
+@dataclass
+class RealOpener:
+    """Opens real sessions of the test's user."""
+
+    target: Target
+    credentials: Any = WORKER
+
+    def open(self, fence: Fence, program_name: str, usable_until_ms: int | None) -> FencedConnection:
+        """See `opening.Opener.open`."""
+        return open_session(
+            self.target, self.credentials, fence, program_name=program_name, usable_until_ms=usable_until_ms
+        )
+
+
+@dataclass
+class Invocation:
+    """A Lambda context with this much time left."""
+
+    seconds: float = 1.0
+
+    def __post_init__(self) -> None:
+        self._end_ms = SYSTEM_CLOCK.now_ms() + round(self.seconds * 1_000)
+
+    def get_remaining_time_in_millis(self) -> int:
+        """Until the deadline."""
+        return self._end_ms - SYSTEM_CLOCK.now_ms()
+
+
+def governor_on(store: LeaseStore, target: Target, **options: Any) -> Governor:  # noqa: ANN401 - the governor's own
+    """A governor in this process, on these leases and this server."""
+    quiet = Reporter(write=lambda _line: None)
+    operations = Operations(store, SYSTEM_CLOCK, SYSTEM_ENTROPY)
+    service = Service(Engine(store, SYSTEM_CLOCK, SYSTEM_ENTROPY), operations, quiet, SYSTEM_CLOCK)
+    opener: Any = RealOpener(target, options.pop("credentials", WORKER))
+    outside = Outside(SYSTEM_CLOCK, SYSTEM_ENTROPY, quiet, opener=lambda: opener, operations=lambda: operations)
+    defaults: dict[str, Any] = {"holder": "shop/test", "database": "orders", "fence": SHORT}
+    return Governor(service, outside, **(defaults | {"keep_seconds": KEEP_SECONDS} | options))
+
+
+@pytest.fixture
+def store() -> FaultyStore:
+    """The leases: a budget of ten; notes each request."""
+    store = FaultyStore(MemoryStore())
+    Operations(store.inner, SYSTEM_CLOCK, SYSTEM_ENTROPY).set_budget("orders", 10)
+    return store
+
+
+@pytest.fixture
+def governor(store: FaultyStore, target: Target) -> Iterator[Governor]:
+    """A governor that keeps its connection."""
+    governor = governor_on(store, target)
+    yield governor
+    governor.close()
+
+
+@contextmanager
+def body(governor: Governor, **options: Any) -> Iterator[FencedConnection]:  # noqa: ANN401 - the governor's own
+    """One invocation's use of a connection."""
+    with governor.connection(context=Invocation(), **options) as connection:
+        yield connection
+
+
+def lease_ids(store: FaultyStore) -> set[str]:
+    """The stored leases."""
+    return {lease for shard in store.inner._shards.values() for lease in shard.leases}  # type: ignore[attr-defined]
+
+
+def test_the_next_body_gets_the_same_session_without_asking_anybody(governor: Governor, store: FaultyStore) -> None:
+    """Breaks: the warm path, which is why anybody would keep a connection."""
+    with body(governor) as connection:
+        first = ask(connection, "SELECT CONNECTION_ID()")
+    del store.calls[:]
+    for _ in range(3):
+        with body(governor) as connection:
+            assert ask(connection, "SELECT CONNECTION_ID()") == first
+    assert store.calls == []
+    assert len(lease_ids(store)) == 1
+
+
+def test_nothing_of_a_session_reaches_the_next_body(governor: Governor, root: Connection[Cursor]) -> None:
+    """Breaks: one customer's data, settings and locks in the next customer's invocation."""
+    with body(governor) as connection, connection.cursor() as cursor:
+        first = connection.thread_id()
+        before = {name: ask(connection, f"SELECT @@{name}") for name in ("time_zone", "sql_mode", "autocommit")}
+        cursor.execute("SET @mine = 'secret'")
+        cursor.execute("CREATE TEMPORARY TABLE scratch (id INT)")
+        cursor.execute("SELECT GET_LOCK('mine', 0)")
+        cursor.execute("SET time_zone = '+09:00', sql_mode = '', autocommit = 1, wait_timeout = 28800")
+        cursor.execute("USE other")
+        connection.begin()
+        cursor.execute("UPDATE shop.stock SET pieces = 99 WHERE id = 1")
+    root.query("SELECT pieces FROM shop.stock WHERE id = 1 FOR UPDATE NOWAIT")
+    with body(governor) as connection:
+        assert connection.thread_id() == first
+        assert ask(connection, "SELECT @mine") is None
+        assert ask(connection, "SELECT IS_FREE_LOCK('mine')") == 1
+        assert ask(connection, "SELECT DATABASE()") == "shop"
+        assert ask(connection, "SELECT @@wait_timeout") == KEEP_SECONDS
+        assert {name: ask(connection, f"SELECT @@{name}") for name in before} == before
+        assert ask(connection, "SELECT pieces FROM stock WHERE id = 1") == 10
+        with pytest.raises(pymysql.err.ProgrammingError, match="scratch"):
+            ask(connection, "SELECT * FROM scratch")
+
+
+def test_a_mysql_error_ends_the_kept_session(governor: Governor, store: FaultyStore, root: Connection[Cursor]) -> None:
+    """Breaks: a session in an unknown state is handed to the next invocation."""
+    with pytest.raises(pymysql.err.ProgrammingError), body(governor) as connection:
+        connection.query("SELECT * FROM nowhere")
+    assert not listed(root, connection.thread_id())
+    assert lease_ids(store) == set()
+    with body(governor) as another:
+        assert ask(another, "SELECT 1") == 1
+
+
+def test_any_other_error_only_rolls_back(governor: Governor) -> None:
+    """Breaks: a worker that raises for a bad request pays for a new connection each time."""
+    with pytest.raises(ValueError, match="bad request"), body(governor) as connection:  # noqa: PT012 - a body has lines
+        connection.query("UPDATE stock SET pieces = 99 WHERE id = 1")
+        raise ValueError("bad request")
+    with body(governor) as another:
+        assert another is connection
+        assert ask(another, "SELECT pieces FROM stock WHERE id = 1") == 10
+
+
+def test_a_query_that_was_torn_off_is_not_answered_in_the_next_body(governor: Governor) -> None:
+    """Breaks: a time-out by signal leaves an answer in the socket, which the next invocation takes for its own."""
+
+    def out_of_time(number: int, frame: object) -> None:
+        raise RuntimeError("out of time")
+
+    before = signal.signal(signal.SIGALRM, out_of_time)
+    try:
+        with pytest.raises(RuntimeError, match="out of time"), body(governor) as connection:  # noqa: PT012 - a timer needs to be set
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
+            connection.query("SELECT SLEEP(0.4), 'theirs'")
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    with body(governor) as another:
+        assert another is not connection
+        assert ask(another, "SELECT 'mine'") == "mine"
+
+
+def test_a_session_that_somebody_killed_is_replaced(
+    governor: Governor, store: FaultyStore, root: Connection[Cursor]
+) -> None:
+    """Breaks: after a failover or a KILL every warm environment fails its next invocation."""
+    with body(governor) as connection:
+        first = connection.thread_id()
+    root.query(f"KILL {first}")
+    time.sleep(0.1)
+    with body(governor) as another:
+        assert ask(another, "SELECT CONNECTION_ID()") != first
+        assert len(lease_ids(store)) == 1
+        assert another.lease is not None
+        assert lease_ids(store) == {another.lease.lease_id}
+
+
+def test_a_second_body_at_the_same_time_gets_a_lease_of_its_own(governor: Governor, store: FaultyStore) -> None:
+    """Breaks: two threads write into one socket."""
+    with body(governor) as one:
+        with body(governor) as two:
+            assert one.thread_id() != two.thread_id()
+            assert len(lease_ids(store)) == 2
+            assert ask(two, "SELECT @@wait_timeout") == SHORT.idle_seconds
+        assert len(lease_ids(store)) == 1
+    with body(governor) as again:
+        assert again is one
+
+
+def test_the_server_ends_an_idle_session_before_its_lease(
+    governor: Governor, store: FaultyStore, root: Connection[Cursor]
+) -> None:
+    """Breaks: the lease is lent to another while MySQL still counts the frozen environment's session."""
+    with body(governor) as connection:
+        pass
+    took_s = seconds_until_gone(root, connection.thread_id(), at_most=KEEP_SECONDS + SLACK_S)
+    assert took_s > KEEP_SECONDS - 0.5
+    assert connection.lease is not None
+    assert SYSTEM_CLOCK.now_ms() < connection.lease.expires_at_ms
+    with body(governor) as another:
+        assert another is not connection
+        assert lease_ids(store) == {another.lease.lease_id} if another.lease else None
+
+
+def test_under_pressure_nothing_is_kept(store: FaultyStore, target: Target, root: Connection[Cursor]) -> None:
+    """Breaks: the last connections are kept by whoever came first."""
+    with ExitStack() as others:
+        for _ in range(8):
+            others.enter_context(governor_on(store, target, keep_seconds=0).lease(context=Invocation(30)))
+        governor = governor_on(store, target)
+        with body(governor) as connection:
+            pass
+        assert not listed(root, connection.thread_id())
+        assert len(lease_ids(store)) == 8
+    with body(governor) as again:  # it remembers, although there is room again
+        pass
+    assert not listed(root, again.thread_id())
+
+
+def test_a_renewal_that_shows_pressure_ends_the_keeping(store: FaultyStore, target: Target) -> None:
+    """Breaks: an environment that took its connection in calm times keeps it in the rush."""
+    governor, rush = governor_on(store, target), governor_on(store, target, keep_seconds=0)
+    with body(governor):
+        pass
+    leases = [rush.acquire(lease_ms=30_000) for _ in range(9)]
+    with governor.connection(context=Invocation(20)) as connection:  # longer than the lease covers
+        assert ask(connection, "SELECT 1") == 1
+    assert lease_ids(store) == {lease.lease_id for lease in leases}
+
+
+def test_a_lowered_budget_takes_the_kept_connection_back(store: FaultyStore, target: Target) -> None:
+    """Breaks: a budget lowered at 3 a.m. is held down by idle connections."""
+    governor = governor_on(store, target)
+    with body(governor):
+        pass
+    Operations(store.inner, SYSTEM_CLOCK, SYSTEM_ENTROPY).set_budget("orders", 0)
+    with pytest.raises(NoConnectionsLeft), governor.connection(context=Invocation(20), timeout=0):
+        pass
+    assert lease_ids(store) == set()
+
+
+def test_an_outage_at_the_renewal_leaves_the_kept_session_for_later(store: FaultyStore, target: Target) -> None:
+    """Breaks: a minute without DynamoDB costs every environment its connection, too."""
+    governor = governor_on(store, target)
+    with body(governor) as connection:
+        pass
+    store.plan("renew", *[LOST] * 6)
+    with pytest.raises(GovernorUnavailable), governor.connection(context=Invocation(20)):
+        pass
+    with body(governor) as again:
+        assert again is connection
+
+
+def test_who_chose_to_connect_all_the_same_uses_what_it_has(store: FaultyStore, target: Target) -> None:
+    """Breaks: `on_unavailable="open"` refuses the worker that has a connection already."""
+    governor = governor_on(store, target, on_unavailable="open")
+    with body(governor) as connection:
+        pass
+    store.plan("renew", *[LOST] * 6)
+    with governor.connection(context=Invocation(20)) as ungoverned:
+        assert ungoverned is connection
+        assert ask(ungoverned, "SELECT 1") == 1
+    assert not ungoverned.open
+
+
+def test_past_the_lease_nothing_is_sent(store: FaultyStore, target: Target) -> None:
+    """Breaks: a body that outlives its lease goes on although its slot may be another's."""
+    governor = governor_on(store, target, keep_seconds=1)
+    with pytest.raises(LeaseLost), governor.connection(lease_ms=1_000) as connection:  # noqa: PT012 - time must pass
+        connection.usable_until_ms = SYSTEM_CLOCK.now_ms() - 1
+        connection.query("SELECT 1")
+    assert lease_ids(store) == set()
+
+
+class FrozenWorker:
+    """A process of its own that keeps a connection, and can be stopped in the middle of its life."""
+
+    def __init__(self, **options: object) -> None:
+        command = [sys.executable, "-m", "tests.database.kept_worker", json.dumps(options)]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def use(self) -> dict[str, Any]:
+        """One invocation; what it saw."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write("use\n")
+        self.process.stdin.flush()
+        seen: dict[str, Any] = json.loads(self.process.stdout.readline())
+        return seen
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+def test_a_frozen_environments_session_is_gone_before_its_lease_is_lent(
+    shop: PrivateMariaDB, target: Target, dynamodb_local: str
+) -> None:
+    """Breaks: promise 5. MySQL counts the frozen environment's session and that of whoever took its lease over."""
+    user = Credentials("frozen", "pw")
+    shop.create_user(user.username, user.password, max_user_connections=2, grants=["ALL ON shop.*"])
+    endpoint = endpoint_of(dynamodb_local)
+    store = local_store(endpoint)
+    Operations(store, SYSTEM_CLOCK, SYSTEM_ENTROPY).set_budget("orders", 4, skew_ms=100)
+    peak, over = [0], threading.Event()
+
+    def watch() -> None:
+        with shop.root() as root:
+            while not over.wait(0.005):
+                count = ask(root, "SELECT COUNT(*) FROM information_schema.processlist WHERE user = 'frozen'")
+                peak[0] = max(peak[0], count)
+
+    watcher = threading.Thread(target=watch)
+    rest = governor_on(store, target).acquire(connections=2, lease_ms=60_000)  # two are left, without pressure
+    with FrozenWorker(
+        environment=dict(environment_of(dynamodb_local, store._table).variables),
+        target={"host": target.host, "port": target.port, "database": "shop", "tls_ca": target.tls_ca},
+        credentials=(user.username, user.password),
+        keep_seconds=KEEP_SECONDS,
+    ) as worker:
+        watcher.start()
+        first = worker.use()
+        assert worker.use() == first
+        worker.process.send_signal(signal.SIGSTOP)
+        others = [governor_on(store, target, credentials=user) for _ in range(2)]
+        with (
+            others[0].connection(lease_ms=60_000, keep_seconds=0),
+            others[1].connection(lease_ms=60_000, keep_seconds=0, timeout=30) as taker,
+        ):
+            assert taker.lease is not None
+            assert first["lease_id"] not in store.read([taker.lease.key], consistent=True)[0].leases  # type: ignore[union-attr]
+            assert ask(taker, "SELECT 1") == 1
+        worker.process.send_signal(signal.SIGCONT)
+        second = worker.use()
+        assert second["error"] is None
+        assert second["lease_id"] != first["lease_id"]
+        assert second["connection_id"] != first["connection_id"]
+        over.set()
+        watcher.join()
+    assert peak[0] == 2
+    rest_and_worker = store.read([rest.key], consistent=True)[0]
+    assert rest_and_worker is not None
+    assert set(rest_and_worker.leases) <= {rest.lease_id, second["lease_id"]}
+    endpoint.close()
