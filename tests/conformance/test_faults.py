@@ -71,6 +71,17 @@ def test_a_renew_whose_answer_was_lost_has_succeeded(world: World) -> None:
     assert world.shard().leases == {lease.lease_id: renewed.record}
 
 
+def test_a_renew_that_was_applied_and_never_answered_does_not_keep_the_lease_from_its_release(world: World) -> None:
+    """The holder knows only the old end: its slot would be lost until the new one, after each such outage."""
+    lease = world.lend()
+    world.store.plan("renew", *[LOST_ANSWER] * GIVING_BACK.tries)
+    with pytest.raises(GovernorUnavailable):
+        world.renew(lease, ends_in_ms=10 * LEASE_MS)
+    assert world.shard().leases != {lease.lease_id: lease.record}
+    assert world.release(lease)
+    assert world.shard().leases == {}
+
+
 def test_a_look_that_shows_the_own_lease_is_a_grant(world: World) -> None:
     """A waiting worker's retried call would be refused while its lease lies in the table until it ends."""
     wanted = world.wanted(connections=3)

@@ -246,8 +246,28 @@ def test_a_renew_moves_the_end_and_keeps_the_connection(world: World) -> None:
     assert renewed.expires_at_ms >= lease.expires_at_ms + LEASE_MS
     assert renewed == replace(lease, expires_at_ms=renewed.expires_at_ms)
     assert world.shard().leases == {lease.lease_id: renewed.record}
-    assert not world.release(lease), "the old record is no longer the stored one"
     assert world.release(renewed)
+
+
+def test_a_lease_that_was_renewed_is_given_back_whole_by_who_still_has_the_older_one(world: World) -> None:
+    """`with governor.lease() as lease` releases what it acquired: a renew in its body would cost the slot each time."""
+    lease = world.lend(connections=2)
+    world.prolong(world.prolong(lease), ends_in_ms=3 * LEASE_MS)
+    assert world.release(lease)
+    assert (world.shard().leases, world.shard().remaining) == ({}, 3)
+
+
+def test_only_a_later_end_of_the_same_lease_is_given_back_so(world: World) -> None:
+    """The number of connections and the holder are still those of the stored record, and of nobody's request."""
+    renewed = world.prolong(lease := world.lend())
+    before = world.picture()
+    for other in (
+        replace(lease, connections=2),
+        replace(lease, holder="billing/9"),
+        replace(renewed, expires_at_ms=renewed.expires_at_ms + 1),
+    ):
+        assert not world.release(other)
+    assert world.picture() == before
 
 
 def test_a_renew_never_shortens(world: World) -> None:
