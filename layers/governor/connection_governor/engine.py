@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from connection_governor import checks, decide, plan
@@ -137,7 +138,7 @@ class Engine:
         return Renewal(replace(lease, expires_at_ms=decision.expires_at_ms), pressure)
 
     def release(self, lease: Lease) -> Written | None:
-        """Give the lease back.
+        """Give the lease back, also where a renew has moved its end since.
 
         Returns:
             The shard's counter after it; None where the lease was not held any more (also after a lost answer).
@@ -145,9 +146,16 @@ class Engine:
         Raises:
             GovernorUnavailable: the store could not be reached; the lease then ends by itself.
         """
-        seen = ((lease.lease_id, lease.record),)
-        outcome = self._retry(lambda: self._store.give_back(lease.key, seen), GIVING_BACK)
-        return outcome if isinstance(outcome, Written) else None
+        record: str | None = lease.record
+        for _ in range(TRIES_ON_A_SHARD):
+            if record is None:
+                break
+            give_back = partial(self._store.give_back, lease.key, ((lease.lease_id, record),))
+            outcome = self._retry(give_back, GIVING_BACK)
+            if isinstance(outcome, Written):
+                return outcome
+            record = decide.renewed_since(outcome.shard, lease.lease_id, record)
+        return None
 
     def _look_after(self, settings: Settings, seen: Sequence[Shard]) -> None:
         """Where a refusal shows that a budget change is unfinished, finish it: its capacity needs no janitor, either.
