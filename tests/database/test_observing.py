@@ -10,7 +10,7 @@ import pymysql
 import pytest
 
 from connection_governor.errors import InvalidRequest
-from connection_governor.mysql import Target, open_session, session_name
+from connection_governor.mysql import Target, open_session
 from connection_governor.observe import Session, kill, observe
 from connection_governor.secrets import Credentials
 from harness.mariadb import PrivateMariaDB
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pymysql.connections import Connection
     from pymysql.cursors import Cursor
 
-NAME = session_name("k3Zq81Bd", "orders#3")
+NAME = "governor:k3Zq81Bd:orders#3"
 
 
 @pytest.fixture
@@ -54,11 +54,11 @@ def test_each_session_is_matched_to_its_lease(opened: Opener, janitor: Connectio
     assert found.ungoverned == 1
     assert {session.connection_id for session in found.sessions} == {governed.thread_id(), ungoverned.thread_id()}
     session = _seen(janitor, governed.thread_id())
-    assert (session.user, session.command, session.lease_id, session.shard) == (
+    assert (session.user, session.command, session.lease_id, session.database) == (
         "fenced",
         "Sleep",
         "k3Zq81Bd",
-        "orders#3",
+        "orders",
     )
     assert _seen(janitor, ungoverned.thread_id()).lease_id is None
 
@@ -93,7 +93,7 @@ def test_kill_spares_whoever_is_not_that_lease(
 ) -> None:
     """Killing somebody's live connection is worse than leaving a dead one."""
     governed, ungoverned = opened(program_name=NAME), opened()
-    other = session_name("Other_00", "orders#3")
+    other = "governor:Other_00:orders#3"
     assert not kill(janitor, dataclasses.replace(_seen(janitor, governed.thread_id()), program_name=other))
     assert not kill(janitor, _seen(janitor, ungoverned.thread_id()))
     assert listed(root, governed.thread_id())

@@ -74,19 +74,21 @@ class Janitor:
         return outcome
 
     def _end_overdue(self, observation: Observation | None, status: Status) -> list[Session]:
-        """KILL only sessions whose lease is over: stored no more, or stored and past its end and the allowance."""
+        """KILL only sessions of this database whose lease is stored no more: released, taken over or just reclaimed."""
         if self._watch is None or observation is None or not observation.names_known:
             return []
-        held = {lease.lease_id for lease in status.leases()}
-        overdue = [session for session in observation.sessions if session.lease_id and session.lease_id not in held]
-        return [session for session in overdue if self._watch.kill(session)]
+        held = {lease.session_name for lease in status.leases()}
+        own = [session for session in observation.sessions if session.database == status.settings.database]
+        return [session for session in own if session.program_name not in held and self._watch.kill(session)]
 
     def _report(self, outcome: Round) -> None:
         status = outcome.status
         values = gauges(allowed=status.settings.allowed, in_use=status.in_use, exact=True)
         values["LeasesExpired"] = len(outcome.reclaimed)
         if outcome.observation is not None:
-            observed = len(outcome.observation.sessions) - len(outcome.killed)
+            counted = {None, status.settings.database}  # one server may hold several governed databases
+            seen = [session for session in outcome.observation.sessions if session.database in counted]
+            observed = len(seen) - len(outcome.killed)
             values["ObservedConnections"] = observed
             values["Drift"] = observed - status.in_use
             if outcome.observation.ungoverned is not None:

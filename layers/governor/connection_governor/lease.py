@@ -58,6 +58,11 @@ class Lease:
         return ShardKey(self.database, self.shard)
 
     @property
+    def session_name(self) -> str:
+        """The `program_name` that ties a MySQL session to it: `governor:<lease id>:<database>#<shard>`."""
+        return f"governor:{self.lease_id}:{self.database}#{self.shard}"
+
+    @property
     def record(self) -> str:
         """The string stored for it: release and renew compare the whole of it."""
         return pack_record(self.expires_at_ms, self.connections, holder_tag(self.holder))

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from connection_governor.clock import Clock
     from connection_governor.secrets import Credentials
 
-__all__ = ["FencedConnection", "Target", "open_session", "session_name"]
+__all__ = ["FencedConnection", "Target", "open_session"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +38,6 @@ class Target:
     connect_seconds: float = 3.0
 
 
-def session_name(lease_id: str, shard: str) -> str:
-    """The `program_name` that ties a session to its lease; the shard as its key in the table, such as `orders#3`."""
-    return f"governor:{lease_id}:{shard}"
-
-
 def open_session(
     target: Target,
     credentials: Credentials,
@@ -60,7 +55,7 @@ def open_session(
         target: where to.
         credentials: who.
         fence: the session's limits.
-        program_name: see `session_name`.
+        program_name: see `Lease.session_name`.
         usable_until_ms: no statement is started later, not even the one that sets the session up; None for no limit.
         clock: what `usable_until_ms` is compared with.
         start: character set, autocommit, time zone and so on.

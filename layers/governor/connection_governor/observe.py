@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pymysql.connections import Connection
     from pymysql.cursors import Cursor
 
-_SESSION_NAME = re.compile(r"governor:(?P<lease_id>[A-Za-z0-9_-]{8,16}):(?P<shard>[^:]+)")
+_SESSION_NAME = re.compile(r"governor:(?P<lease_id>[A-Za-z0-9_-]{8,16}):(?P<database>[A-Za-z0-9_-]{1,32})#[0-9]+")
 _NOT_CLIENTS = ("Daemon", "Binlog Dump", "Binlog Dump GTID")
 
 # The lists of sessions, without the observer's own. With performance_schema, `threads` is read rather than the process
@@ -76,10 +76,10 @@ class Session:
         return named["lease_id"] if named else None
 
     @property
-    def shard(self) -> str | None:
-        """The key of the shard that lent the lease."""
+    def database(self) -> str | None:
+        """The governed database whose budget lent the lease: one server may hold several."""
         named = _SESSION_NAME.fullmatch(self.program_name or "")
-        return named["shard"] if named else None
+        return named["database"] if named else None
 
 
 @dataclass(frozen=True, slots=True)

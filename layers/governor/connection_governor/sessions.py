@@ -98,9 +98,7 @@ class Sessions:
             self._opener = self._make_opener()
         if lease is None:
             return self._opener.open(fence, UNGOVERNED, None)
-        return self._opener.open(
-            fence, f"governor:{lease.lease_id}:{lease.shard}", usable_until_ms(lease, fence, frozen=frozen)
-        )
+        return self._opener.open(fence, lease.session_name, usable_until_ms(lease, fence, frozen=frozen))
 
 
 def usable_until_ms(lease: Lease, fence: Fence, *, frozen: bool) -> int:
