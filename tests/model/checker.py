@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 if TYPE_CHECKING:
@@ -37,10 +39,20 @@ class Exploration(Generic[State]):
 
 def explore(system: System[State], most_states: int | None = None) -> Exploration[State]:
     """Visit all states, or as many as allowed, until one is wrong."""
+    gc.disable()  # nothing here is cyclic, and walking millions of tuples again and again takes most of the time
+    try:
+        return _explore(system, most_states)
+    finally:
+        gc.enable()
+
+
+def _explore(system: System[State], most_states: int | None) -> Exploration[State]:
     came_from: dict[State, State | None] = dict.fromkeys(system.initial())
     queue, steps, began = list(came_from), 0, time.perf_counter()
 
-    def result(wrong: str | None = None, trace: tuple[tuple[Label, State], ...] = (), *, complete: bool = False):
+    def result(
+        wrong: str | None = None, trace: tuple[tuple[Label, State], ...] = (), *, complete: bool = False
+    ) -> Exploration[State]:
         return Exploration(len(came_from), steps, time.perf_counter() - began, complete, wrong, trace)
 
     for state in queue:  # grows while it is walked through
@@ -66,6 +78,6 @@ def _trace(system: System[State], came_from: dict[State, State | None], last: St
         path.append(before)
     path.reverse()
     steps: list[tuple[Label, State]] = [(("begins",), path[0])]
-    for before, after in zip(path, path[1:], strict=False):
+    for before, after in pairwise(path):
         steps.append(next((label, after) for label, new in system.moves(before) if system.canonical(new) == after))
     return tuple(steps)

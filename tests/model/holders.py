@@ -1,4 +1,4 @@
-"""What holders, their late duplicates and time may do: acquire, take over, renew, release. All of it conditional writes.
+"""What holders, their late duplicates and time may do: acquire, take over, renew, release.
 
 A request and its effect are one step. Nothing is lost by that: a request's content is fixed when it is sent, so sending
 it later, or letting it arrive late as a stray, comes to the same. A takeover names exact records, which are past their
@@ -166,7 +166,9 @@ class Holders:
 
     def _takings(self, stories: tuple[Story, ...], at: int) -> Iterator[tuple[int, ...]]:
         """What one write may take over: nothing, one lease, or where several are allowed any of them together."""
-        past = [i for i, story in enumerate(stories) if story.shard == stories[at].shard and i != at and self._past(story)]
+        past = [
+            i for i, story in enumerate(stories) if story.shard == stories[at].shard and i != at and self._past(story)
+        ]
         most = len(past) if self.on("several") else min(1, len(past))
         return chain.from_iterable(combinations(past, count) for count in range(most + 1))
 

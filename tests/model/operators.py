@@ -48,15 +48,16 @@ class Operators:
         plan = state.plans[number]
         missing = [index for index in range(self._made(plan)) if state.shards[index] is None]
         for index in missing:
-            yield ("makes", index, number), state._replace(shards=put(state.shards, index, Shard(0, 0, 0, number)))
-        for index, shard in enumerate(state.shards[: plan.made] if not missing else ()):
+            yield ("makes", index, plan), state._replace(shards=put(state.shards, index, Shard(0, 0, 0, number)))
+        ready = not missing or self.bad("missing shards are passed over")
+        for index, shard in enumerate(state.shards[: plan.made] if ready else ()):
             if shard is None:
                 continue
             if shard.plan < number or (self.bad("an older plan may stamp") and shard.plan > number):
                 allowed = self._stamped(shard, plan.share(index))
                 if allowed is not None:
                     stamped = self._resized(shard, allowed, number)
-                    yield ("stamps", index, number), state._replace(shards=put(state.shards, index, stamped))
+                    yield ("stamps", index, plan), state._replace(shards=put(state.shards, index, stamped))
 
     def raises(self, state: State, number: int) -> Iterator[Move]:
         """Each shard that someone's view allows to raise, to each height that some view allows."""
@@ -68,10 +69,13 @@ class Operators:
             mark = _mark(shard, number)
             if others is None or mark is None:
                 continue
-            target = min(plan.share(index), max(mark.high, plan.budget - others))
+            target = plan.budget - others  # its own committed part cancels out, however old the view of it is
+            if self.bad("raise up to what was in use"):
+                target = max(target, mark.high)
+            target = min(target, plan.share(index))
             for allowed in range(shard.allowed + 1, target + 1):
                 raised = self._resized(shard._replace(marks=_without_high(shard, number)), allowed, number)
-                yield ("raises", index, number), state._replace(shards=put(state.shards, index, raised))
+                yield ("raises", index, plan), state._replace(shards=put(state.shards, index, raised))
 
     def _taken_by_others(self, state: State, index: int, number: int) -> int | None:
         """The least that any executor of this plan can think the other shards need; None if none can have come so far.
@@ -90,7 +94,7 @@ class Operators:
         return total
 
     def reclaims(self, state: State) -> Iterator[Move]:
-        """Any lease past its end, exactly as it was seen. Several in one write come to the same, one after the other."""
+        """Any lease past its end, exactly as it was seen. Several in one write are the same as one after the other."""
         for at, story in enumerate(state.stories):
             seen = story.seen != ABSENT and self.bad("reclaim compares the id alone")
             if ABSENT < story.end <= 0 or (seen and story.end != ABSENT):
@@ -123,8 +127,10 @@ class Operators:
 
     def marked(self, shards: Shards, plans: Plans) -> Shards:
         """The shards with what may now have been read of them, less what can never matter again."""
-        rows = [[self._noted(shard, index, number, plans[number]) for index, shard in enumerate(shards)]
-                for number in range(len(plans))]
+        rows = [
+            [self._noted(shard, index, number, plans[number]) for index, shard in enumerate(shards)]
+            for number in range(len(plans))
+        ]
         open_rows = [row for number, row in enumerate(rows) if self._may_raise(shards, plans[number], number)]
         return tuple(
             shard and shard._replace(marks=tuple(mark for row in open_rows if (mark := row[index])))

@@ -1,10 +1,10 @@
-"""What must hold in every state, and at every step. Promises 1, 3, 4 and 6 of the design; 2 as far as it has no clock."""
+"""What must hold in every state and at every step: promises 1, 3, 4 and 6; of 2, what needs no clock."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tests.model.state import ABSENT, HOLD, RENEW, Label, Plan, Shard, State, Story, World
+from tests.model.state import ABSENT, HOLD, RENEW, Label, Plan, Shard, State, World
 
 if TYPE_CHECKING:
     from tests.model.operators import Operators
@@ -21,12 +21,7 @@ class Promises:
 
     def wrong(self, state: State) -> str | None:
         """The first promise that this state breaks."""
-        return (
-            self._over_grant(state)
-            or self._counter_drifted(state)
-            or self._misled(state)
-            or self._lost(state)
-        )
+        return self._over_grant(state) or self._counter_drifted(state) or self._misled(state) or self._lost(state)
 
     def wrong_step(self, before: State, after: State, label: Label) -> str | None:
         """The first promise that this step breaks. What fits no state: fences grow, a renew never shortens.
@@ -78,25 +73,25 @@ class Promises:
     # ---- promise 2 and promise 6: nothing is lost for good, and a half-done plan can be finished
 
     def _lost(self, state: State) -> str | None:
-        """Promise 2: from here, with every holder gone, all that the last plan allows can be lent without the janitor."""
+        """Promise 2: from here, with every holder gone, all of the last plan can be lent, without the janitor."""
         key = (state.shards, state.plans)
         if key not in self._recovering:
             self._recovering[key] = self._unfinished(state)
         return self._recovering[key]
 
     def _unfinished(self, state: State) -> str | None:
-        """Who is refused settles the last plan, if a shard that it saw is short; then each shard must have its share."""
+        """Who is refused settles the last plan, if a shard that it saw is short; then all must have their share."""
         last = state.plans[-1]
         if not any(self._is_short(shard, last, index) for index, shard in enumerate(state.shards)):
             lendable = sum(shard.allowed for shard in state.shards[: last.shards] if shard)
             return None if lendable >= last.budget else "lost for good: nobody who is refused has a reason to settle"
         settled = self._settled(state)
         shares = tuple(last.share(index) for index in range(last.made))
-        left = tuple(shard and shard.allowed for shard in settled.shards[: last.made])
+        left = tuple(shard.allowed if shard else 0 for shard in settled.shards[: last.made])
         return None if left == shares else f"a half-done plan cannot be finished: {left} instead of {shares}"
 
     def _is_short(self, shard: Shard | None, last: Plan, index: int) -> bool:
-        """Whether a refusal shows that this shard waits for capacity. A missing one does, where the plan lends from it."""
+        """Whether a refusal shows that this shard waits for capacity; a missing one does, if the plan lends there."""
         if shard is None:
             return index < last.shards and self._world.broken != "a missing shard is not short"
         return shard.allowed < last.share(index)
@@ -112,4 +107,3 @@ class Promises:
                 return state
             after = moves[-1][1]
             state = after._replace(shards=self._operators.marked(after.shards, after.plans))
-

@@ -1,4 +1,4 @@
-"""The protocol as a transition system: every move of `holders` and `operators`, and states told apart no more than needed."""
+"""The protocol as a transition system: all moves, and which states are the same."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Protocol:
         yield from self._operators.moves(state)
 
     def canonical(self, state: State) -> State:
-        """One state for all that differ only in names (clients, ids, times, plan numbers), or in what nobody can use."""
+        """One for all that differ only in names (clients, ids, times, plan numbers), or in what nobody can use."""
         key = (state.shards, state.plans)
         if key not in self._plainly:
             self._plainly[key] = self._plain(*key)
@@ -61,7 +61,7 @@ class Protocol:
 def tidied(story: Story, in_force: int, *, remember: bool) -> Story | None:
     """The story without what can never matter again; None if nothing is left of it."""
     clients = tuple(client for client in story.clients if not _is_over(story, client))
-    strays = tuple(stray for stray in story.strays if stray.kind == ASK or _may_be_stored(story, stray))
+    strays = tuple(stray for stray in story.strays if remember or stray.kind == ASK or _may_be_stored(story, stray))
     story = story._replace(
         clients=clients,
         strays=strays,
