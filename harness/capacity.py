@@ -1,4 +1,4 @@
-"""Times how long it takes until the whole budget can be granted again: by acquiring it, all at once."""
+"""Finds out whether the whole budget can be granted: by acquiring it, all at once, and giving it back."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ EACH_S = 0.1
 
 
 def wait_for_full_budget(stack: Stack, *, timeout_s: float, meanwhile: Callable[[], None]) -> int | None:
-    """Tries to acquire the whole budget until it is granted, and gives it back.
+    """Tries to acquire the whole budget until it is granted.
 
     Args:
         stack: the running stack.
@@ -33,8 +33,7 @@ def wait_for_full_budget(stack: Stack, *, timeout_s: float, meanwhile: Callable[
     Returns:
         When it was granted, in milliseconds since 1970, or None where it was not.
     """
-    engine = Engine(dynamodb_store(Environment(stack.variables)), SYSTEM_CLOCK, SYSTEM_ENTROPY)
-    pieces = pieces_of([shard.allowed for shard in operations_of(stack).status(DATABASE_NAME).shards])
+    engine, pieces = _engine(stack), _pieces(stack)
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         if _all_granted(engine, pieces):
@@ -42,6 +41,24 @@ def wait_for_full_budget(stack: Stack, *, timeout_s: float, meanwhile: Callable[
         meanwhile()
         time.sleep(EACH_S)
     return None
+
+
+def leaked(stack: Stack) -> int:
+    """How much of the budget is still taken when nobody can hold any of it, whoever has looked after it or not.
+
+    A lease that is over stays written down until somebody needs its slot, so the whole budget is acquired first: what
+    is still lent when that was given back, nobody will ever get.
+    """
+    _all_granted(_engine(stack), _pieces(stack))
+    return operations_of(stack).status(DATABASE_NAME).in_use
+
+
+def _engine(stack: Stack) -> Engine:
+    return Engine(dynamodb_store(Environment(stack.variables)), SYSTEM_CLOCK, SYSTEM_ENTROPY)
+
+
+def _pieces(stack: Stack) -> list[int]:
+    return pieces_of([shard.allowed for shard in operations_of(stack).status(DATABASE_NAME).shards])
 
 
 def pieces_of(shares: list[int]) -> list[int]:

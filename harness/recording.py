@@ -60,7 +60,7 @@ class Recording:
         crashed_at_ms: when the drill killed, or None where it found nobody to kill.
         killed: how many workers it killed.
         full_again_at_ms: when the whole budget was granted again, or None where it was not in time.
-        leaked: connections still lent when lease + skew had passed since the last holder.
+        leaked: connections that nobody could get when lease + skew had passed since the last holder.
         mysql_sessions: the worker's sessions, by MySQL's own count.
         mysql_refused: connections that MySQL refused in the governed part, by its own count.
         lent: connections lent, read from the table.

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from harness.background import Task
-from harness.capacity import wait_for_full_budget
+from harness.capacity import leaked, wait_for_full_budget
 from harness.deployment import DATABASE_NAME
 from harness.drill import Crash, kill_holders
 from harness.load import Wave, run, together
@@ -64,8 +64,8 @@ class _Play:
         refused = self._refused_by_mysql() - refused_before
         time.sleep(BREATH_S)
         ungoverned = self._without_governor()
-        leaked = self._leaked(governed, lease_ms + skew_ms)
-        return self._recording(governed, ungoverned, skew_ms, refused, full_at_ms, leaked)
+        lost = self._leaked(governed, lease_ms + skew_ms)
+        return self._recording(governed, ungoverned, skew_ms, refused, full_at_ms, lost)
 
     def _waves(self, *, governed: bool) -> tuple[Wave, Wave]:
         settings = self.settings
@@ -122,14 +122,13 @@ class _Play:
         return global_status(self.root, REFUSED)
 
     def _leaked(self, governed: Load, longest_ms: int) -> int:
-        """Connections still lent when nobody can hold any more."""
+        """Connections that are lost when nobody can hold any more: the harness has heard of every worker's end."""
         self.progress.step("Looking for leaked leases")
-        over_ms = max((hold.to_ms for hold in governed.holds), default=0) + longest_ms
-        time.sleep(max(0, over_ms - now_ms()) / 1000)
-        return self.watch.table.in_use()
+        time.sleep(max(0, governed.to_ms + longest_ms - now_ms()) / 1000)
+        return leaked(self.stack)
 
     def _recording(
-        self, governed: Load, ungoverned: Load, skew_ms: int, refused: int, full_at_ms: int | None, leaked: int
+        self, governed: Load, ungoverned: Load, skew_ms: int, refused: int, full_at_ms: int | None, lost: int
     ) -> Recording:
         bridge = self.watch.bridge
         bridge.pump()
@@ -143,7 +142,7 @@ class _Play:
             crashed_at_ms=self.crash.at_ms if self.crash.pids else None,
             killed=len(self.crash.pids),
             full_again_at_ms=full_at_ms,
-            leaked=leaked,
+            leaked=lost,
             mysql_sessions=list(self.watch.mysql.samples),
             mysql_refused=refused,
             lent=list(self.watch.table.samples),

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 FOR_MONITORING = 3  # connections beside the budget: the janitor's, an operator's, a deployment's
-WORKER_TIMEOUT_S = 6  # a lease reaches 15 s past it
+WORKER_TIMEOUT_S = 6  # at least; a lease reaches 15 s past it
+WORKERS_A_SECOND = 4  # more of that time where more workers share this machine
 ADMINISTRATOR = "administrator"
 
 
@@ -73,7 +74,7 @@ class Stack:
 def running_stack(  # noqa: PLR0913 - each is a choice of the one who starts it
     *,
     allowed: int = 10,
-    worker_timeout_s: int = WORKER_TIMEOUT_S,
+    worker_timeout_s: int | None = None,
     janitor: bool = True,
     authorization: bool = False,
     concurrency: int = 25,
@@ -86,7 +87,7 @@ def running_stack(  # noqa: PLR0913 - each is a choice of the one who starts it
 
     Args:
         allowed: the budget.
-        worker_timeout_s: the worker's time-out, and so the lease's length less 15 s.
+        worker_timeout_s: the worker's time-out, and so the lease's length less 15 s; None, one that fits `concurrency`.
         janitor: whether the janitor's schedule runs.
         authorization: whether the functions' roles are enforced.
         concurrency: how many workers are to run at a time.
@@ -109,7 +110,7 @@ def running_stack(  # noqa: PLR0913 - each is a choice of the one who starts it
             endpoint=(database.host, _port(database)),
             administrator_secret_arn=_make_administrator(database, aws),
             authority=database.ca_path,
-            worker_timeout_s=worker_timeout_s,
+            worker_timeout_s=worker_timeout_s or max(WORKER_TIMEOUT_S, concurrency // WORKERS_A_SECOND),
             janitor=janitor,
         )
         parameters |= changed_parameters or {}
