@@ -14,7 +14,10 @@ from tests.simulation.world import Settings
 if TYPE_CHECKING:
     from random import Random
 
+LARGE, LARGE_EVERY = 50, 15  # now and then, more leases in a shard than one write may name
 BEYOND_EVERY = 8  # of so many worlds, one has clocks beyond the allowance
+
+REQUESTS_EVERY = 4  # and in one of so many, the requests to DynamoDB themselves are simulated
 
 
 def settings_of(seed: str) -> Settings:
@@ -22,13 +25,16 @@ def settings_of(seed: str) -> Settings:
     random = stream(f"{seed}/settings")
     shards = random.choice((1, 1, 1, 2, 2, 3, 4))
     budget = random.randint(shards, 3 * shards + 2)
+    if random.randrange(LARGE_EVERY) == 0:
+        budget, shards = random.randint(2 * LARGE, 3 * LARGE), 1
     skew_ms = random.choice((500, 1_000, 1_000, 2_000))
     beyond = random.randrange(BEYOND_EVERY) == 0
     return Settings(
+        table="dynamodb" if random.randrange(REQUESTS_EVERY) == 0 else "memory",
         actors=_actors(random, budget),
         budget=budget,
         shards=shards,
-        budgets=tuple(_budget(random, budget) for _ in range(4)),
+        budgets=tuple(_budget(random, budget) for _ in range(4)) if budget < LARGE else ((budget, 1), (3, 1)),
         skew_ms=skew_ms,
         clock_bound_ms=random.choice((3_000, 20_000, 300_000)) if beyond else skew_ms // 2 - 1,
         honest_clocks=not beyond,
@@ -50,12 +56,13 @@ def settings_of(seed: str) -> Settings:
 def _actors(random: Random, budget: int) -> tuple[str, ...]:
     """More workers than connections, as a rule; sometimes no operator or janitor, sometimes two."""
     wanted = max(2, round(budget * random.choice((0.7, 1.5, 2.5))))
-    kinds = ("function", "connecting", "longrunner", "patient", "remote", "vandal")
+    kinds = ("function", "connecting", "longrunner", "patient", "remote", "vandal", "keeping", "longkeeping")
     weights = [random.choice((0, 1, 2, 4)) for _ in kinds]
     workers = random.choices(kinds, weights=weights if any(weights) else None, k=min(wanted, 16))
     operators = ["operator"] * random.choice((0, 1, 2, 2))
     janitors = ["janitor"] * random.choice((0, 1, 1, 2))
-    return (*workers, *operators, *janitors)
+    hoarders = ["hoarder"] * (random.choice((0, 0, 1)) if budget < LARGE else 3)
+    return (*workers, *hoarders, *operators, *janitors)
 
 
 def _budget(random: Random, usual: int) -> tuple[int, int]:

@@ -121,6 +121,8 @@ class Witness:
     """Between a Governor and its transport: tells the ledger what the holder is told, and what it gives back."""
 
     def __init__(self, environment: Environment, transport: Transport) -> None:
+        self._world = environment.world
+        self._clock = environment.clock
         self._process = environment.process
         self._ledger = environment.world.ledger
         self._tally = environment.world.tally
@@ -129,11 +131,18 @@ class Witness:
     def acquire(self, wanted: Wanted, *, waiting: bool | None = None, until_ms: int | None = None) -> Grant | Refusal:
         """See `governor.Transport`."""
         self._process.call += 1
+        world, began_us, is_last = self._world, self._world.hub.now_us, self._is_last(until_ms)
         outcome = self._transport.acquire(wanted, waiting=waiting, until_ms=until_ms)
         note_grant(self._tally, outcome)
         if isinstance(outcome, Grant):
             self._ledger.told(outcome.lease)
+        elif is_last and wanted.connections == 1:
+            world.patience.check_refusal(self._process.name, began_us, world.settings.lag_ms * MS)
         return outcome
+
+    def _is_last(self, until_ms: int | None) -> bool:
+        """Whether the caller has no time left to try again."""
+        return until_ms is None or self._clock.now_ms() >= until_ms
 
     def renew(self, lease: Lease, *, expires_at_ms: int) -> Renewal | Refusal | None:
         """See `governor.Transport`."""

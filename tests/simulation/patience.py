@@ -1,4 +1,6 @@
-"""The promise to those who wait: whoever waits while capacity is free is granted within a minute of virtual time."""
+"""The promises to those who ask: who waits while capacity is free is granted within a minute of virtual time, and nobody
+is refused for good while a shard had room all along.
+"""
 
 from __future__ import annotations
 
@@ -33,6 +35,8 @@ class Patience:
         self._full_until_us = 0
         self._free_from_us = 0
         self._plan = 0
+        self._plan_since_us = 0
+        self._roomy_since_us: dict[int, int] = {}
         ledger.on_change = self._changed
 
     def troubled(self) -> None:
@@ -46,15 +50,32 @@ class Patience:
         if now_us - free_since_us > PATIENCE_US:
             raise Violation("kept waiting", f"{who} waited while capacity was free for {(now_us - free_since_us) // MS} ms")
 
+    def check_refusal(self, who: str, began_us: int, lag_us: int) -> None:
+        """A last try, for one connection, that began then has just been refused: no shard may have had room throughout.
+
+        Room that a read cannot have seen yet does not count, nor a shard that the environment has not heard of.
+        """
+        settings = self._ledger.settings
+        if settings is None or began_us - self._plan_since_us < SETTINGS_KEPT_US:
+            return
+        for index, since_us in self._roomy_since_us.items():
+            if index < settings.shards and since_us < began_us - lag_us:
+                raise Violation("refused early", f"{who} was refused although shard {index} had room")
+
     def _changed(self) -> None:
         now_us, settings = self._hub.now_us, self._ledger.settings
         self._full_until_us = max(self._full_until_us, min(self._free_from_us, now_us))
         if settings is None:
             return
         if settings.plan != self._plan:
-            self._plan = settings.plan
+            self._plan, self._plan_since_us = settings.plan, now_us
             self._full_until_us = now_us + SETTINGS_KEPT_US
         shards = self._ledger.shards.values()
+        for shard in shards:
+            if shard.remaining < 1:
+                self._roomy_since_us.pop(shard.key.index, None)
+            else:
+                self._roomy_since_us.setdefault(shard.key.index, now_us)
         missing = sum(shard.allowed - shard.remaining for shard in shards) - settings.allowed + 1
         self._free_from_us = now_us if missing <= 0 else self._comes_back_us(missing)
 

@@ -124,7 +124,7 @@ class Worker:
     def _renewed(self, lease: Lease, options: dict[str, Any]) -> Lease:
         """Renewed, if it can be: an outage or an overdrawn budget leaves it as it is."""
         try:
-            return self.governor.renew(lease, **options)
+            return self.governor.renew(lease, **(options if self.random.random() < 0.7 else {"lease_ms": 1_000}))
         except (GovernorUnavailable, NoConnectionsLeft) as error:
             self.count(error)
             return lease
@@ -155,6 +155,17 @@ class ConnectingWorker(LambdaWorker):
         """See `Worker`."""
         self.with_lease = self.by_hand = self.with_connection  # type: ignore[method-assign]
         super().one_invocation()
+
+
+class Hoarder(Worker):
+    """Takes as much as it can get for a few seconds and forgets it, so that whole shards are past their end at once."""
+
+    def one_invocation(self) -> None:
+        """See `Worker`."""
+        lease_ms = 1_000 + int(self.seconds(12) * 1_000)
+        for _ in range(self.random.randint(1, 60)):
+            self.governor.acquire(timeout=0, lease_ms=lease_ms)
+        self.rest(30)
 
 
 class LongRunner(Worker):

@@ -13,6 +13,7 @@ from tests.simulation.chaos import Chaos, Troubles
 from tests.simulation.clocks import stream
 from tests.simulation.dialing import set_virtual_time
 from tests.simulation.environment import Environment
+from tests.simulation.expressions import RequestTable
 from tests.simulation.function import GovernorFunction
 from tests.simulation.hub import MS, SECOND, START_US, Hub, Process
 from tests.simulation.ledger import Ledger, Tally, Violation, end_ms
@@ -20,9 +21,10 @@ from tests.simulation.network import Network, Request, Weather
 from tests.simulation.patience import Patience
 from tests.simulation.server import Habits, Server
 from tests.simulation.sessions import Sessions
-from tests.simulation.table import MemoryTable, Versions
+from tests.simulation.table import MemoryTable, Table, Versions
 from tests.simulation.workers import (
     ConnectingWorker,
+    Hoarder,
     LambdaWorker,
     LongRunner,
     PatientWorker,
@@ -32,11 +34,14 @@ from tests.simulation.workers import (
     operate,
 )
 
+from collections.abc import Callable
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from random import Random
 
 DATABASE = "orders"
+KEEP_SECONDS = 8
+TABLES: dict[str, Callable[[Versions, Ledger], Table]] = {"memory": MemoryTable, "dynamodb": RequestTable}
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,7 @@ class Settings:
     """Everything that a world is made of; `of_seed` draws it."""
 
     actors: tuple[str, ...]
+    table: str = "memory"
     budget: int = 3
     shards: int = 1
     budgets: tuple[tuple[int, int], ...] = ((3, 1),)
@@ -92,7 +98,7 @@ class World:
         self.patience = Patience(self.hub, self.ledger, skew_ms=settings.skew_ms)
         self.sessions = Sessions(self.ledger, self.tally)
         versions = Versions(self.hub, self._stream("lag"), settings.lag_ms * MS)
-        self.table = MemoryTable(versions, self.ledger)
+        self.table: Table = TABLES[settings.table](versions, self.ledger)
         self.network = Network(self.hub, self._stream("network"), settings.weather, self._deliver, self.tally)
         self.max_connections = 1_000
         self.server = Server(
@@ -120,6 +126,14 @@ class World:
         self._epilogue()
         self.tally.branches += engine_branches.MET
         return self.tally
+
+    def violation(self, steps: int) -> Violation | None:
+        """Run; the invariant that broke, or None."""
+        try:
+            self.run(steps)
+        except Violation as violation:
+            return violation
+        return None
 
     # What actors and chaos ask of it.
 
@@ -252,6 +266,9 @@ ACTORS: dict[str, Callable[[World, Environment], Callable[[], None]]] = {
     "function": _working(LambdaWorker),
     "remote": _working(lambda world, environment: LambdaWorker(world, environment, remote=True)),
     "connecting": _working(ConnectingWorker),
+    "keeping": _working(lambda world, environment: ConnectingWorker(world, environment, keep_seconds=KEEP_SECONDS)),
+    "longkeeping": _working(lambda world, environment: LongRunner(world, environment, keep_seconds=KEEP_SECONDS)),
+    "hoarder": _working(Hoarder),
     "longrunner": _working(LongRunner),
     "patient": _working(PatientWorker),
     "vandal": _working(Vandal),

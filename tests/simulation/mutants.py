@@ -1,0 +1,271 @@
+"""Deliberate bugs, each a change of the production code's text; the simulation's invariants have to catch every one.
+
+A mutant is applied to a module's source while it is imported, in a process of its own. Each piece of text must stand in
+the source exactly once, so a mutant that no longer changes the code is an error and not a success.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One bug.
+
+    Attributes:
+        name: what is wrong, in a few words.
+        module: of the package.
+        changes: (text, what it becomes) pairs.
+        table: which simulated table shows it; None: any.
+    """
+
+    name: str
+    module: str
+    changes: tuple[tuple[str, str], ...]
+    table: str | None = None
+
+
+def _m(name: str, module: str, *changes: tuple[str, str], table: str | None = None) -> Mutant:
+    return Mutant(name, module, changes, table)
+
+
+IN_MEMORY = [
+    _m("grant without room", "memory", ("                or shard.remaining < connections - freed\n", ""), table="memory"),
+    _m("grant of an id that is stored", "memory", ("                or lease_id in shard.leases\n", ""), table="memory"),
+    _m("takeover of whatever was seen", "memory", ("                or not _all_stored(shard, taken)\n", ""), table="memory"),
+    _m(
+        "takeover compares the expiry only by its being there",
+        "memory",
+        ("or not _all_stored(shard, taken)", "or not all(lease_id in shard.leases for lease_id, _ in taken)"),
+        table="memory",
+    ),
+    _m(
+        "takeover leaves the counter alone",
+        "memory",
+        ("remaining=shard.remaining + freed - connections", "remaining=shard.remaining - (0 if taken else connections)"),
+        table="memory",
+    ),
+    _m(
+        "takeover needs no room beyond what it frees",
+        "memory",
+        ("shard.remaining < connections - freed", "shard.remaining < connections and not taken"),
+        table="memory",
+    ),
+    _m(
+        "release of what is not stored",
+        "memory",
+        (
+            "if shard is None or not _all_stored(shard, leases):\n                return Unwritten(shard)\n            return self._put(\n                replace(shard, remaining=shard.remaining + connections_of",
+            "if shard is None:\n                return Unwritten(shard)\n            return self._put(\n                replace(shard, remaining=shard.remaining + connections_of",
+        ),
+        table="memory",
+    ),
+    _m(
+        "release without ownership: the id is enough",
+        "memory",
+        (
+            "if shard is None or not _all_stored(shard, leases):",
+            "leases = tuple((i, shard.leases[i]) for i, _ in leases if i in shard.leases) if shard else ()\n"
+            "            if shard is None or not leases:",
+        ),
+        table="memory",
+    ),
+    _m(
+        "release believes the caller's count",
+        "memory",
+        ("if shard is None or not _all_stored(shard, leases):", "if shard is None or leases[0][0] not in shard.leases:"),
+        table="memory",
+    ),
+    _m(
+        "renewal of what is not stored so",
+        "memory",
+        (" or not _all_stored(shard, ((lease_id, record),))", ""),
+        table="memory",
+    ),
+    _m("renewal while overdrawn", "memory", (" or shard.remaining < 0 or", " or"), table="memory"),
+    _m("fence stands still", "memory", ("fence=shard.fence + 1", "fence=shard.fence"), table="memory"),
+    _m("stamp by an older plan", "memory", (" and shard.plan < plan and", " and"), table="memory"),
+    _m("raise by another plan", "memory", (" and shard.plan == plan and", " and"), table="memory"),
+    _m(
+        "resize whatever was read",
+        "memory",
+        ("if shard.allowed != change.allowed_as_read:", "if False:"),
+        table="memory",
+    ),
+    _m(
+        "shrink by setting instead of adding",
+        "memory",
+        ("remaining=shard.remaining + change.added", "remaining=change.allowed"),
+        table="memory",
+    ),
+    _m(
+        "settings saved over another operator's",
+        "memory",
+        ("if (stored.plan if stored else None) != plan_as_read:", "if False:"),
+        table="memory",
+    ),
+    _m(
+        "making a shard again wipes it",
+        "memory",
+        (
+            "self._shards.setdefault(key, Shard(key, allowed=0, remaining=0, fence=0, plan=plan))",
+            "self._shards[key] = Shard(key, allowed=0, remaining=0, fence=0, plan=plan)",
+        ),
+        table="memory",
+    ),
+]
+
+IN_DYNAMODB = [
+    _m("DynamoDB: grant without HAS_ROOM", "dynamodb", ('f"{HAS_ROOM} AND {NEW_ID}"', "NEW_ID"), table="dynamodb"),
+    _m("DynamoDB: grant without NEW_ID", "dynamodb", ('f"{HAS_ROOM} AND {NEW_ID}"', "HAS_ROOM"), table="dynamodb"),
+    _m(
+        "DynamoDB: takeover without AS_SEEN",
+        "dynamodb",
+        ('f"{_GRANT_CONDITION} AND {seen}"', "_GRANT_CONDITION"),
+        table="dynamodb",
+    ),
+    _m(
+        "DynamoDB: takeover does not count what it frees",
+        "dynamodb",
+        ("_number(connections - connections_of(taken))", "_number(connections)"),
+        table="dynamodb",
+    ),
+    _m(
+        "DynamoDB: takeover leaves the old leases",
+        "dynamodb",
+        ('f"{take} {removal}"', "take"),
+        table="dynamodb",
+    ),
+    _m(
+        "DynamoDB: release without AS_SEEN",
+        "dynamodb",
+        (
+            'f"SET remaining = remaining + :n {removal}", condition,',
+            'f"SET remaining = remaining + :n {removal}", "attribute_not_exists(nothing)",',
+        ),
+        table="dynamodb",
+    ),
+    _m(
+        "DynamoDB: renewal without AS_SEEN",
+        "dynamodb",
+        ("f\"{AS_SEEN.format(id='#id', record=':seen')} AND {NOT_OVERFULL}\"", "NOT_OVERFULL"),
+        table="dynamodb",
+    ),
+    _m(
+        "DynamoDB: renewal without NOT_OVERFULL",
+        "dynamodb",
+        (
+            "f\"{AS_SEEN.format(id='#id', record=':seen')} AND {NOT_OVERFULL}\"",
+            "AS_SEEN.format(id='#id', record=':seen')",
+        ),
+        table="dynamodb",
+    ),
+    _m("DynamoDB: stamp without OLDER_PLAN", "dynamodb", ('f"{OLDER_PLAN} AND {ALLOWED_AS_READ}"', "ALLOWED_AS_READ"), table="dynamodb"),
+    _m("DynamoDB: stamp without ALLOWED_AS_READ", "dynamodb", ('f"{OLDER_PLAN} AND {ALLOWED_AS_READ}"', "OLDER_PLAN"), table="dynamodb"),
+    _m("DynamoDB: raise without THIS_PLAN", "dynamodb", ('f"{THIS_PLAN} AND {ALLOWED_AS_READ}"', "ALLOWED_AS_READ"), table="dynamodb"),
+    _m("DynamoDB: raise without ALLOWED_AS_READ", "dynamodb", ('f"{THIS_PLAN} AND {ALLOWED_AS_READ}"', "THIS_PLAN"), table="dynamodb"),
+    _m(
+        "DynamoDB: shrink by setting instead of adding",
+        "dynamodb",
+        ("remaining = remaining + :added", "remaining = :allowed"),
+        table="dynamodb",
+    ),
+    _m(
+        "DynamoDB: making a shard again wipes it",
+        "dynamodb",
+        ('"Item": item, "ConditionExpression": NO_ITEM}', '"Item": item}'),
+        table="dynamodb",
+    ),
+    _m(
+        "DynamoDB: settings without PLAN_AS_READ",
+        "dynamodb",
+        ('"ConditionExpression": PLAN_AS_READ', '"ConditionExpression": "attribute_not_exists(nothing)"'),
+        table="dynamodb",
+    ),
+]
+
+IN_RULES = [
+    _m("reclaim without skew", "decide", ("record_expiry_ms(record) + skew_ms < now_ms", "record_expiry_ms(record) < now_ms")),
+    _m("take over what is not over", "decide", ("if is_over(seen[1], now_ms=now_ms, skew_ms=skew_ms)", "")),
+    _m("never take over", "decide", ("if portions and shard.remaining", "if False and shard.remaining")),
+    _m("any record of an id is one's own", "decide", ("AlreadyGranted() if stored == record else IdInUse()", "AlreadyGranted()")),
+    _m("an earlier end counts as renewed", "decide", ("if same and record_expiry_ms(stored) >= record_expiry_ms(wanted)", "if same")),
+    _m("every lease counts for one connection", "decide", ("sum(record_connections(record) for _, record in leases)", "len(leases)")),
+    _m("shares add up to more than the budget", "decide", ("return each + (index < rest)", "return each + (rest > 0)")),
+    _m(
+        "raise without all stamped",
+        "plan",
+        ("        if shard.plan < settings.plan\n    ]", "        if shard.plan < settings.plan and shard.allowed > share(settings.allowed, settings.shards, shard.key.index)\n    ]"),
+    ),
+    _m("no strict raise order", "plan", ("        if target < part:\n            break\n", "")),
+    _m("raise by what is still lent", "plan", ("return max(shard.allowed, shard.in_use)", "return shard.allowed")),
+    _m("raise whatever the share is", "plan", ("target = min(part, _committed(shard) + max(room, 0))", "target = part")),
+    _m(
+        "raise by a stale read",
+        "settlement",
+        ("partial(self._store.read, settings.keys, consistent=True)", "partial(self._store.read, settings.keys, consistent=False)"),
+    ),
+    _m("plan number not moved on", "operations", ("plan=base.plan + 1", "plan=base.plan")),
+]
+
+IN_ENGINE = [
+    _m("renewal that shortens", "engine", ("end_ms = max(expires_at_ms, lease.expires_at_ms)", "end_ms = expires_at_ms")),
+    _m("refuse after one shard", "engine", ("(self._on_looks(others) if others else None)", "None")),
+    _m(
+        "retry with a new lease id",
+        "engine",
+        (
+            "        wanted, store = self._wanted, self._store\n",
+            "        wanted, store = self._wanted, self._store\n"
+            "        import dataclasses, itertools\n"
+            "        fresh = itertools.count()\n"
+            "        outer = self\n\n"
+            "        class Renamed:\n"
+            "            @property\n"
+            "            def lease_id(self):\n"
+            "                number = next(fresh)\n"
+            "                if number:\n"
+            "                    name = f'{self.first[:-1]}{number}'\n"
+            "                    outer._wanted = dataclasses.replace(outer._wanted, lease_id=name)\n"
+            "                return outer._wanted.lease_id\n\n"
+            "        renamed = Renamed()\n"
+            "        renamed.first, renamed.record, renamed.connections = wanted.lease_id, wanted.record, wanted.connections\n"
+            "        wanted = renamed\n",
+        ),
+    ),
+    _m("a lost renewal is taken for one", "engine", ("if outcome.shard is None or isinstance(decision, decide.NotHeld):\n            return None", "if outcome.shard is None or isinstance(decision, decide.NotHeld):\n            return Renewal(replace(lease, expires_at_ms=end_ms), pressure=False)")),
+]
+
+IN_SESSIONS = [
+    _m("forget wait_timeout", "fence", ('            "wait_timeout": self.idle_seconds,\n', "")),
+    _m("forget max_statement_time", "fence", ('return settings | {"max_statement_time": self.statement_seconds}', "return settings")),
+    _m("guard W instead of 2W + E", "fence", ("return self.margin_ms + self.idle_ms", "return self.idle_ms")),
+    _m("guard W + E instead of 2W + E", "fence", ("return self.margin_ms + self.idle_ms", "return self.margin_ms")),
+    _m("margin E instead of E + W", "fence", ("return self.statement_bound_ms + self.idle_ms", "return self.statement_bound_ms")),
+    _m("margin W instead of E + W", "fence", ("return self.statement_bound_ms + self.idle_ms", "return self.idle_ms")),
+    _m(
+        "no check of the lease before a statement",
+        "mysql",
+        ("if self.usable_until_ms is not None and self._now_ms() > self.usable_until_ms:", "if False:"),
+    ),
+    _m(
+        "no recheck after opening",
+        "mysql",
+        ("if self.usable_until_ms is not None and self._now_ms() > self.usable_until_ms:", "if self._opened and self.usable_until_ms is not None and self._now_ms() > self.usable_until_ms:"),
+    ),
+    _m("reset without fencing again", "mysql", ('self._after_reset = (_RESET, *use, bytes([COMMAND.COM_QUERY]) + statement)', "self._after_reset = (_RESET, *use)")),
+    _m(
+        "release before close",
+        "sessions",
+        (
+            "        connection.close()\n        if connection.lease is not None and not connection.may_linger:\n            self._borrower.give_back(connection.lease)\n",
+            "        if connection.lease is not None:\n            self._borrower.give_back(connection.lease)\n        connection.close()\n",
+        ),
+    ),
+    _m("release although the server may be at work", "sessions", (" and not connection.may_linger:", ":")),
+    _m("the janitor kills what is held", "janitor", ("session.lease_id and session.lease_id not in held", "session.lease_id")),
+    _m("a kept lease need not cover the next body", "kept", ("if lease.expires_at_ms < needed_ms:", "if False:")),
+]
+
+MUTANTS = [*IN_MEMORY, *IN_DYNAMODB, *IN_RULES, *IN_ENGINE, *IN_SESSIONS]
