@@ -1,0 +1,77 @@
+"""The function under test: holds a governed connection and then does what the event says. Runs below the emulator."""
+
+import os
+import signal
+import threading
+import time
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+from connection_governor.environment import Environment, governor_parts
+from connection_governor.fence import Fence
+from connection_governor.governor import Governor
+from connection_governor.lease import ShardKey, Wanted
+from connection_governor.mysql import FencedConnection, Target, open_session
+from connection_governor.secrets import Credentials
+
+
+class Opener:
+    """Opens the test's sessions."""
+
+    def open(self, fence: Fence, program_name: str, usable_until_ms: int | None) -> FencedConnection:
+        """See `opening.Opener.open`."""
+        target = Target("127.0.0.1", int(os.environ["PORT"]), tls_ca="/opt/ca.pem")
+        credentials = Credentials("crashing", "pw")
+        return open_session(target, credentials, fence, program_name=program_name, usable_until_ms=usable_until_ms)
+
+
+@cache
+def governor() -> Governor:
+    """This environment's."""
+    parts = governor_parts(Environment.current())
+    if "PORT" in os.environ:
+        parts["outside"] = replace(parts["outside"], opener=Opener)
+    return Governor(**parts)
+
+
+def die() -> None:
+    """Be killed, as by the kernel for lack of memory."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def handler(event: dict[str, Any], context: Any) -> Any:  # noqa: ANN401 - awslambdaric's own
+    """Do as told."""
+    act = event["act"]
+    if act == "nothing":
+        return act
+    if act == "lease":
+        with governor().lease("orders", context=context) as lease:
+            time.sleep(event.get("sleep", 0))
+            return lease.lease_id
+    if act == "measure":
+        return measure(event["times"])
+    with governor().connection("orders", context=context, keep_seconds=event.get("keep", 0)) as connection:
+        if act == "hang":
+            time.sleep(60)
+        if act == "exit":
+            os._exit(1)
+        if act == "kill":
+            die()
+        if act == "kill in a statement":
+            threading.Timer(0.5, die).start()
+            connection.query("SELECT SLEEP(6)")
+        return connection.lease.lease_id if connection.lease else None
+
+
+def measure(times: int) -> float:
+    """Microseconds that the notes of one acquire and release take."""
+    notes = governor()._outside.notes
+    wanted = Wanted("k3Zq81Bd", "orders", "checkout/2f1c", 1, 1_800_000_000_000)
+    lease = wanted.lent_by(ShardKey("orders", 0), 1)
+    started = time.perf_counter()
+    for _ in range(times):
+        notes.wanted(wanted)
+        notes.held(lease)
+        notes.gone(lease.lease_id)
+    return (time.perf_counter() - started) / times * 1e6

@@ -1,0 +1,245 @@
+"""The extension under the real emulator: a crashed environment's lease comes back at once, and never too early."""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+import threading
+import time
+from contextlib import closing
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any, Self
+
+import pytest
+
+from connection_governor.clock import SYSTEM_CLOCK
+from connection_governor.dynamodb import DynamoDBStore
+from connection_governor.emf import Reporter
+from connection_governor.engine import Engine
+from connection_governor.entropy import SYSTEM_ENTROPY
+from connection_governor.environment import DynamoDBCaller
+from connection_governor.lease import ShardKey
+from connection_governor.memory import MemoryStore
+from connection_governor.operations import Operations
+from connection_governor.payloads import Requests
+from connection_governor.service import Service
+from tests.conformance.worlds import endpoint_of, environment_of, new_table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from harness.mariadb import PrivateMariaDB
+    from tests.emulator.conftest import LambdaEnvironment
+
+
+class GovernorFunction(ThreadingHTTPServer):
+    """The governor's payloads behind Lambda's Invoke, on leases in memory.
+
+    Attributes:
+        actions: what was asked, in order.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Invocation)
+        store = MemoryStore()
+        operations = Operations(store, SYSTEM_CLOCK, SYSTEM_ENTROPY)
+        operations.set_budget("orders", 5)
+        quiet = Reporter(write=lambda _line: None)
+        service = Service(Engine(store, SYSTEM_CLOCK, SYSTEM_ENTROPY), operations, quiet, SYSTEM_CLOCK)
+        self.requests = Requests(service, SYSTEM_CLOCK, SYSTEM_ENTROPY)
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        self.actions: list[str] = []
+        self._thread = threading.Thread(target=self.serve_forever)
+
+    def status(self) -> dict[str, Any]:
+        """Who holds what."""
+        answer = self.requests.answer({"action": "status", "database": "orders"})
+        assert isinstance(answer, dict)
+        return answer
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.shutdown()
+        self.server_close()
+        self._thread.join()
+
+
+class _Invocation(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: GovernorFunction
+
+    def do_POST(self) -> None:
+        request = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        self.server.actions.append(request["action"])
+        answer = json.dumps(self.server.requests.answer(request)).encode()
+        self.send_response(200)
+        self.send_header("content-length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+class Table:
+    """The leases, on DynamoDB Local."""
+
+    def __init__(self, store: DynamoDBStore, variables: dict[str, str]) -> None:
+        self._store = store
+        self.variables = variables
+
+    def held(self) -> list[str]:
+        """The ids of the stored leases."""
+        shard = self._store.read([ShardKey("orders", 0)], consistent=True)[0]
+        assert shard is not None
+        return list(shard.leases)
+
+
+@pytest.fixture
+def table(dynamodb_local: str) -> Iterator[Table]:
+    """A budget large enough for connections to be kept."""
+    with closing(endpoint_of(dynamodb_local)) as endpoint:
+        name = new_table(endpoint)
+        store = DynamoDBStore(DynamoDBCaller(endpoint), name)
+        Operations(store, SYSTEM_CLOCK, SYSTEM_ENTROPY).set_budget("orders", 5)
+        variables = dict(environment_of(dynamodb_local, name).variables)
+        yield Table(store, variables | {"GOVERNOR_TRANSPORT": "direct"})
+
+
+@pytest.fixture
+def worker(
+    environment: Callable[..., LambdaEnvironment], table: Table, mariadb: PrivateMariaDB, tmp_path_factory: object
+) -> LambdaEnvironment:
+    """An environment whose function holds a connection to a real MariaDB."""
+    mariadb.create_user("crashing", "pw", max_user_connections=5)
+    return environment(PORT=str(mariadb.port), CA=str(mariadb.ca_path), **table.variables)
+
+
+def sessions(mariadb: PrivateMariaDB) -> int:
+    """How many sessions the workers have."""
+    with closing(mariadb.root()) as root, root.cursor() as cursor:
+        cursor.execute("SELECT COUNT(*) FROM information_schema.processlist WHERE user = 'crashing'")
+        row = cursor.fetchone()
+        assert row is not None
+        return int(row[0])
+
+
+@pytest.mark.parametrize("act", ["hang", "exit", "kill"])
+def test_a_crashed_environments_lease_is_back_before_its_caller_is_answered(
+    worker: LambdaEnvironment, table: Table, mariadb: PrivateMariaDB, act: str
+) -> None:
+    """Breaks: each time-out or crash costs a connection until its lease ends, 15 s after the deadline."""
+    _, answer = worker.invoke(act)
+    assert "Task timed out" in answer or "Runtime.ExitError" in answer or "signal: killed" in answer, answer
+    assert table.held() == []
+    assert sessions(mariadb) == 0
+    status, answer = worker.invoke("use")  # the next runtime, with the next extension, in the same /tmp
+    assert status == 200
+    assert "error" not in answer
+    assert table.held() == []
+
+
+def test_the_lease_of_a_running_statement_is_left_to_expire(
+    worker: LambdaEnvironment, table: Table, mariadb: PrivateMariaDB
+) -> None:
+    """Breaks: the slot is lent again while MySQL still works for the one who crashed, and counts two."""
+    worker.invoke("kill in a statement")
+    assert sessions(mariadb) == 1
+    assert len(table.held()) == 1
+    since = time.monotonic()
+    while sessions(mariadb):  # it is no other test's business
+        assert time.monotonic() - since < 10
+        time.sleep(0.1)
+
+
+def test_a_kept_connection_is_given_back_when_the_environment_is_shut_down(
+    worker: LambdaEnvironment, table: Table, mariadb: PrivateMariaDB
+) -> None:
+    """Breaks: after each burst of work the budget is held by environments that are gone."""
+    status, _ = worker.invoke("use", keep=60)
+    assert status == 200
+    assert len(table.held()) == 1
+    assert worker.terminate() < 2.5
+    assert table.held() == []
+    assert sessions(mariadb) == 0
+
+
+def test_when_everything_is_killed_the_lease_ends_by_itself(
+    worker: LambdaEnvironment, table: Table, mariadb: PrivateMariaDB
+) -> None:
+    """Breaks: nobody is left to say so, and still the slot must come back: by its end, not by any goodbye."""
+    worker.invoke("use", keep=2)
+    worker.server.process.kill()
+    worker.server.process.wait()
+    time.sleep(0.5)
+    assert sessions(mariadb) == 0
+    assert len(table.held()) == 1
+
+
+def test_without_an_extension_nothing_is_noted_and_the_lease_ends_by_itself(
+    environment: Callable[..., LambdaEnvironment], table: Table
+) -> None:
+    """Breaks: workers that take the package from PyPI, and not the layer."""
+    worker = environment(extension=False, **table.variables)
+    assert worker.invoke("measure", times=10)[0] == 200
+    worker.invoke("lease", sleep=10)
+    assert len(table.held()) == 1
+
+
+@pytest.fixture
+def function() -> Iterator[GovernorFunction]:
+    """The governor function, as a worker with the `lambda` transport reaches it."""
+    with GovernorFunction() as function:
+        yield function
+
+
+def test_with_the_lambda_transport_too(
+    environment: Callable[..., LambdaEnvironment], function: GovernorFunction
+) -> None:
+    """Breaks: workers that may do no more than invoke the function wait for the lease's end."""
+    worker = environment(
+        AWS_ENDPOINT_URL_LAMBDA=function.url,
+        AWS_REGION="us-east-1",
+        AWS_ACCESS_KEY_ID="test",
+        AWS_SECRET_ACCESS_KEY="test",
+        GOVERNOR_TRANSPORT="lambda",
+        GOVERNOR_FUNCTION="governor",
+    )
+    _, answer = worker.invoke("lease", sleep=10)
+    assert "timed out" in answer
+    assert function.actions == ["acquire", "release"]
+    assert function.status()["leases"] == []
+
+
+def test_an_environment_without_a_lease_asks_for_nothing_at_its_end(
+    environment: Callable[..., LambdaEnvironment],
+) -> None:
+    """Breaks: every environment of every function that carries the layer pays at its end."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        worker = environment(**environment_of(url, "leases").variables, GOVERNOR_TRANSPORT="direct")
+        assert worker.invoke("nothing")[0] == 200
+        assert worker.terminate() < 1.0
+        listener.settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            listener.accept()
+
+
+def test_a_worker_that_is_not_set_up_runs_all_the_same(environment: Callable[..., LambdaEnvironment]) -> None:
+    """Breaks: an extension that fails at its start fails the whole function."""
+    worker = environment()
+    assert worker.invoke("nothing")[0] == 200
+
+
+def test_the_notes_take_no_measurable_time(
+    environment: Callable[..., LambdaEnvironment], table: Table, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Breaks: the extension taxes every invocation of the well-behaved."""
+    with_notes = float(environment(**table.variables).invoke("measure", times=2_000)[1])
+    with capsys.disabled():
+        sys.stdout.write(f"notes of one acquire and release: {with_notes:.1f} us\n")
+    assert with_notes < 200

@@ -1,0 +1,213 @@
+"""The extension's parts: what is noted, who is gone, and what is given back."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from connection_governor.emf import Reporter
+from connection_governor.engine import Engine
+from connection_governor.extension import NotedProcess, Survivor, give_back, has_ended
+from connection_governor.lease import Grant, Lease, Wanted
+from connection_governor.memory import MemoryStore
+from connection_governor.notes import LINE_BYTES, MOST_LINES, UNKNOWN_SHARD, Note, NoteFile
+from connection_governor.operations import Operations
+from connection_governor.service import Service
+from tests.virtual import NOW_MS, SetEntropy, VirtualClock
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FAR = float("inf")
+
+
+def wanted(number: int = 1) -> Wanted:
+    """A lease to ask for."""
+    return Wanted("orders", f"lease{number:03}", "checkout/2f1c", 1, NOW_MS + 30_000)
+
+
+@pytest.fixture
+def service() -> Service:
+    """The leases, in three shards."""
+    store, clock, entropy = MemoryStore(), VirtualClock(), SetEntropy()
+    operations = Operations(store, clock, entropy)
+    operations.set_budget("orders", 6, shards=3)
+    return Service(Engine(store, clock, entropy), operations, Reporter(write=lambda _line: None), clock)
+
+
+def granted(service: Service, number: int = 1) -> Lease:
+    """A lease that is held."""
+    grant = service.acquire(wanted(number))
+    assert isinstance(grant, Grant)
+    return grant.lease
+
+
+def held(service: Service) -> list[str]:
+    """The ids of the stored leases."""
+    return [lease.lease_id for lease in service.leases("orders")]
+
+
+def only_file(folder: Path) -> NotedProcess:
+    """The notes of the only process."""
+    (path,) = folder.iterdir()
+    return NotedProcess(str(path))
+
+
+def test_a_note_says_all_that_a_release_needs(service: Service) -> None:
+    """Breaks: a crashed environment's lease cannot be named, so it is not given back."""
+    lease = granted(service)
+    note = Note.of(Note(lease, port=50_000).line())
+    assert note is not None
+    assert note.port == 50_000
+    assert note.lease.record == lease.record
+    assert note.lease.key == lease.key
+    assert service.release(note.lease)
+
+
+def test_the_longest_names_fit_into_a_line() -> None:
+    """Breaks: a note that is cut off cannot be read."""
+    lease = Lease("x" * 16, "d" * 32, "h" * 64, 4_095, 1, 4_398_046_511_103, 4_095)
+    line = Note(lease, port=65_535).line()
+    assert len(line) == LINE_BYTES
+    assert Note.of(line) is not None
+
+
+@pytest.mark.parametrize("line", [b"", b" " * 127 + b"\n", b"k3Zq81Bd orders 0 1", b"\xff" * 128, b"a b c d e f g"])
+def test_what_is_no_note_is_passed_over(line: bytes) -> None:
+    """Breaks: a file torn by a crash stops the extension."""
+    assert Note.of(line) is None
+
+
+def test_a_lease_is_noted_before_it_is_asked_for_and_until_it_is_gone(tmp_path: Path, service: Service) -> None:
+    """Breaks: a crash between a grant and its answer."""
+    notes = NoteFile(str(tmp_path))
+    notes.wanted(wanted())
+    seen = only_file(tmp_path)
+    assert [note.lease.shard for note in seen.notes()] == [UNKNOWN_SHARD]
+    lease = granted(service)
+    notes.held(lease)
+    assert [note.lease.record for note in seen.notes()] == [lease.record]
+    renewed = replace(lease, expires_at_ms=lease.expires_at_ms + 1)
+    notes.held(renewed)
+    assert [note.lease.record for note in seen.notes()] == [renewed.record]
+    notes.gone(lease.lease_id)
+    assert seen.notes() == []
+    seen.close()
+
+
+def test_the_file_does_not_grow(tmp_path: Path) -> None:
+    """Breaks: /tmp fills up in an environment that lives for hours."""
+    notes = NoteFile(str(tmp_path))
+    for number in range(3 * MOST_LINES):
+        notes.wanted(wanted(number))
+        notes.gone(wanted(number).lease_id)
+    for number in range(3 * MOST_LINES):
+        notes.wanted(wanted(number))
+    (path,) = tmp_path.iterdir()
+    assert path.stat().st_size == MOST_LINES * LINE_BYTES
+
+
+def test_where_there_is_no_extension_nothing_happens(tmp_path: Path) -> None:
+    """Breaks: every worker without the layer."""
+    notes = NoteFile(str(tmp_path / "missing"))
+    notes.wanted(wanted())
+    notes.gone(wanted().lease_id)
+    assert list(tmp_path.iterdir()) == []
+
+
+PROGRAM = """
+import os, sys, time
+from connection_governor.lease import Wanted
+from connection_governor.notes import NoteFile
+notes = NoteFile(sys.argv[1])
+notes.wanted(Wanted("orders", "lease001", "checkout", 1, 1800000030000))
+if sys.argv[2] == "fork" and os.fork() == 0:
+    print(os.getpid(), flush=True)
+    time.sleep(60)
+print(0, flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("how", ["alone", "fork"])
+def test_a_process_is_gone_when_nobody_shares_its_sockets_any_more(tmp_path: Path, how: str) -> None:
+    """Breaks: the lease is given back while a forked child still holds the connection."""
+    path = os.pathsep.join(sys.path)
+    child = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(tmp_path), how], stdout=subprocess.PIPE, env={"PYTHONPATH": path}, text=True
+    )
+    with child:
+        assert child.stdout is not None
+        pids = [int(child.stdout.readline()) for _ in range(2 if how == "fork" else 1)]
+        process = only_file(tmp_path)
+        assert not process.is_gone()
+        child.kill()
+        child.wait()
+        if grandchild := max(pids):
+            assert not process.is_gone()
+            os.kill(grandchild, signal.SIGKILL)
+    until = 200
+    while not process.is_gone() and (until := until - 1):
+        os.sched_yield()
+    assert process.is_gone()
+    assert len(process.notes()) == 1
+    process.close()
+
+
+def test_a_connection_has_ended_only_when_both_sides_have_closed() -> None:
+    """Breaks: a session that MySQL still works for loses its lease."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = socket.create_connection(listener.getsockname())
+        server, _ = listener.accept()
+        port = client.getsockname()[1]
+        assert not has_ended(port)
+        client.close()
+        assert not has_ended(port)
+        server.close()
+        assert has_ended(port)
+    assert has_ended(0)
+
+
+def test_a_lease_whose_answer_was_lost_is_found(service: Service) -> None:
+    """Breaks: an environment that was stopped while it asked leaves its lease behind."""
+    granted(service)
+    noted = Lease("lease001", "orders", "checkout", 1, None, NOW_MS + 30_000, UNKNOWN_SHARD)
+    assert give_back(service, noted)
+    assert held(service) == []
+    assert not give_back(service, noted)
+
+
+def test_what_dead_processes_noted_is_given_back_and_forgotten(tmp_path: Path, service: Service) -> None:
+    """Breaks: the extension's only purpose. What is left by an earlier runtime is included."""
+    for number in (1, 2):
+        notes = NoteFile(str(tmp_path))
+        notes.held(granted(service, number))
+        assert notes._file is not None
+        os.close(notes._file)
+    alive = NoteFile(str(tmp_path))
+    alive.held(granted(service, 3))
+    assert Survivor(str(tmp_path), service).settle(until=0) == 2
+    assert held(service) == ["lease003"]
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+class Unreachable:
+    """A transport that must not be used."""
+
+    def __getattr__(self, verb: str) -> Any:  # noqa: ANN401 - any verb
+        raise AssertionError(verb)
+
+
+def test_without_a_lease_nobody_is_asked_or_waited_for(tmp_path: Path) -> None:
+    """Breaks: the end of every environment takes two seconds."""
+    notes = NoteFile(str(tmp_path))
+    notes.wanted(wanted())
+    notes.gone(wanted().lease_id)
+    assert Survivor(str(tmp_path), Unreachable()).settle(until=FAR) == 0
