@@ -96,10 +96,16 @@ class Promises:
             return index < last.shards and self._world.broken != "a missing shard is not short"
         return shard.allowed < last.share(index)
 
+    def _emptied(self, shard: Shard) -> Shard:
+        """Whoever carries a plan out has reclaimed everything; else only shards that lend are emptied, by takeovers."""
+        if self._world.broken == "a plan reclaims nothing" and shard.allowed == 0:
+            return shard
+        return shard._replace(remaining=shard.allowed)
+
     def _settled(self, state: State) -> State:
         """After reclaiming everything and carrying out the last plan, with nobody else about."""
         number = len(state.plans) - 1
-        empty = tuple(shard and shard._replace(remaining=shard.allowed) for shard in state.shards)
+        empty = tuple(shard and self._emptied(shard) for shard in state.shards)
         state = state._replace(shards=self._operators.marked(empty, state.plans), stories=())
         while True:
             moves = [*self._operators.stamps(state, number), *self._operators.raises(state, number)]

@@ -18,7 +18,8 @@ CHOSEN = FULL if os.environ.get("MODEL_SIZE") == "full" else DAILY
 CRASH = frozenset({"crash"})
 MOVE = frozenset({"move", "crash"})
 OVER_GRANT, COUNTER, FENCE = "over-grant", "the counter of shard", "the fence of shard"
-BELIEVES, LOST = "a client believes in a lease that is not stored", "lost for good"
+BELIEVES = "a client believes in a lease that is not stored"
+LOST, UNFINISHED = "lost for good", "a half-done plan cannot be finished"
 
 STALE = THREE_SHARDS | {"features": frozenset({"move"}), "clients": 3, "ahead": 1, "starts": ((3, 3, 3),)}
 
@@ -44,6 +45,7 @@ BROKEN: list[tuple[str, dict[str, Any], str, int]] = [
     ("raises in any order", {"features": MOVE, **THREE_SHARDS}, OVER_GRANT, 10),
     ("raise up to what was in use", STALE, OVER_GRANT, 16),
     ("missing shards are passed over", {"features": MOVE}, OVER_GRANT, 11),
+    ("a plan reclaims nothing", {"features": MOVE}, UNFINISHED, 3),
     ("a missing shard is not short", {"features": MOVE}, LOST, 3),
 ]
 
