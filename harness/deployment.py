@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from harness.errors import StackError
-from harness.paths import BUILD, ROOT, TEMPLATE, TOOLS
+from harness.paths import BUILD, TEMPLATE, TOOLS
 from harness.tools import tool
 
 if TYPE_CHECKING:
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 STACK_NAME = "connection-governor"
 DATABASE_NAME = "Prod_MySQL"
-BUILT = BUILD / "sam" / "built"
+FOLDER = BUILD / "sam"
+BUILT = FOLDER / "built"
 TIMEOUT_S = 300
 
 
@@ -33,7 +34,7 @@ class Deployment:
 
 def build_template(template: Path = TEMPLATE) -> Path:
     """Runs `sam build`; returns the built template, below build/ like all that it makes."""
-    places = ["--build-dir", str(BUILT), "--cache-dir", str(BUILD / "sam" / "cache"), "--cached"]
+    places = ["--build-dir", str(BUILT), "--cache-dir", str(FOLDER / "cache"), "--cached"]
     _sam(["build", "--template-file", str(template), *places], {})
     return BUILT / "template.yaml"
 
@@ -99,9 +100,9 @@ def local_parameters(  # one place for what a local deployment needs
 
 def _sam(arguments: list[str], variables: Mapping[str, str]) -> None:
     program = tool("sam", "sam")
-    home = BUILD / "sam" / "home"  # sam keeps state there; it must not find a user's own AWS settings either
+    home = FOLDER / "home"  # sam keeps state there; it must not find a user's own AWS settings either
     home.mkdir(parents=True, exist_ok=True)
-    settings = BUILD / "sam" / "samconfig.toml"
+    settings = FOLDER / "samconfig.toml"
     settings.write_text("version = 0.1\n")
     environment = {
         **_without_aws(os.environ),
@@ -115,7 +116,7 @@ def _sam(arguments: list[str], variables: Mapping[str, str]) -> None:
     command = [str(program), *arguments, "--config-file", str(settings)]
     done = subprocess.run(
         command,
-        cwd=ROOT,
+        cwd=FOLDER,  # where it makes folders of its own
         env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
