@@ -34,7 +34,8 @@ STYLE: dict[Any, Any] = {
     "ytick.color": GREY,
     "svg.hashsalt": "connection-governor",
 }
-SIZE_INCHES = (14, 10.5)
+SIZE_INCHES = (14.0, 10.5)
+CHART_INCHES = (14.0, 7.6)
 HEADROOM = 1.36  # above the budget, for words
 SECOND = 1000
 BIN_MS = 250
@@ -68,21 +69,36 @@ class Drawing:
         return self.seconds(self.recording.ungoverned.to_ms)
 
 
-def draw(recording: Recording, summary: dict[str, Any], *paths: Path) -> None:
-    """Draws the run into files; their names say the format (.png, .svg)."""
+def draw(recording: Recording, summary: dict[str, Any], path: Path) -> None:
+    """Draws the whole picture, with title and figures, into a file; its name says the format (.png, .svg)."""
     drawing = Drawing(recording, summary)
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=SIZE_INCHES, facecolor="white")
-        grid = figure.add_gridspec(
-            *(3, 1), height_ratios=[5, 2.7, 2], left=0.055, right=0.945, top=0.865, bottom=0.02, hspace=0.3
-        )
+        figure, panels = _panels(SIZE_INCHES, [5, 2.7, 2], {"top": 0.865, "bottom": 0.02, "hspace": 0.3})
         _title(figure, drawing)
-        over_time = figure.add_subplot(grid[0])
-        _connections(over_time, drawing)
-        _holds(figure.add_subplot(grid[1], sharex=over_time), drawing)
-        _table(figure.add_subplot(grid[2]), drawing)
-        for path in paths:
-            figure.savefig(path, dpi=120)
+        _connections(panels[0], drawing)
+        _holds(panels[1], drawing)
+        _table(panels[2], drawing)
+        figure.savefig(path, dpi=120)
+
+
+def draw_chart(recording: Recording, summary: dict[str, Any], path: Path) -> None:
+    """Draws what happened over time only, for a page that has the words itself."""
+    drawing = Drawing(recording, summary)
+    with mpl.rc_context(STYLE):
+        figure, panels = _panels(CHART_INCHES, [5, 2.7], {"top": 0.955, "bottom": 0.06, "hspace": 0.25})
+        _connections(panels[0], drawing)
+        _holds(panels[1], drawing)
+        figure.savefig(path)
+
+
+def _panels(size: tuple[float, float], heights: list[float], room: dict[str, float]) -> tuple[Figure, list[Axes]]:
+    """A figure with panels below each other; those that show time come first, and share its axis."""
+    figure = Figure(figsize=size, facecolor="white")
+    figure.subplots_adjust(left=0.055, right=0.945, **room)
+    grid = figure.add_gridspec(len(heights), 1, height_ratios=heights)
+    first = figure.add_subplot(grid[0])
+    second = figure.add_subplot(grid[1], sharex=first)
+    return figure, [first, second, *(figure.add_subplot(grid[n]) for n in range(2, len(heights)))]
 
 
 def _title(figure: Figure, drawing: Drawing) -> None:
@@ -104,7 +120,7 @@ def _connections(axes: Axes, drawing: Drawing) -> None:
     axes.set_ylabel("Remaining Connections", color=REMAINING)
     _refusals(axes.twinx(), drawing)
     _refused_by_mysql(axes, drawing)
-    _words(axes, drawing)
+    _without_governor(axes, drawing)
     _marks(axes, drawing)
     _legend(axes)
 
@@ -151,14 +167,14 @@ def _each_second(drawing: Drawing, samples: Samples) -> dict[int, float]:
     return counts
 
 
-def _words(axes: Axes, drawing: Drawing) -> None:
+def _without_governor(axes: Axes, drawing: Drawing) -> None:
     without, high = drawing.summary["without_governor"], drawing.recording.allowed * HEADROOM
-    axes.text(0.4, high * 0.985, "with the governor", va="top", fontweight="bold", color=GREY)
     refused = f"{without['mysql_refused_1040']} of {without['invocations']}"
     axes.text(
-        *(drawing.change + 0.4, high * 0.985),
+        *(drawing.end * 0.995, high * 0.985),
         f"without: MySQL refuses\n{refused} workers\n(errors 1040, 1226)",
         va="top",
+        ha="right",
         fontweight="bold",
         color=REFUSED_BY_MYSQL,
     )
@@ -171,7 +187,8 @@ def _marks(axes: Axes, drawing: Drawing) -> None:
     crash = drawing.seconds(recording.crashed_at_ms)
     axes.axvline(crash, color=INK, linewidth=1.3)
     axes.plot([crash], [recording.allowed], marker="X", color=INK, markersize=10)
-    axes.text(crash + 0.4, high, f"{recording.killed} workers killed\nwhile they hold", va="top")
+    who = f"{recording.killed} workers" if recording.killed > 1 else "1 worker"
+    axes.text(crash + 0.4, high, f"{who} killed\nholding a connection", va="top")
     if recording.full_again_at_ms is None:
         return
     full = drawing.seconds(recording.full_again_at_ms)

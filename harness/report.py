@@ -6,7 +6,7 @@ import html
 from typing import TYPE_CHECKING, Any
 
 from harness.figures import Group, groups, headline
-from harness.picture import draw
+from harness.picture import draw, draw_chart
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,8 +19,8 @@ h1{font-size:1.7rem;margin:0}h2{font-size:1.05rem;margin:0 0 .4rem}
 .sub{color:#57606a;margin:.3rem 0 1rem}svg{width:100%;height:auto}
 .verdict{padding:.6rem 1rem;border-radius:.4rem;font-weight:600;background:#e3f4ea;color:#237a4b}
 .verdict.bad{background:#fbe4e3;color:#8f1414}
-.groups{display:grid;grid-template-columns:repeat(auto-fit,minmax(250px,1fr));gap:1.5rem;margin:1.5rem 0}
-table{border-collapse:collapse;width:100%;font-size:.93rem}td{padding:.2rem 0;border-bottom:1px solid #eaeef2}
+.groups{display:grid;grid-template-columns:repeat(auto-fit,minmax(340px,1fr));gap:1.5rem 2.5rem;margin:1.5rem 0}
+table{border-collapse:collapse;width:100%;font-size:.88rem}td{padding:.2rem 0;border-bottom:1px solid #eaeef2}
 td+td{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}.good{color:#237a4b}.bad{color:#8f1414}
 dt{font-weight:600;margin-top:.6rem}dd{margin:0;color:#57606a}
 """
@@ -53,10 +53,11 @@ def write_report(recording: Recording, summary: dict[str, Any], broken: list[str
         broken: the promises that did not hold, in words.
         folder: where to.
     """
-    drawing = folder / "report.svg"
-    draw(recording, summary, folder / "report.png", drawing)
-    (folder / "report.html").write_text(_page(recording, summary, broken, drawing.read_text()))
-    drawing.unlink()
+    draw(recording, summary, folder / "report.png")
+    chart = folder / "chart.svg"
+    draw_chart(recording, summary, chart)
+    (folder / "report.html").write_text(_page(recording, summary, broken, chart.read_text()))
+    chart.unlink()
 
 
 def _page(recording: Recording, summary: dict[str, Any], broken: list[str], svg: str) -> str:
