@@ -13,4 +13,5 @@ def main() -> int:
     dynamodb_local.fetch()
     tool("ministack", "ministack")
     tool("sam", "sam")
+    tool("rie", "python")
     return 0
