@@ -41,6 +41,7 @@ LEASES_PER_SHARD = 36  # so many fit into 1 KB, which is one write unit
 TAKEN_AT_ONCE = 40  # bounds the length of one update expression
 PRESSURE_SHARE = 4  # pressure: less than a quarter of the shard is left, so that what is kept idle leaves room
 WAIT_REMEMBERED_MS = 600_000  # pressure: somebody had to wait so recently
+REQUEST_MS = 5  # what a request to the store takes
 RETRY_FLOOR_MS = 20
 RETRY_CEILING_MS = 2_000
 
@@ -176,6 +177,15 @@ def renewed_since(shard: Shard | None, lease_id: str, record: str) -> str | None
         return None
     same = record_connections(stored) == record_connections(record) and record_tag(stored) == record_tag(record)
     return stored if same else None
+
+
+def will_last(shard: Shard, *, turnover_per_s: float) -> bool:
+    """Whether the room that a look showed is likely to be there still when a write arrives.
+
+    Where connections change hands fast, others have taken a little room by then, and a lost write costs as much as a
+    grant. Only for those who will come again: at the end of a wait, any room is worth a write.
+    """
+    return shard.remaining * 1_000 >= turnover_per_s * REQUEST_MS
 
 
 def is_pressed(*, allowed: int, remaining: int, since_wait_ms: int | None = None) -> bool:

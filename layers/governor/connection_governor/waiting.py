@@ -48,5 +48,5 @@ class Wait:
         self._ceiling_ms = min(2 * self._ceiling_ms, LAST_CEILING_MS)
         left_ms = self.give_up_ms - self._clock.now_ms()
         self._last = pause_ms >= left_ms
-        self.looks_first = not self._last
+        self.looks_first = True
         return max(0, min(pause_ms, left_ms)) / 1_000

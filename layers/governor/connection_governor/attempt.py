@@ -1,0 +1,167 @@
+"""One pass of one acquire over a database's shards: where to write blindly, where to look first, when to stop."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+from connection_governor import decide
+from connection_governor.errors import InvalidRequest
+from connection_governor.lease import Grant
+from connection_governor.retry import TAKING
+from connection_governor.store import Written
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from connection_governor.clock import Clock
+    from connection_governor.lease import Leases, Settings, Shard, ShardKey, Wanted
+    from connection_governor.retry import Retry
+    from connection_governor.store import LeaseStore, Unwritten
+    from connection_governor.turnover import Turnover
+
+T = TypeVar("T")
+
+# Costs, in write units: a write 1, lost or not; a look 0.1. Measured by bench/overload.py.
+LOOKS = 1  # shards that a newcomer who can come again looks at, beside the one it wrote to
+RACES = 2  # writes that the last pass loses after looks: by then, room that they showed elsewhere is gone, too
+TRIES_ON_A_SHARD = 4  # each lost race shows the shard anew; past these, others are being served
+
+
+class Tools(NamedTuple):
+    """What every pass of an engine uses."""
+
+    store: LeaseStore
+    clock: Clock
+    retry: Retry
+    turnover: Turnover
+
+
+class Attempt:
+    """One pass of one acquire over the shards; `seen` collects the full ones."""
+
+    def __init__(self, tools: Tools, settings: Settings, wanted: Wanted, until_ms: int | None, *, waited: bool) -> None:
+        self.seen: list[Shard] = []
+        self._store, self._clock, self._retry, self._turnover = tools
+        self._settings = settings
+        self._wanted = wanted
+        self._until_ms = until_ms
+        self._waited = waited
+        self._again = until_ms is not None and self._clock.now_ms() < until_ms
+
+    def of_a_newcomer(self, keys: Sequence[ShardKey]) -> Grant | None:
+        """Write to the first shard without looking; look at others, and write where there is room."""
+        others = keys[1 : 1 + LOOKS] if self._again else keys[1:]
+        return self._on_shard(keys[0]) or (self._on_looks(others) if others else None)
+
+    def of_one_who_waits(self, keys: Sequence[ShardKey]) -> Grant | None:
+        """Look at one shard; when the wait is over, at all that were not seen full in the meantime."""
+        return self._on_looks(keys[:1] if self._again else self._not_seen_lately(keys))
+
+    def _not_seen_lately(self, keys: Sequence[ShardKey]) -> list[ShardKey]:
+        """Those to look at again. Memory may refuse, never admit; and what has expired since is seen from memory."""
+        unseen = []
+        for key in keys:
+            shard = self._turnover.seen_lately(key, now_ms=self._clock.now_ms())
+            if shard is not None and isinstance(self._decide(shard), decide.Full):
+                self.seen.append(shard)
+            else:
+                unseen.append(key)
+        return unseen
+
+    def _on_looks(self, keys: Sequence[ShardKey]) -> Grant | None:
+        """Read first: eventually consistent reads may refuse, never admit."""
+        rooms = self._rooms(self._retrying(lambda: self._store.read(keys, consistent=False))) if keys else []
+        for shard, taken in rooms[: 1 if self._again else RACES]:
+            if grant := self._on_shard(shard.key, taken):
+                return grant
+        return None
+
+    def _rooms(self, shards: Sequence[Shard | None]) -> list[tuple[Shard, Leases]]:
+        """Where a write may succeed, the roomiest first, and what it would take over there."""
+        rooms: list[tuple[Shard, Leases]] = []
+        for shard in shards:
+            step = self._decide(shard)
+            if shard is None or isinstance(step, decide.NoSuchShard):
+                continue
+            taken = step.taken if isinstance(step, decide.Write) else ()
+            if isinstance(step, decide.Full) or not (taken or self._is_worth_a_write(shard)):
+                self._saw(shard)
+            else:
+                rooms.append((shard, taken))
+        return sorted(rooms, key=lambda room: -room[0].remaining)
+
+    def _is_worth_a_write(self, shard: Shard) -> bool:
+        return not self._again or decide.will_last(shard, turnover_per_s=self._turnover.per_second(shard.key))
+
+    def _saw(self, shard: Shard) -> None:
+        self.seen.append(shard)
+        self._turnover.note(shard, now_ms=self._clock.now_ms())
+
+    def _on_shard(self, key: ShardKey, taken: Leases = ()) -> Grant | None:
+        shard: Shard | None = None
+        for _ in range(TRIES_ON_A_SHARD):
+            outcome = self._write(key, taken)
+            if isinstance(outcome, Written):
+                return self._granted(key, outcome, outcome.fence)
+            shard = outcome.shard
+            decision = self._decide(shard)
+            if isinstance(decision, decide.AlreadyGranted) and shard is not None:
+                return self._granted(key, shard, None)
+            if isinstance(decision, decide.IdInUse):
+                raise InvalidRequest("lease_id", "is in use: every acquire needs a new one")
+            if isinstance(decision, decide.GiveBack):
+                self._give_back(key, decision.taken)
+            elif not isinstance(decision, decide.Write):
+                break
+            taken = decision.taken if isinstance(decision, decide.Write) else ()
+        if shard is not None:
+            self._saw(shard)
+        return None
+
+    def _write(self, key: ShardKey, taken: Leases) -> Written | Unwritten:
+        wanted, store = self._wanted, self._store
+        if not self._waited:
+            return self._retrying(lambda: store.grant(key, wanted.lease_id, wanted.record, wanted.connections, taken))
+        now_ms = self._clock.now_ms()
+        return self._retrying(
+            lambda: store.grant(key, wanted.lease_id, wanted.record, wanted.connections, taken, waited_ms=now_ms)
+        )
+
+    def _give_back(self, key: ShardKey, over: Leases) -> None:
+        self._retrying(lambda: self._store.give_back(key, over))
+
+    def _decide(self, shard: Shard | None) -> decide.NextStep:
+        return decide.after_refused_grant(
+            shard,
+            self._wanted.lease_id,
+            self._wanted.record,
+            now_ms=self._clock.now_ms(),
+            skew_ms=self._settings.skew_ms,
+        )
+
+    def _granted(self, key: ShardKey, shown: Written | Shard, fence: int | None) -> Grant:
+        total, in_use, estimated = totals(self._settings, shown.allowed, shown.allowed - shown.remaining)
+        return Grant(
+            lease=self._wanted.lent_by(key, fence),
+            allowed=total,
+            in_use=in_use,
+            remaining=total - in_use,
+            estimated=estimated,
+            pressure=is_pressed(shown, self._clock.now_ms()),
+        )
+
+    def _retrying(self, call: Callable[[], T]) -> T:
+        return self._retry(call, TAKING, until_ms=self._until_ms)
+
+
+def totals(settings: Settings, allowed: int, in_use: int) -> tuple[int, int, bool]:
+    """A database's (allowed, in use, whether estimated), from what was seen of its shards."""
+    if settings.shards == 1:
+        return allowed, in_use, False
+    return settings.allowed, decide.scale(in_use, share_of=allowed, total=settings.allowed), True
+
+
+def is_pressed(shown: Written | Shard, now_ms: int) -> bool:
+    """Whether what a shard showed says that environments should give back what they could keep."""
+    since_wait_ms = now_ms - shown.waited_ms if shown.waited_ms else None
+    return decide.is_pressed(allowed=shown.allowed, remaining=shown.remaining, since_wait_ms=since_wait_ms)
