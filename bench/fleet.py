@@ -1,0 +1,238 @@
+"""A fleet in virtual time: any number of environments, each a greenlet with the production Governor, on one table."""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter, deque
+from typing import TYPE_CHECKING, Any, cast
+
+from greenlet import greenlet
+
+from connection_governor.emf import Reporter
+from connection_governor.engine import Engine
+from connection_governor.errors import GovernorUnavailable
+from connection_governor.governor import Governor, Outside
+from connection_governor.memory import MemoryStore
+from connection_governor.operations import Operations
+from connection_governor.service import Service
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from random import Random
+
+    from connection_governor.lease import Shard, ShardKey
+    from connection_governor.store import LeaseStore
+
+SECOND = 1_000_000  # the unit of virtual time is a microsecond
+MS = 1_000
+EPOCH_MS = 1_800_000_000_000
+DATABASE = "orders"
+_ID_ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+
+
+class Hub:
+    """Virtual time: runs whoever is due next."""
+
+    def __init__(self) -> None:
+        self.now_us = 0
+        self._due: list[tuple[int, int, Callable[[], object]]] = []
+        self._count = 0
+        self._main = greenlet.getcurrent()
+
+    def at(self, when_us: int, call: Callable[[], object]) -> None:
+        """Call this at that time."""
+        self._count += 1
+        heapq.heappush(self._due, (when_us, self._count, call))
+
+    def start(self, body: Callable[[], object], when_us: int = 0) -> None:
+        """Run a body that may sleep."""
+        self.at(max(when_us, self.now_us), greenlet(body, self._main).switch)
+
+    def sleep(self, duration_us: int) -> None:
+        """Let time pass for the running body."""
+        self.at(self.now_us + max(0, duration_us), greenlet.getcurrent().switch)
+        self._main.switch()
+
+    def run(self, until_us: int) -> None:
+        """Until that time, or until nothing is left to do."""
+        while self._due and self._due[0][0] <= until_us:
+            self.now_us, _, call = heapq.heappop(self._due)
+            call()
+
+
+class FleetClock:
+    """See `clock.Clock`."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+
+    def now_ms(self) -> int:
+        """The virtual time of day."""
+        return EPOCH_MS + self._hub.now_us // MS
+
+    def sleep(self, seconds: float) -> None:
+        """Let virtual time pass."""
+        self._hub.sleep(int(seconds * SECOND))
+
+
+class SeededEntropy:
+    """See `entropy.Entropy`: the same run draws the same."""
+
+    def __init__(self, random: Random) -> None:
+        self._random = random
+
+    def lease_id(self) -> str:
+        """48 bits."""
+        bits = self._random.getrandbits(48)
+        return "".join(_ID_ALPHABET[(bits >> shift) & 63] for shift in range(0, 48, 6))
+
+    def fraction(self) -> float:
+        """In [0, 1)."""
+        return self._random.random()
+
+
+class SilentReporter(Reporter):
+    """Formats nothing."""
+
+    def say(self, *_database: object, **_properties: object) -> None:
+        """Count nothing either."""
+
+
+class DistantStore:
+    """`MemoryStore` behind a network: every call takes time, costs units, and may be throttled.
+
+    A request takes effect in the middle of its time. An eventually consistent read shows the shard as it was up to
+    `lag_us` ago.
+
+    Args:
+        hub: the virtual time.
+        random: latencies and lags.
+        latency_us: the median of a request's time; half of them take up to half as long again, few take thrice.
+        lag_us: how far an eventually consistent read may lag.
+        admit: says whether the table takes one write unit of a shard now; None: always.
+    """
+
+    def __init__(
+        self,
+        hub: Hub,
+        random: Random,
+        *,
+        latency_us: int = 4 * MS,
+        lag_us: int = 20 * MS,
+        admit: Callable[[ShardKey], bool] | None = None,
+    ) -> None:
+        self.truth = MemoryStore()
+        self.spent: Counter[str] = Counter()
+        self.lent_us = 0  # connection-microseconds that the table has had on loan
+        self._lent = 0
+        self._since_us = 0
+        self._hub = hub
+        self._random = random
+        self._latency_us = latency_us
+        self._lag_us = lag_us
+        self._admit = admit
+        self._history: dict[ShardKey, deque[tuple[int, Shard]]] = {}
+
+    def grant(self, key: ShardKey, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401  # as `LeaseStore.grant`
+        """See `LeaseStore.grant`."""
+        return self._write("grant", key, lambda: self.truth.grant(key, *arguments, **options))
+
+    def give_back(self, key: ShardKey, *arguments: Any) -> Any:  # noqa: ANN401  # as `LeaseStore.give_back`
+        """See `LeaseStore.give_back`."""
+        return self._write("give_back", key, lambda: self.truth.give_back(key, *arguments))
+
+    def renew(self, key: ShardKey, *arguments: Any) -> Any:  # noqa: ANN401  # as `LeaseStore.renew`
+        """See `LeaseStore.renew`."""
+        return self._write("renew", key, lambda: self.truth.renew(key, *arguments))
+
+    def read(self, keys: Sequence[ShardKey], *, consistent: bool) -> list[Shard | None]:
+        """See `LeaseStore.read`."""
+        self._travel()
+        self.spent["consistent reads" if consistent else "reads"] += len(keys)
+        shards = self.truth.read(keys, consistent=True) if consistent else [self._as_it_was(key) for key in keys]
+        self._travel()
+        return shards
+
+    def settings(self, database: str, *, consistent: bool) -> Any:  # noqa: ANN401  # as `LeaseStore.settings`
+        """See `LeaseStore.settings`."""
+        self._travel()
+        self.spent["consistent reads" if consistent else "reads"] += 1
+        return self.truth.settings(database, consistent=consistent)
+
+    def units(self) -> float:
+        """What was spent, in write units: an eventually consistent read costs a tenth of one, a consistent one a fifth."""
+        writes = sum(count for what, count in self.spent.items() if "read" not in what)
+        return writes + 0.1 * self.spent["reads"] + 0.2 * self.spent["consistent reads"]
+
+    def _write(self, verb: str, key: ShardKey, apply: Callable[[], Any]) -> Any:  # noqa: ANN401  # as `apply` returns
+        self._travel()
+        if self._admit is not None and not self._admit(key):
+            self.spent["throttled reads"] += 0
+            self._travel()
+            raise GovernorUnavailable("throttled", throttled=True)
+        outcome = self._counting(key, apply)
+        self.spent[verb if hasattr(outcome, "remaining") else f"{verb} refused"] += 1
+        self._remember(key)
+        self._travel()
+        return outcome
+
+    def _counting(self, key: ShardKey, apply: Callable[[], Any]) -> Any:  # noqa: ANN401  # see above
+        before = self._in_use(key)
+        self.settle_up()
+        outcome = apply()
+        self._lent += self._in_use(key) - before
+        return outcome
+
+    def settle_up(self) -> None:
+        """Bring `lent_us` up to now."""
+        self.lent_us += self._lent * (self._hub.now_us - self._since_us)
+        self._since_us = self._hub.now_us
+
+    def _in_use(self, key: ShardKey) -> int:
+        (shard,) = self.truth.read([key], consistent=True)
+        return shard.in_use if shard else 0
+
+    def _remember(self, key: ShardKey) -> None:
+        (shard,) = self.truth.read([key], consistent=True)
+        if shard is not None and self._lag_us:
+            self._history.setdefault(key, deque(maxlen=64)).append((self._hub.now_us, shard))
+
+    def _as_it_was(self, key: ShardKey) -> Shard | None:
+        seen_us = self._hub.now_us - int(self._random.random() ** 3 * self._lag_us)
+        history = self._history.get(key)
+        if not history:
+            return self.truth.read([key], consistent=True)[0]
+        for since_us, shard in reversed(history):
+            if since_us <= seen_us:
+                return shard
+        return history[0][1]
+
+    def _travel(self) -> None:
+        self._hub.sleep(int(self._latency_us / 2 * (0.5 + self._random.random() + self._random.random() ** 8 * 2)))
+
+
+class Fleet:
+    """A table with a budget, and the makings of environments that share it.
+
+    Args:
+        random: decides everything that chance decides.
+        budget: of the database.
+        shards: among how many it is split; None: as the rules have it.
+        network: more of `DistantStore`'s arguments.
+    """
+
+    def __init__(self, random: Random, *, budget: int, shards: int | None = None, **network: Any) -> None:  # noqa: ANN401  # see above
+        self.hub = Hub()
+        self.clock = FleetClock(self.hub)
+        self.entropy = SeededEntropy(random)
+        self.store = DistantStore(self.hub, random, **network)
+        truth = self.store.truth
+        Operations(truth, self.clock, self.entropy).set_budget(DATABASE, budget, shards=shards)
+
+    def governor(self, holder: str, store: LeaseStore | None = None) -> Governor:
+        """One more environment's governor, with nothing remembered."""
+        store = store or cast("LeaseStore", self.store)
+        engine = Engine(store, self.clock, self.entropy)
+        reporter = SilentReporter()
+        service = Service(engine, Operations(store, self.clock, self.entropy), reporter, self.clock)
+        return Governor(service, Outside(self.clock, self.entropy, reporter), holder=holder, database=DATABASE)
