@@ -18,10 +18,17 @@ WRITES = ("grant", "give_back", "renew", "save_settings", "make_shard", "stamp",
 
 @dataclass
 class Fault:
-    """What happens to one request: it never arrives, or is applied and its answer never arrives, or arrives twice."""
+    """What happens to one request.
+
+    Attributes:
+        applied: it arrives; else it is lost on the way.
+        repeated: it arrives twice, and the answer to the first (`late`) or to the second comes back; else none does.
+        throttled, passing: of the `GovernorUnavailable` that is raised where no answer comes back.
+    """
 
     applied: bool = False
     repeated: bool = False
+    late: bool = True
     throttled: bool = False
     passing: bool = True
 
@@ -31,6 +38,7 @@ LOST_ANSWER = Fault(applied=True)
 THROTTLED = Fault(throttled=True)
 REFUSED = Fault(passing=False)
 TWICE = Fault(applied=True, repeated=True)
+SENT_AGAIN = Fault(applied=True, repeated=True, late=False)
 
 
 @dataclass
@@ -75,8 +83,8 @@ class FaultyStore:
         if fault.applied:
             answer = call(*arguments, **options)
             if fault.repeated:
-                call(*arguments, **options)
-                return answer
+                second = call(*arguments, **options)
+                return answer if fault.late else second
         raise GovernorUnavailable("as the test told it", throttled=fault.throttled, passing=fault.passing)
 
     def _planned(self, method: str) -> Fault | None:

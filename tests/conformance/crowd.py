@@ -24,7 +24,7 @@ from connection_governor.lease import Lease  # noqa: TC001 - a program, not a li
 from tests.conformance.worlds import environment_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 ROOT = Path(__file__).parents[2]
 DATABASE = "orders"
@@ -63,17 +63,20 @@ class Crowd:
         for process in self.processes:
             assert process.wait(timeout_s) == 0
 
+    def journal(self) -> list[str]:
+        """The lines of all journals."""
+        return [line for journal in self._folder.iterdir() for line in journal.read_text("ascii").splitlines()]
+
     def held(self) -> list[Held]:
-        """What was held, from all journals; `until_ns` is None where it was never given back."""
+        """What was held; `until_ns` is None where it was never given back."""
         leases: dict[str, Held] = {}
-        for journal in self._folder.iterdir():
-            for line in journal.read_text("ascii").splitlines():
-                sign, lease_id, count, at_ns = line.split(" ")
-                if sign == "+":
-                    leases[lease_id] = Held(lease_id, int(count), int(at_ns), None)
-                else:
-                    seen = leases[lease_id]
-                    leases[lease_id] = Held(lease_id, seen.connections, seen.from_ns, int(at_ns))
+        for line in self.journal():
+            sign, lease_id, count, at_ns = line.split(" ")
+            if sign == "+":
+                leases[lease_id] = Held(lease_id, int(count), int(at_ns), None)
+            else:
+                seen = leases[lease_id]
+                leases[lease_id] = Held(lease_id, seen.connections, seen.from_ns, int(at_ns))
         return list(leases.values())
 
 
@@ -99,6 +102,7 @@ def crowd(
     *,
     processes: int = 8,
     threads: int = 8,
+    program: str = "crowd",
     mode: str = "loop",
     seconds: float = 1.0,
     lease_ms: int = 30_000,
@@ -111,7 +115,7 @@ def crowd(
     started: list[subprocess.Popen[str]] = []
     try:
         for _ in range(processes):
-            command = [sys.executable, "-m", "tests.conformance.crowd", *arguments]
+            command = [sys.executable, "-m", f"tests.conformance.{program}", *arguments]
             pipe = subprocess.PIPE
             started.append(subprocess.Popen(command, stdin=pipe, stdout=pipe, env=variables, cwd=ROOT, text=True))
         yield Crowd(folder, started)
@@ -127,8 +131,8 @@ def crowd(
 class Member:
     """One thread of the crowd."""
 
-    def __init__(self, governor: Governor, journal: IO[bytes], lease_ms: int) -> None:
-        self._governor = governor
+    def __init__(self, journal: IO[bytes], lease_ms: int) -> None:
+        self._governor = Governor.from_env()
         self._journal = journal
         self._lease_ms = lease_ms
 
@@ -155,13 +159,13 @@ class Member:
         self._journal.write(line.encode() + b"\n")  # unbuffered: one write, which a kill cannot halve
 
 
-def main(folder: str, threads: str, mode: str, seconds: str, lease_ms: str) -> None:
-    """Be one process of the crowd."""
+def serve(make: Callable[[IO[bytes], int], object]) -> None:
+    """Be one process of a crowd: `make` gets the journal and the leases' length; modes are methods of what it makes."""
+    folder, threads, mode, seconds, lease_ms = sys.argv[1:]
     talk = os.fdopen(os.dup(1), "w")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # metrics go to standard output: not wanted here
-    governor = Governor.from_env()
     with Path(folder, str(os.getpid())).open("ab", buffering=0) as journal:
-        member = Member(governor, journal, int(lease_ms))
+        member = make(journal, int(lease_ms))
         talk.write("ready\n")
         talk.flush()
         sys.stdin.readline()
@@ -174,4 +178,4 @@ def main(folder: str, threads: str, mode: str, seconds: str, lease_ms: str) -> N
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    serve(Member)

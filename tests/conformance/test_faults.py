@@ -12,7 +12,7 @@ from connection_governor.errors import GovernorUnavailable, UnknownDatabase
 from connection_governor.lease import Grant, Refusal, ShardKey, pack_record
 from connection_governor.retry import GIVING_BACK, TAKING
 from tests.conformance.worlds import LEASE_MS, SKEW_MS
-from tests.faulty_store import LOST, LOST_ANSWER, REFUSED, THROTTLED, TWICE, Fault
+from tests.faulty_store import LOST, LOST_ANSWER, REFUSED, SENT_AGAIN, THROTTLED, TWICE, Fault
 from tests.virtual import NOW_MS
 
 if TYPE_CHECKING:
@@ -131,6 +131,18 @@ def test_late_duplicates_of_renew_and_release_do_nothing(world: World) -> None:
     world.truth.renew(lease.key, lease.lease_id, lease.record, renewed.record)
     world.truth.give_back(lease.key, ((lease.lease_id, renewed.record),))
     assert world.picture() == before
+
+
+def test_a_request_that_the_transport_sent_again_is_one_lease_and_one_release(world: World) -> None:
+    """The wire client repeats a request once where the kept connection broke: the second answer is the one it sees."""
+    world.store.plan("grant", SENT_AGAIN)
+    world.store.plan("renew", SENT_AGAIN)
+    world.store.plan("give_back", SENT_AGAIN)
+    lease = world.lend(connections=2)
+    assert world.shard().in_use == 2
+    renewed = world.prolong(lease)
+    world.release(renewed)
+    assert (world.shard().in_use, world.shard().leases) == (0, {})
 
 
 @pytest.mark.parametrize("method", ["grant", "give_back", "renew"])

@@ -29,7 +29,7 @@ from connection_governor.engine import Engine, Renewal
 from connection_governor.errors import GovernorUnavailable
 from connection_governor.lease import Grant, Lease, Refusal, Wanted
 from tests.conformance.worlds import SKEW_MS, World
-from tests.faulty_store import LOST_ANSWER, TWICE, Fault
+from tests.faulty_store import LOST_ANSWER, SENT_AGAIN, TWICE, Fault
 
 if TYPE_CHECKING:
     from connection_governor.store import LeaseStore
@@ -38,7 +38,7 @@ EXAMPLES = int(os.environ.get("MODEL_EXAMPLES", "25"))
 LENGTHS = st.sampled_from([1_000, 5_000, 30_000])
 PAUSES = st.sampled_from([0, 1, 999, 1_000, 1_001, 2_001, 6_001, 31_001])
 CRASHES = st.none() | st.tuples(st.integers(0, 8), st.booleans())
-ANSWERS = st.sampled_from([None, None, None, LOST_ANSWER, TWICE])
+ANSWERS = st.sampled_from([None, None, None, LOST_ANSWER, TWICE, SENT_AGAIN])
 
 names = itertools.count()
 
@@ -130,7 +130,7 @@ class OneShard(RuleBasedStateMachine):
         self.world.store.faults.clear()
         if foretold:
             del self.stored[lease.lease_id]
-        if fault is not LOST_ANSWER:
+        if fault not in (LOST_ANSWER, SENT_AGAIN):
             assert (released is not None) == foretold
 
     @rule(target=held, lease=held, length=LENGTHS, fault=ANSWERS)
