@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tests.model.holders import give_back
-from tests.model.state import ABSENT, Mark, Move, Plan, Plans, Shard, Shards, State, World, put
+from tests.model.state import ABSENT, Mark, Move, Plan, Plans, Shard, Shards, State, World, oldest, put
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,7 +57,15 @@ class Operators:
                 allowed = self._stamped(shard, plan.share(index))
                 if allowed is not None:
                     stamped = self._resized(shard, allowed, number)
-                    yield ("stamps", index, plan), state._replace(shards=put(state.shards, index, stamped))
+                    shards = put(state.shards, index, stamped)
+                    yield ("stamps", index, plan), state._replace(shards=shards, lasting=self._lasting(state, shards))
+
+    def _lasting(self, state: State, shards: Shards) -> int:
+        """Which budgets stay in force beyond the plans that are still carried: until one plan is on every shard."""
+        if len({shard.plan for shard in shards if shard}) == 1 or self.bad("shards may carry different later plans"):
+            return 0
+        passed = state.plans[oldest(state.shards) : oldest(shards)]
+        return max([state.lasting, *(plan.budget for plan in passed)])
 
     def raises(self, state: State, number: int) -> Iterator[Move]:
         """Each shard that someone's view allows to raise, to each height that some view allows."""
@@ -171,12 +179,12 @@ def renumbered(shards: Shards, plans: Plans) -> tuple[Shards, Plans]:
     """The same with plans that nobody can write any more forgotten, and the others counted from 0."""
     missing = [index for index, shard in enumerate(shards) if shard is None]
     makers = [number for number, plan in enumerate(plans) if any(index < plan.made for index in missing)]
-    oldest = min([shard.plan for shard in shards if shard] + makers)
-    if not oldest:
+    first = min([oldest(shards), *makers])
+    if not first:
         return shards, plans
-    return tuple(shard and _counted_from(shard, oldest) for shard in shards), plans[oldest:]
+    return tuple(shard and _counted_from(shard, first) for shard in shards), plans[first:]
 
 
-def _counted_from(shard: Shard, oldest: int) -> Shard:
-    marks = tuple(mark._replace(plan=mark.plan - oldest) for mark in shard.marks if mark.plan >= oldest)
-    return shard._replace(plan=shard.plan - oldest, marks=marks)
+def _counted_from(shard: Shard, first: int) -> Shard:
+    marks = tuple(mark._replace(plan=mark.plan - first) for mark in shard.marks if mark.plan >= first)
+    return shard._replace(plan=shard.plan - first, marks=marks)

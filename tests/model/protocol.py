@@ -40,9 +40,11 @@ class Protocol:
         key = (state.shards, state.plans)
         if key not in self._plainly:
             self._plainly[key] = self._plain(*key)
-        shards, plans, highest = self._plainly[key]
+        shards, plans, carried = self._plainly[key]
+        lasting = state.lasting if state.lasting > carried else 0
+        highest = max(lasting, carried)
         stories = sorted(story for old in state.stories if (story := self._tidy(old, highest)))
-        return State(shards, tuple(stories), plans)
+        return State(shards, tuple(stories), plans, lasting)
 
     def _plain(self, shards: Shards, plans: Plans) -> tuple[Shards, Plans, int]:
         """Shards and plans as they are told apart: fences not at all, for no condition reads them."""

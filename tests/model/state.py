@@ -83,17 +83,22 @@ class State(NamedTuple):
     shards: Shards
     stories: tuple[Story, ...]
     plans: Plans
+    lasting: int = 0  # the highest budget still in force of plans that no shard carries any more
 
     @property
     def in_force(self) -> int:
-        """The highest budget in force."""
-        return in_force(self.shards, self.plans)
+        """The highest budget in force: each from when settings name it until one later plan has stamped every shard."""
+        return max(self.lasting, in_force(self.shards, self.plans))
 
 
 def in_force(shards: Shards, plans: Plans) -> int:
-    """The highest budget in force: each from when settings name it until every shard carries a later plan."""
-    oldest = min(shard.plan for shard in shards if shard)
-    return max(plan.budget for plan in plans[oldest:])
+    """The highest budget of the oldest plan that a shard carries, and of all later ones."""
+    return max(plan.budget for plan in plans[oldest(shards) :])
+
+
+def oldest(shards: Shards) -> int:
+    """The number of the oldest plan that a shard carries."""
+    return min(shard.plan for shard in shards if shard)
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,7 @@ BROKEN: list[tuple[str, dict[str, Any], str, int]] = [
     ("raises in any order", {"features": MOVE, **THREE_SHARDS}, OVER_GRANT, 10),
     ("raise up to what was in use", STALE, OVER_GRANT, 16),
     ("missing shards are passed over", {"features": MOVE}, OVER_GRANT, 11),
+    ("shards may carry different later plans", {"features": MOVE, "choices": ((3, 2), (2, 1), (2, 2))}, OVER_GRANT, 12),
     ("a plan reclaims nothing", {"features": MOVE}, UNFINISHED, 3),
     ("a missing shard is not short", {"features": MOVE}, LOST, 3),
 ]
