@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import pymysql
 import pytest
 
-from harness.paths import ROOT
+from harness.paths import ROOT, TOOLS
 from harness.processes import LOOPBACK, Server, free_port, kill, start
 from harness.tools import tool
 
@@ -32,7 +32,9 @@ HERE = Path(__file__).parent
 LAYER = ROOT / "layers" / "governor"
 TIMEOUT_S = 3
 _WORLD = (
-    "mount -t tmpfs tmpfs /opt && cp -R {stage}/. /opt/ && mount -t tmpfs tmpfs /tmp && cd /opt/function &&"
+    # The tools are reached below /opt: this checkout may itself stand below /tmp, which is about to be hidden.
+    "mount -t tmpfs tmpfs /opt && cp -R {stage}/. /opt/ && mkdir /opt/tools && mount --bind {tools} /opt/tools &&"
+    " mount -t tmpfs tmpfs /tmp && cd /opt/function &&"
     " exec {rie} --log-level warn --runtime-interface-emulator-address 127.0.0.1:{port}"
     " --runtime-api-address 127.0.0.1:{api} {python} -m awslambdaric app.handler"
 )
@@ -52,7 +54,13 @@ def rie() -> str:
     if subprocess.run([*_NAMESPACES, "true"], capture_output=True, check=False).returncode:
         pytest.skip("this system lets no unprivileged user make namespaces")
     packages = tool("sam", "sam").parent.parent
-    return str(next(packages.glob("lib/python*/site-packages/samcli/local/rapid/aws-lambda-rie-x86_64")))
+    binary = next(packages.glob("lib/python*/site-packages/samcli/local/rapid/aws-lambda-rie-x86_64"))
+    return _inside(binary)
+
+
+def _inside(program: Path) -> str:
+    """Where the environment finds one of the project's tools."""
+    return str(Path("/opt/tools") / program.relative_to(TOOLS))
 
 
 @pytest.fixture(scope="session")
@@ -120,8 +128,8 @@ def environment(rie: str, stage: Path, tmp_path: Path) -> Iterator[Callable[...,
                 shutil.copy(ca, own / "ca.pem")
             if not extension:
                 shutil.rmtree(own / "extensions")
-            python = tool("rie", "python")
-            world = _WORLD.format(stage=own, rie=rie, port=port, api=free_port(), python=python)
+            python = _inside(tool("rie", "python"))
+            world = _WORLD.format(stage=own, tools=TOOLS, rie=rie, port=port, api=free_port(), python=python)
             server = start(
                 "the emulator",
                 [*_NAMESPACES, "sh", "-c", world],
