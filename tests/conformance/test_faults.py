@@ -91,6 +91,30 @@ def test_a_look_that_shows_the_own_lease_is_a_grant(world: World) -> None:
     assert again.lease == wanted.lent_by(world.shard().key, None)
 
 
+@pytest.mark.parametrize("look_first", [True, False])
+def test_the_own_lease_goes_before_room_elsewhere(sharded: World, look_first: bool) -> None:
+    """A retried call that saw its lease in one shard and room in another would take a second connection there."""
+    wanted = sharded.wanted()
+    order = list(shard_order(wanted.lease_id, 3))
+    for index in order[:1]:
+        sharded.truth.grant(ShardKey(sharded.database, index), "lease-xx", record_of(2), 2)
+    own = ShardKey(sharded.database, order[2])
+    sharded.truth.grant(own, wanted.lease_id, wanted.record, 1)
+    sharded.truth.grant(own, "lease-yy", record_of(1), 1)
+    again = sharded.engine.acquire(wanted, look_first=look_first)
+    assert isinstance(again, Grant)
+    assert again.lease == wanted.lent_by(own, None)
+    assert [shard.in_use for shard in sharded.shards()] == [{0: 2, 1: 0, 2: 2}[order.index(n)] for n in range(3)]
+
+
+def test_who_can_come_again_still_recognises_the_own_lease(world: World) -> None:
+    """A shard that is full is not worth a write, unless what fills it is the caller's own."""
+    wanted = world.wanted(connections=3)
+    world.engine.acquire(wanted)
+    again = world.engine.acquire(wanted, look_first=True, until_ms=world.clock.now + 5_000)
+    assert isinstance(again, Grant)
+
+
 def test_the_own_lease_in_another_shard_is_recognised(sharded: World) -> None:
     """A retried call to the function would be refused what it holds: its first shard was full, and still is."""
     wanted = sharded.wanted()

@@ -83,6 +83,8 @@ class Attempt:
             step = self._decide(shard)
             if shard is None or isinstance(step, decide.NoSuchShard):
                 continue
+            if isinstance(step, decide.AlreadyGranted):
+                return [(shard, ())]  # by an earlier try: the write will show it, and elsewhere there must be none
             taken = step.taken if isinstance(step, decide.Write) else ()
             if isinstance(step, decide.Full) or not (taken or self._is_worth_a_write(shard)):
                 self._saw(shard)

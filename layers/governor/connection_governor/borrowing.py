@@ -58,7 +58,7 @@ class Borrower:
         self._entropy = entropy
         self._reporter = reporter
         self._notes = notes
-        self._pointless: dict[str, tuple[int, Refusal]] = {}
+        self._pointless: dict[str, tuple[int, int, Refusal]] = {}
         self._pressed_until_ms: dict[str, int] = {}
 
     def acquiring(self, ask: Ask, end_ms: Callable[[], int]) -> Generator[float, None, Lease]:
@@ -74,7 +74,7 @@ class Borrower:
         """
         started_ms = self._clock.now_ms()
         wait = Wait(self._clock, self._entropy, give_up_ms=ask.give_up_ms(self._clock))
-        outcome: Grant | Refusal | None = self._known_refusal(ask.database)
+        outcome: Grant | Refusal | None = self._known_refusal(ask)
         while True:
             if outcome is None:
                 outcome = self._try(ask, end_ms(), wait)
@@ -155,7 +155,7 @@ class Borrower:
 
     def _refused(self, ask: Ask, refusal: Refusal, started_ms: int) -> NoConnectionsLeft:
         now_ms = self._clock.now_ms()
-        self._pointless[ask.database] = (now_ms + refusal.retry_after_ms, refusal)
+        self._pointless[ask.database] = (now_ms + refusal.retry_after_ms, ask.connections, refusal)
         values = gauges(allowed=refusal.allowed, in_use=refusal.in_use, exact=not refusal.estimated)
         self._reporter.refused(
             ask.database,
@@ -167,11 +167,13 @@ class Borrower:
         )
         return _no_connections_left(ask.database, refusal)
 
-    def _known_refusal(self, database: str) -> Refusal | None:
-        """The last refusal, while a try is pointless: memory may refuse, never admit."""
-        until_ms, refusal = self._pointless.get(database, (0, None))
+    def _known_refusal(self, ask: Ask) -> Refusal | None:
+        """The last refusal of as few connections, while a try is pointless: memory may refuse, never admit."""
+        until_ms, connections, refusal = self._pointless.get(ask.database, (0, 0, None))
         left_ms = until_ms - self._clock.now_ms()
-        return replace(refusal, retry_after_ms=left_ms) if refusal is not None and left_ms > 0 else None
+        if refusal is None or left_ms <= 0 or ask.connections < connections:
+            return None
+        return replace(refusal, retry_after_ms=left_ms)
 
 
 def run(steps: Generator[float, None, T], sleep: Callable[[float], None]) -> T:

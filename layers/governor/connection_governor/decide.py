@@ -208,10 +208,11 @@ def scale(part: int, *, share_of: int, total: int) -> int:
     return round(part * total / share_of) if share_of else 0
 
 
-def retry_after_ms(seen: Sequence[Shard], *, now_ms: int, turnover_per_s: float) -> int:
-    """An estimate of when a try may succeed: the next release at the observed turnover, or the next expiry."""
+def retry_after_ms(seen: Sequence[Shard], *, now_ms: int, skew_ms: int, turnover_per_s: float) -> int:
+    """An estimate of when a try may succeed: the next release at the observed turnover, or the next that is over."""
     by_release = 1_000 / turnover_per_s if turnover_per_s > 0 else RETRY_CEILING_MS
-    by_expiry = min((record_expiry_ms(r) - now_ms for s in seen for r in s.leases.values()), default=RETRY_CEILING_MS)
+    ends = [record_expiry_ms(record) + skew_ms - now_ms for shard in seen for record in shard.leases.values()]
+    by_expiry = min(ends, default=RETRY_CEILING_MS)
     return int(min(max(min(by_release, by_expiry), RETRY_FLOOR_MS), RETRY_CEILING_MS))
 
 

@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 SETTINGS_KEPT_MS = 60_000
 SETTLE_EACH_MS = 10_000
-TRIES_TO_RENEW = 4  # each lost race shows the record anew
+RENEWS_OUTRUN = 4  # how many renews a release follows: each refused write shows the newest record
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +150,7 @@ class Engine:
             GovernorUnavailable: the store could not be reached; the lease then ends by itself.
         """
         record: str | None = lease.record
-        for _ in range(TRIES_TO_RENEW):
+        for _ in range(RENEWS_OUTRUN):
             if record is None:
                 break
             give_back = partial(self._store.give_back, lease.key, ((lease.lease_id, record),))
@@ -178,7 +178,9 @@ class Engine:
         turnover = sum(self._turnover.per_second(shard.key) for shard in seen)
         allowed, in_use, estimated = totals(settings, sum(s.allowed for s in seen), sum(s.in_use for s in seen))
         return Refusal(
-            retry_after_ms=decide.retry_after_ms(seen, now_ms=now_ms, turnover_per_s=turnover),
+            retry_after_ms=decide.retry_after_ms(
+                seen, now_ms=now_ms, skew_ms=settings.skew_ms, turnover_per_s=turnover
+            ),
             allowed=allowed,
             in_use=in_use,
             remaining=allowed - in_use,
