@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
@@ -75,8 +76,9 @@ class Reporter:
         self._write = write
 
     def say(self, database: str, values: Mapping[str, float], *, now_ms: int, **properties: object) -> None:
-        """Write one line of metrics."""
-        self._write(emf_line(database, values, now_ms=now_ms, **properties))
+        """Write one line of metrics. A log that fails must not fail whoever measures: a lease would be left behind."""
+        with suppress(Exception):
+            self._write(emf_line(database, values, now_ms=now_ms, **properties))
 
     def granted(self, database: str, gauges: Mapping[str, float], *, took_ms: int, now_ms: int, **who: object) -> None:
         """An acquire ended with a lease."""
@@ -96,7 +98,8 @@ class Reporter:
 
     def note(self, message: str, **properties: object) -> None:
         """Write a log line that is no metric."""
-        self._write(_as_json({"message": message, **properties}))
+        with suppress(Exception):
+            self._write(_as_json({"message": message, **properties}))
 
 
 def gauges(*, allowed: int, in_use: int, exact: bool) -> dict[str, float]:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 Payload = dict[str, Any]
 
+_TELLTALE = {"acquire": "granted", "renew": "renewed", "release": "released", "status": "allowed"}
+_LEASE_FIELDS = ("lease_id", "database", "holder", "connections", "fence", "expires_at_ms", "shard")
+
 
 class Invoke(Protocol):
     """Invokes the governor function; raises `GovernorUnavailable` where it cannot be reached."""
@@ -54,14 +57,14 @@ class RemoteGovernor:
         if not answer["granted"]:
             return _refusal(answer)
         totals = {name: answer[name] for name in ("allowed", "in_use", "remaining", "estimated", "pressure")}
-        return Grant(lease=Lease(**answer["lease"]), **totals)
+        return Grant(lease=_lease(answer), **totals)
 
     def renew(self, lease: Lease, *, expires_at_ms: int) -> Renewal | Refusal | None:
         """See `Service.renew`."""
         payload = {"action": "renew", "lease": lease_payload(lease), "expires_at_ms": expires_at_ms}
         answer = self._ask(payload, GIVING_BACK)
         if answer["renewed"]:
-            return Renewal(Lease(**answer["lease"]), answer["pressure"])
+            return Renewal(_lease(answer), answer["pressure"])
         return None if answer["reason"] == "not_held" else _refusal(answer)
 
     def release(self, lease: Lease) -> bool:
@@ -80,10 +83,27 @@ class RemoteGovernor:
         answer, function_error = self._invoke(body)
         if function_error:
             raise GovernorUnavailable(f"the governor function failed ({function_error})")
-        parsed: Payload = json.loads(answer)
+        parsed = _parsed(answer)
         if error := parsed.get("error"):
             raise _raised(error, payload)
+        if _TELLTALE[payload["action"]] not in parsed:
+            raise GovernorUnavailable("what was invoked is no governor function", passing=False)
         return parsed
+
+
+def _parsed(answer: bytes) -> Payload:
+    try:
+        parsed = json.loads(answer)
+    except ValueError:
+        parsed = None
+    if not isinstance(parsed, dict):
+        raise GovernorUnavailable("the governor function did not answer with a JSON object", passing=False)
+    return parsed
+
+
+def _lease(answer: Payload) -> Lease:
+    """The lease of an answer; fields that a newer function may add are left out."""
+    return Lease(**{name: answer["lease"][name] for name in _LEASE_FIELDS})
 
 
 def _refusal(answer: Payload) -> Refusal:
@@ -92,15 +112,7 @@ def _refusal(answer: Payload) -> Refusal:
 
 def lease_payload(lease: Lease) -> Payload:
     """A lease as JSON, as the contract shows it."""
-    return {
-        "lease_id": lease.lease_id,
-        "database": lease.database,
-        "holder": lease.holder,
-        "connections": lease.connections,
-        "fence": lease.fence,
-        "expires_at_ms": lease.expires_at_ms,
-        "shard": lease.shard,
-    }
+    return {name: getattr(lease, name) for name in _LEASE_FIELDS}
 
 
 def _raised(error: Payload, payload: Payload) -> Exception:
