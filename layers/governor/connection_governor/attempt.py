@@ -54,8 +54,8 @@ class Attempt:
         return self._on_shard(keys[0]) or (self._on_looks(others) if others else None)
 
     def of_one_who_waits(self, keys: Sequence[ShardKey]) -> Grant | None:
-        """Look at one shard; when the wait is over, at all that were not seen full in the meantime."""
-        return self._on_looks(keys[:1] if self._again else self._not_seen_lately(keys))
+        """Look at one shard; when the wait is over, also at all others that were not seen full in the meantime."""
+        return self._on_looks(keys[:1] if self._again else [keys[0], *self._not_seen_lately(keys[1:])])
 
     def _not_seen_lately(self, keys: Sequence[ShardKey]) -> list[ShardKey]:
         """Those to look at again. Memory may refuse, never admit; and what has expired since is seen from memory."""
