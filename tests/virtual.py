@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 NOW_MS = 1_800_000_000_000
 
 
 class VirtualClock:
-    """Tells `now`; whoever sleeps moves it on, and the naps are kept."""
+    """Tells `now`; whoever sleeps moves it on, and the naps are kept.
+
+    Attributes:
+        meanwhile: what others do during the next naps, one a nap.
+    """
 
     def __init__(self, now: int = NOW_MS) -> None:
         self.now = now
         self.naps: list[float] = []
+        self.meanwhile: list[Callable[[], object]] = []
 
     def now_ms(self) -> int:
         """The virtual time, milliseconds since 1970 UTC."""
@@ -20,6 +30,8 @@ class VirtualClock:
         """Take no real time at all."""
         self.naps.append(seconds)
         self.now += round(seconds * 1_000)
+        if self.meanwhile:
+            self.meanwhile.pop(0)()
 
     def advance(self, milliseconds: int) -> None:
         """Let time pass."""
