@@ -16,7 +16,7 @@ from bench.measure import FULL, TINY
 from bench.results import Row
 
 HERE = Path(__file__).parent
-BENCHMARKS = ("direct", "cold_start", "overload")
+BENCHMARKS = ("direct", "peers", "cold_start", "connections", "overload")
 RESULTS = HERE / "results.json"
 README = HERE / "README.md"
 START, END = "<!-- results: written by `make bench` -->", "<!-- end of results -->"

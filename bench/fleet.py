@@ -229,10 +229,11 @@ class Fleet:
         truth = self.store.truth
         Operations(truth, self.clock, self.entropy).set_budget(DATABASE, budget, shards=shards)
 
-    def governor(self, holder: str, store: LeaseStore | None = None) -> Governor:
+    def governor(self, holder: str, *, opener: Any = None, keep_seconds: int = 0) -> Governor:  # noqa: ANN401  # makes an `Opener`
         """One more environment's governor, with nothing remembered."""
-        store = store or cast("LeaseStore", self.store)
+        store = cast("LeaseStore", self.store)
         engine = Engine(store, self.clock, self.entropy)
         reporter = SilentReporter()
         service = Service(engine, Operations(store, self.clock, self.entropy), reporter, self.clock)
-        return Governor(service, Outside(self.clock, self.entropy, reporter), holder=holder, database=DATABASE)
+        outside = Outside(self.clock, self.entropy, reporter, opener=opener)
+        return Governor(service, outside, holder=holder, database=DATABASE, keep_seconds=keep_seconds)

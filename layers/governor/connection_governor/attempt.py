@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 # Costs, in write units: a write 1, lost or not; a look 0.1. Measured by bench/overload.py.
 LOOKS = 1  # shards that a newcomer who can come again looks at, beside the one it wrote to
-RACES = 2  # writes that the last pass loses after looks: by then, room that they showed elsewhere is gone, too
+RACES = 1  # writes that who waits loses after looks: by then, room that they showed elsewhere is gone, too
 TRIES_ON_A_SHARD = 4  # each lost race shows the shard anew; past these, others are being served
 
 
@@ -46,16 +46,16 @@ class Attempt:
         self._wanted = wanted
         self._until_ms = until_ms
         self._waited = waited
-        self._again = until_ms is not None and self._clock.now_ms() < until_ms
+        self._again = waited if until_ms is None else self._clock.now_ms() < until_ms
 
     def of_a_newcomer(self, keys: Sequence[ShardKey]) -> Grant | None:
         """Write to the first shard without looking; look at others, and write where there is room."""
         others = keys[1 : 1 + LOOKS] if self._again else keys[1:]
-        return self._on_shard(keys[0]) or (self._on_looks(others) if others else None)
+        return self._on_shard(keys[0]) or self._on_looks(others, races=RACES if self._again else len(others))
 
     def of_one_who_waits(self, keys: Sequence[ShardKey]) -> Grant | None:
         """Look at one shard; when the wait is over, also at all others that were not seen full in the meantime."""
-        return self._on_looks(keys[:1] if self._again else [keys[0], *self._not_seen_lately(keys[1:])])
+        return self._on_looks(keys[:1] if self._again else [keys[0], *self._not_seen_lately(keys[1:])], races=RACES)
 
     def _not_seen_lately(self, keys: Sequence[ShardKey]) -> list[ShardKey]:
         """Those to look at again. Memory may refuse, never admit; and what has expired since is seen from memory."""
@@ -68,10 +68,10 @@ class Attempt:
                 unseen.append(key)
         return unseen
 
-    def _on_looks(self, keys: Sequence[ShardKey]) -> Grant | None:
+    def _on_looks(self, keys: Sequence[ShardKey], *, races: int) -> Grant | None:
         """Read first: eventually consistent reads may refuse, never admit."""
         rooms = self._rooms(self._retrying(lambda: self._store.read(keys, consistent=False))) if keys else []
-        for shard, taken in rooms[: 1 if self._again else RACES]:
+        for shard, taken in rooms[:races]:
             if grant := self._on_shard(shard.key, taken):
                 return grant
         return None

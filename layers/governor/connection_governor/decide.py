@@ -41,7 +41,7 @@ LEASES_PER_SHARD = 36  # so many fit into 1 KB, which is one write unit
 TAKEN_AT_ONCE = 40  # bounds the length of one update expression
 PRESSURE_SHARE = 4  # pressure: less than a quarter of the shard is left, so that what is kept idle leaves room
 WAIT_REMEMBERED_MS = 600_000  # pressure: somebody had to wait so recently
-REQUEST_MS = 5  # what a request to the store takes
+REQUEST_MS = 6  # what a request to the store takes, at most times
 RETRY_FLOOR_MS = 20
 RETRY_CEILING_MS = 2_000
 

@@ -39,6 +39,7 @@ class RemoteGovernor:
 
     def __init__(self, invoke: Invoke, clock: Clock, entropy: Entropy) -> None:
         self._invoke = invoke
+        self._clock = clock
         self._retry = Retry(clock, entropy)
 
     def acquire(self, wanted: Wanted, *, waiting: bool | None = None, until_ms: int | None = None) -> Grant | Refusal:
@@ -52,7 +53,8 @@ class RemoteGovernor:
             "expires_at_ms": wanted.expires_at_ms,
         }
         if waiting is not None:
-            payload["waiting"] = waiting
+            over = until_ms is not None and self._clock.now_ms() >= until_ms
+            payload["waiting"] = waiting and not over  # a last try sees all, as a first
         answer = self._ask(payload, TAKING, until_ms)
         if not answer["granted"]:
             return _refusal(answer)

@@ -43,7 +43,7 @@ class Service:
         Args:
             wanted: the lease asked for.
             waiting: None: a call of its own, whose refusal is counted here. Else the caller tries repeatedly and counts
-                its own refusal: False at its first and last try, True in between (read before writing).
+                its own refusal: False at its first try (write at once), True at those after it (read before writing).
             until_ms: start no retry later than this.
 
         Raises:

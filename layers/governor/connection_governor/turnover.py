@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from connection_governor.lease import Shard, ShardKey
 
 LONGEST_GAP_MS = 30_000  # a rate measured over a freeze says nothing about now
-LATELY_MS = 2_000
+LATELY_MS = 5_000
 
 
 class Turnover:

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from connection_governor.clock import Clock
     from connection_governor.entropy import Entropy
 
-FIRST_CEILING_MS = 100
+FIRST_CEILING_MS = 150
 LAST_CEILING_MS = 2_000
 
 

@@ -1,0 +1,233 @@
+"""A governed MySQL connection beside PyMySQL's own: kept between invocations, and opened in each."""
+
+from __future__ import annotations
+
+import json
+import ssl
+from contextlib import ExitStack, closing, redirect_stdout
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+import pymysql
+
+from bench.direct import governor_cycle
+from bench.fleet import DATABASE, MS, SECOND, Fleet
+from bench.measure import FULL, Spread, interleaved, ratio
+from bench.results import Row
+from bench.tables import governed_table
+from connection_governor.clock import SYSTEM_CLOCK
+from connection_governor.environment import governor_parts
+from connection_governor.governor import Governor
+from connection_governor.mysql import Target
+from connection_governor.opening import Opener
+from connection_governor.secrets import DatabaseCredentials
+from harness.dynamodb_local import dynamodb_local
+from harness.mariadb import PrivateMariaDB
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from bench.measure import Effort, Series
+    from connection_governor.clock import Clock
+    from connection_governor.fence import Fence
+    from connection_governor.governor import Outside
+
+NAME = "connections"
+USER, PASSWORD = "worker", "benchmark-only"  # noqa: S105  # of a server that lives as long as this run
+QUERY = "SELECT 1"
+DEADLINE_MS = 3_000
+KEEP_SECONDS = 60
+MOST_ADDED_MS = 0.3
+MOST_EXTRA_TRIPS = 2
+MOST_OPENING = 1.10
+MOST_REQUESTS = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Invocation:
+    """A Lambda context that has just begun."""
+
+    clock: Clock = SYSTEM_CLOCK
+    begun_ms: int = field(default_factory=SYSTEM_CLOCK.now_ms)
+
+    def get_remaining_time_in_millis(self) -> int:
+        """Until the deadline."""
+        return self.begun_ms + DEADLINE_MS - self.clock.now_ms()
+
+
+def rows(effort: Effort = FULL) -> Iterator[Row]:
+    """On MariaDB over TLS, with the leases in DynamoDB Local."""
+    with ExitStack() as until_end:
+        log = until_end.enter_context(Path("/dev/null").open("w", encoding="utf-8"))
+        url = until_end.enter_context(dynamodb_local())
+        server = until_end.enter_context(PrivateMariaDB())
+        server.create_user(USER, PASSWORD)
+        bench = _Bench(url, server, log, until_end)
+        yield from bench.kept(effort)
+        yield from bench.opened(effort.scaled(0.3))
+    yield from _requests(600 if effort is FULL else 20)
+
+
+class _Bench:
+    def __init__(self, url: str, server: PrivateMariaDB, log: Any, until_end: ExitStack) -> None:  # noqa: ANN401  # a file
+        self._url, self._server, self._log, self._until_end = url, server, log, until_end
+        self._tls = ssl.create_default_context(cafile=str(server.ca_path))
+
+    def kept(self, effort: Effort) -> Iterator[Row]:
+        """The warm path."""
+        governor = self._governor(KEEP_SECONDS)
+        self._until_end.callback(governor.close)
+        raw = self._until_end.enter_context(closing(self._connect()))
+        taken = self._taken({"ours": _governed(governor), "raw": lambda: _ask(raw)}, effort)
+        added = Spread.of([ours - theirs for ours, theirs in zip(taken["ours"].wall_ms, taken["raw"].wall_ms, strict=True)])
+        details = {name: series.report() for name, series in taken.items()}
+        yield Row(
+            NAME,
+            "warm invocation, kept connection: ms more than a raw kept PyMySQL connection",
+            f"at most {MOST_ADDED_MS}",
+            str(added),
+            added.median <= MOST_ADDED_MS,
+            details,
+        )
+        trips = _round_trips(governor)
+        yield Row(NAME, "round trips beside the query's own", f"at most {MOST_EXTRA_TRIPS}", str(trips - 1), trips - 1 <= MOST_EXTRA_TRIPS)
+
+    def opened(self, effort: Effort) -> Iterator[Row]:
+        """Per invocation: open, ask, close."""
+        two_requests = governor_cycle(governed_table(self._url))
+
+        def by_hand() -> None:
+            two_requests()
+            with closing(self._connect()) as connection:
+                _ask(connection)
+
+        taken = self._taken({"ours": _governed(self._governor(0)), "by hand": by_hand}, effort)
+        opening = ratio(taken["ours"].wall_ms, taken["by hand"].wall_ms)
+        details = {name: series.report() for name, series in taken.items()}
+        yield Row(
+            NAME,
+            "per invocation, open + query + close over TLS: wall / PyMySQL with a shared context and the same two requests",
+            f"at most {MOST_OPENING}",
+            str(opening),
+            opening.median <= MOST_OPENING,
+            details,
+        )
+
+    def _taken(self, ways: dict[str, Callable[[], object]], effort: Effort) -> dict[str, Series]:
+        with redirect_stdout(self._log):
+            return interleaved(ways, effort)
+
+    def _connect(self) -> Any:  # noqa: ANN401  # PyMySQL's connection
+        return pymysql.connect(
+            host=self._server.host, port=self._server.port or 0, user=USER, password=PASSWORD, ssl=self._tls
+        )
+
+    def _governor(self, keep_seconds: int) -> Governor:
+        parts = governor_parts(governed_table(self._url))
+        secret = json.dumps({"username": USER, "password": PASSWORD})
+        target = Target(self._server.host, self._server.port or 0, tls_ca=str(self._server.ca_path))
+        opener = Opener(target, DatabaseCredentials(lambda _arn: secret), "arn", SYSTEM_CLOCK)
+        parts["outside"] = _with_opener(parts["outside"], lambda: opener)
+        return Governor(**(parts | {"keep_seconds": keep_seconds}))
+
+
+def _with_opener(outside: Outside, opener: Callable[[], Any]) -> Outside:
+    from dataclasses import replace  # noqa: PLC0415  # only here
+
+    return replace(outside, opener=opener)
+
+
+def _governed(governor: Governor) -> Callable[[], object]:
+    def invocation() -> None:
+        with governor.connection(context=Invocation()) as connection:
+            _ask(connection)
+
+    return invocation
+
+
+def _ask(connection: Any) -> None:  # noqa: ANN401  # either connection
+    with connection.cursor() as cursor:
+        cursor.execute(QUERY)
+        cursor.fetchall()
+
+
+def _round_trips(governor: Governor) -> int:
+    """How often a warm invocation writes to MySQL's socket: each write waits for its answer."""
+    with governor.connection(context=Invocation()) as connection:
+        counted = _CountedSocket(connection._sock)  # noqa: SLF001  # where PyMySQL writes
+        connection._sock = counted  # type: ignore[assignment]  # noqa: SLF001
+    counted.writes = 0
+    _governed(governor)()
+    return counted.writes
+
+
+class _CountedSocket:
+    def __init__(self, inner: Any) -> None:  # noqa: ANN401  # a socket
+        self._inner = inner
+        self.writes = 0
+
+    def sendall(self, data: bytes) -> None:
+        self.writes += 1
+        self._inner.sendall(data)
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  # whatever the socket has
+        return getattr(self._inner, name)
+
+
+def _requests(invocations: int) -> Iterator[Row]:
+    """One invocation a second, in virtual time, on sessions that cost nothing."""
+    fleet = Fleet(Random(1), budget=36)  # noqa: S311  # a simulation
+    governor = fleet.governor("checkout/1", opener=CalmOpener, keep_seconds=KEEP_SECONDS)
+
+    def environment() -> None:
+        for _ in range(invocations):
+            with governor.connection(context=Invocation(fleet.clock, fleet.clock.now_ms())):
+                fleet.hub.sleep(10 * MS)
+            fleet.hub.sleep(990 * MS)
+
+    fleet.hub.start(environment)
+    fleet.hub.run(10 * invocations * SECOND)
+    asked = sum(fleet.store.spent.values()) / invocations
+    yield Row(
+        NAME,
+        f"DynamoDB requests an invocation, one a second, keep_seconds {KEEP_SECONDS}",
+        f"at most {MOST_REQUESTS}",
+        f"{asked:.3f}",
+        asked <= MOST_REQUESTS or invocations < 100,  # noqa: PLR2004  # the first acquire weighs too much in few
+        {"database": DATABASE, "requests": dict(fleet.store.spent)},
+    )
+
+
+class CalmOpener:
+    """Opens sessions that are always well."""
+
+    def open(self, fence: Fence, program_name: str, usable_until_ms: int | None) -> CalmSession:
+        """See `Opener.open`."""
+        del program_name
+        return CalmSession(fence, usable_until_ms)
+
+
+class CalmSession:
+    """As much of a `FencedConnection` as keeping needs."""
+
+    open = True
+    may_linger = False
+
+    def __init__(self, fence: Fence, usable_until_ms: int | None) -> None:
+        self.fence = fence
+        self.usable_until_ms = usable_until_ms
+        self.lease: Any = None
+        self.acquired_ms = 0
+
+    def is_alive(self) -> bool:
+        """Always."""
+        return self.open
+
+    def reset(self) -> None:
+        """Nothing to reset."""
+
+    def close(self) -> None:
+        """It is closed."""
+        self.open = False
