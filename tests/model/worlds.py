@@ -20,7 +20,7 @@ def with_moves(*features: str, **size: object) -> World:
 
 @dataclass(frozen=True)
 class Exhibit:
-    """A world by name, and how far it is explored: None, to the end."""
+    """A world by name, and how far it is explored (None: to the end)."""
 
     name: str
     world: World
