@@ -18,8 +18,6 @@ from connection_governor.operations import Operations
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-NOW_MS = SYSTEM_CLOCK.now_ms()
-
 
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch) -> MemoryStore:
@@ -43,7 +41,7 @@ def run(store: MemoryStore, capsys: pytest.CaptureFixture[str]) -> Callable[...,
 
 def acquire(store: MemoryStore, lease_id: str, *, ends_in_ms: int) -> None:
     """Lend one connection of `orders` to `checkout`."""
-    wanted = Wanted("orders", lease_id, "checkout/1", 1, NOW_MS + ends_in_ms)
+    wanted = Wanted("orders", lease_id, "checkout/1", 1, SYSTEM_CLOCK.now_ms() + ends_in_ms)
     Engine(store, SYSTEM_CLOCK, SYSTEM_ENTROPY).acquire(wanted)
 
 

@@ -20,8 +20,6 @@ from connection_governor.operations import Operations
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-NOW_MS = SYSTEM_CLOCK.now_ms()
-
 
 class Sessions:
     """What MySQL lists; KILL removes."""
@@ -54,7 +52,7 @@ def lend(store: MemoryStore) -> Callable[[str, int], Lease]:
     """Lends one connection until so many milliseconds from now."""
 
     def lend(lease_id: str, ends_in_ms: int) -> Lease:
-        wanted = Wanted("orders", lease_id, "checkout/1", 1, NOW_MS + ends_in_ms)
+        wanted = Wanted("orders", lease_id, "checkout/1", 1, SYSTEM_CLOCK.now_ms() + ends_in_ms)
         outcome = Engine(store, SYSTEM_CLOCK, SYSTEM_ENTROPY).acquire(wanted)
         assert isinstance(outcome, Grant)
         return outcome.lease
