@@ -61,7 +61,15 @@ class Chaos:
         if self._over or environment is None or not environment.freezable:
             return
         if self._random.random() < self._troubles.brink:
-            self._freeze(environment, int(self._random.random() * 3 * self._world.settings.fence.idle_ms) * MS)
+            self._freeze(environment, self._tempting_us(environment))
+
+    def _tempting_us(self, environment: Environment) -> int:
+        """How long a freeze does most harm: about as long as a session may be idle, or until its lease is about to end."""
+        idle_us = self._world.settings.fence.idle_ms * MS
+        left_us = environment.lease_end_us - self._world.hub.now_us
+        if left_us > 0 and self._random.random() < 0.3:
+            return max(0, left_us - int(self._random.random() * 2 * idle_us))
+        return int(self._random.random() * idle_us * self._random.choice((1, 1, 3)))
 
     def _again(self, name: str) -> None:
         pause_us = int(self._random.expovariate(1 / getattr(self._troubles, name)) * SECOND)

@@ -47,6 +47,7 @@ class VirtualSocket:
 
     def dial(self) -> None:
         """Connect, and wait for whatever the server says first."""
+        self._process.brink()
         self._process.sleep(self._server.hop_us())
         if self._hub.now_us < self._server.down_until_us:
             raise ConnectionRefusedError(111, "Connection refused")
@@ -64,7 +65,7 @@ class VirtualSocket:
 
     def sendall(self, data: bytes) -> None:
         """Hand over whole packets; a process may be frozen on the brink of it."""
-        self._brink()
+        self._process.brink()
         if self._ended or self._session is None:
             raise BrokenPipeError(32, "Broken pipe")
         self._hub.after(self._server.hop_us(), self._session.receive, bytes(data))
@@ -111,12 +112,6 @@ class VirtualSocket:
     def is_stuck(self) -> bool:
         """See `server.Peer`."""
         return self._process.frozen or not self._process.alive
-
-    def _brink(self) -> None:
-        """Between the decision to send and the sending, the environment may be frozen."""
-        self._process.may_freeze()
-        if not self._process.alive or self._process.frozen:
-            self._process.sleep(0)
 
     def _wait(self) -> None:
         self._waiting = ticket = self._process.ticket()

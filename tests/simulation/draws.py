@@ -47,6 +47,8 @@ def settings_of(seed: str) -> Settings:
         gap_s=random.choice((0.5, 3, 10)),
         deadline_s=random.choice((3, 15, 40)),
         long_statements=random.choice((0.0, 0.05)),
+        overstays=random.choice((0.0, 0.05, 0.3)),
+        founded_in_calm=random.random() < 0.3,
         runaways=random.choice((0.0, 0.0, 0.02)),
         opens_anyway=random.choice((0.0, 0.0, 0.5)),
         budget_change_s=random.choice((15, 60, 200)),
@@ -55,7 +57,7 @@ def settings_of(seed: str) -> Settings:
 
 def _actors(random: Random, budget: int) -> tuple[str, ...]:
     """More workers than connections, as a rule; sometimes no operator or janitor, sometimes two."""
-    wanted = max(2, round(budget * random.choice((0.7, 1.5, 2.5))))
+    wanted = max(2, round(budget * random.choice((0.4, 0.7, 1.5, 2.5))))
     kinds = ("function", "connecting", "longrunner", "patient", "remote", "vandal", "keeping", "longkeeping")
     weights = [random.choice((0, 1, 2, 4)) for _ in kinds]
     workers = random.choices(kinds, weights=weights if any(weights) else None, k=min(wanted, 16))
@@ -66,7 +68,7 @@ def _actors(random: Random, budget: int) -> tuple[str, ...]:
 
 
 def _budget(random: Random, usual: int) -> tuple[int, int]:
-    shards = random.choice((1, 1, 2, 3, 4))
+    shards = random.choice((1, 1, 2, 3, 4, 5))
     return max(0, usual + random.randint(-usual, usual)), shards
 
 

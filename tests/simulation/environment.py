@@ -44,6 +44,7 @@ class Environment:
     Attributes:
         process: what runs in it.
         deadline_us: when Lambda stops the present invocation.
+        lease_end_us: when the lease that it last got ends.
         waiting_since_us: since when it could have been served, while it waits.
         freezable: whether it may be frozen for minutes in the middle of its code.
     """
@@ -64,6 +65,7 @@ class Environment:
         self.store = world.table.store_of(self.process, world.network)
         self.deadline_us = 0
         self.waiting_since_us = 0
+        self.lease_end_us = 0
         self.freezable = False
 
     def start(self, body: Callable[[], None]) -> None:
@@ -121,6 +123,7 @@ class Witness:
     """Between a Governor and its transport: tells the ledger what the holder is told, and what it gives back."""
 
     def __init__(self, environment: Environment, transport: Transport) -> None:
+        self._environment = environment
         self._world = environment.world
         self._clock = environment.clock
         self._process = environment.process
@@ -135,10 +138,14 @@ class Witness:
         outcome = self._transport.acquire(wanted, waiting=waiting, until_ms=until_ms)
         note_grant(self._tally, outcome)
         if isinstance(outcome, Grant):
-            self._ledger.told(outcome.lease)
+            self._told(outcome.lease)
         elif is_last and wanted.connections == 1:
             world.patience.check_refusal(self._process.name, began_us, world.settings.lag_ms * MS)
         return outcome
+
+    def _told(self, lease: Lease) -> None:
+        self._environment.lease_end_us = lease.expires_at_ms * MS
+        self._ledger.told(lease)
 
     def _is_last(self, until_ms: int | None) -> bool:
         """Whether the caller has no time left to try again."""
@@ -150,7 +157,7 @@ class Witness:
         outcome = self._transport.renew(lease, expires_at_ms=expires_at_ms)
         renewed = note_renewal(self._tally, outcome)
         if renewed is not None:
-            self._ledger.told(renewed)
+            self._told(renewed)
         return outcome
 
     def release(self, lease: Lease) -> bool:

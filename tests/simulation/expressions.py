@@ -59,6 +59,7 @@ class RequestTable:
         """See `table.Table.store_of`."""
 
         def call(operation: str, payload: Mapping[str, Any]) -> Item:
+            process.brink()
             request = Request(process, operation, (payload,), process.call, process.stray)
             answer: Item = network.call(request)
             return answer

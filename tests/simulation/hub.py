@@ -141,10 +141,12 @@ class Process:
         self.hub.after(delay_us, self.wake, ticket)
         self.wait()
 
-    def may_freeze(self) -> None:
-        """A moment at which being frozen matters most: the world may decide to do it."""
+    def brink(self) -> None:
+        """Between a decision and the sending of its request, being frozen matters most: the world may decide to do it."""
         if self.on_brink is not None:
             self.on_brink(self)
+            if self.frozen:
+                self.sleep(0)
 
     def freeze(self) -> None:
         """Run no more instruction until `thaw`."""

@@ -11,7 +11,8 @@ gave it back.
     counter                 allowed - remaining = the sum of the leases, in every item, after every write
     share                   no grant leaves a shard with more than its share; no renewal in one that is overdrawn
     fence                   grows by one with each grant and never otherwise
-    plan                    a shard's plan never goes back; its share changes only with a plan
+    plan                    a shard's plan never goes back, nor the settings'
+    double count            no raise hands out what another shard still has or lends
     once                    one acquire stores one lease, late or second deliveries apart; a release removes what its
                             holder had; a renewal only moves the end, and never back
     taken early             no lease is taken over or reclaimed before its end by any clock of the allowance
@@ -226,6 +227,10 @@ class Ledger:
         if after.plan < before.plan:
             raise Violation("plan", f"shard {after.key.index} went back from plan {before.plan} to {after.plan}")
         self._budget_moved()
+        if _committed(after) > _committed(before):
+            committed, budget = sum(map(_committed, self.shards.values())), self._in_force[-1][1]
+            if committed > budget:
+                raise Violation("double count", f"{committed} are handed out or lent, the budget is {budget}")
 
     def _hold(self, place: Place, count: int, ends_ms: int) -> None:
         held = self.held.get(place)
@@ -295,6 +300,11 @@ def _nobody(_place: Place) -> None:
 
 def _nothing() -> None:
     pass
+
+
+def _committed(shard: Shard) -> int:
+    """What a shard may lend, or lends, if that is more."""
+    return max(shard.allowed, shard.allowed - shard.remaining)
 
 
 def end_ms(record: str) -> int:

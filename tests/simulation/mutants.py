@@ -190,7 +190,12 @@ IN_RULES = [
     _m("take over what is not over", "decide", ("if is_over(seen[1], now_ms=now_ms, skew_ms=skew_ms)", "")),
     _m("never take over", "decide", ("if portions and shard.remaining", "if False and shard.remaining")),
     _m("any record of an id is one's own", "decide", ("AlreadyGranted() if stored == record else IdInUse()", "AlreadyGranted()")),
-    _m("an earlier end counts as renewed", "decide", ("if same and record_expiry_ms(stored) >= record_expiry_ms(wanted)", "if same")),
+    _m(
+        "an earlier end counts as renewed",
+        "decide",
+        ("if same and record_expiry_ms(stored) >= record_expiry_ms(wanted)", "if same"),
+        ("return AlreadyRenewed(record_expiry_ms(stored))", "return AlreadyRenewed(record_expiry_ms(wanted))"),
+    ),
     _m("every lease counts for one connection", "decide", ("sum(record_connections(record) for _, record in leases)", "len(leases)")),
     _m("shares add up to more than the budget", "decide", ("return each + (index < rest)", "return each + (rest > 0)")),
     _m(
@@ -211,10 +216,10 @@ IN_RULES = [
 
 IN_ENGINE = [
     _m("renewal that shortens", "engine", ("end_ms = max(expires_at_ms, lease.expires_at_ms)", "end_ms = expires_at_ms")),
-    _m("refuse after one shard", "engine", ("(self._on_looks(others) if others else None)", "None")),
+    _m("refuse after one shard", "attempt", ("(self._on_looks(others) if others else None)", "None")),
     _m(
         "retry with a new lease id",
-        "engine",
+        "attempt",
         (
             "        wanted, store = self._wanted, self._store\n",
             "        wanted, store = self._wanted, self._store\n"
@@ -246,15 +251,15 @@ IN_SESSIONS = [
     _m("margin W instead of E + W", "fence", ("return self.statement_bound_ms + self.idle_ms", "return self.idle_ms")),
     _m(
         "no check of the lease before a statement",
-        "mysql",
+        "fenced",
         ("if self.usable_until_ms is not None and self._now_ms() > self.usable_until_ms:", "if False:"),
     ),
     _m(
         "no recheck after opening",
-        "mysql",
+        "fenced",
         ("if self.usable_until_ms is not None and self._now_ms() > self.usable_until_ms:", "if self._opened and self.usable_until_ms is not None and self._now_ms() > self.usable_until_ms:"),
     ),
-    _m("reset without fencing again", "mysql", ('self._after_reset = (_RESET, *use, bytes([COMMAND.COM_QUERY]) + statement)', "self._after_reset = (_RESET, *use)")),
+    _m("reset without fencing again", "fenced", ("self._after_reset = (RESET, *use, bytes([COMMAND.COM_QUERY]) + statement)", "self._after_reset = (RESET, *use)")),
     _m(
         "release before close",
         "sessions",
@@ -264,7 +269,7 @@ IN_SESSIONS = [
         ),
     ),
     _m("release although the server may be at work", "sessions", (" and not connection.may_linger:", ":")),
-    _m("the janitor kills what is held", "janitor", ("session.lease_id and session.lease_id not in held", "session.lease_id")),
+    _m("the janitor kills what is held", "janitor", ("if session.program_name not in held and self._watch", "if self._watch")),
     _m("a kept lease need not cover the next body", "kept", ("if lease.expires_at_ms < needed_ms:", "if False:")),
 ]
 

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 TABLE = ROOT / "build" / "mutants.md"
 DEFAULT_STEPS = 150_000
-STEPS_A_WORLD = 5_000
+STEPS_A_WORLD = 4_000
 PACKAGE = "connection_governor"
-SOURCES = ROOT / "layers" / "governor" / PACKAGE
+SOURCES = Path(os.environ.get("MUTANT_SOURCES", ROOT / "layers" / "governor")) / PACKAGE
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def run_all(mutants: Sequence[Mutant], steps: int) -> list[Fate]:
 
 def _run_apart(mutant: Mutant, steps: int) -> Fate:
     command = [sys.executable, "-m", "tests.simulation.mutation", "--here", mutant.name, "--steps", str(steps)]
-    path = os.pathsep.join([str(ROOT / "layers" / "governor"), str(ROOT)])
+    path = os.pathsep.join([str(SOURCES.parent), str(ROOT)])
     done = subprocess.run(
         command, cwd=ROOT, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False
     )

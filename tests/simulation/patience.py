@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from tests.simulation.ledger import Ledger
 
 PATIENCE_US = 60 * SECOND
+MEMORY_US = 2 * SECOND  # what an environment itself has seen full so lately, it need not look at again
 SETTINGS_KEPT_US = 60 * SECOND  # an environment may not have heard of a new budget before
 
 
@@ -53,13 +54,13 @@ class Patience:
     def check_refusal(self, who: str, began_us: int, lag_us: int) -> None:
         """A last try, for one connection, that began then has just been refused: no shard may have had room throughout.
 
-        Room that a read cannot have seen yet does not count, nor a shard that the environment has not heard of.
+        Room that a read or a fresh memory cannot have shown does not count, nor a shard that the environment has not heard of.
         """
         settings = self._ledger.settings
         if settings is None or began_us - self._plan_since_us < SETTINGS_KEPT_US:
             return
         for index, since_us in self._roomy_since_us.items():
-            if index < settings.shards and since_us < began_us - lag_us:
+            if index < settings.shards and since_us < began_us - lag_us - MEMORY_US:
                 raise Violation("refused early", f"{who} was refused although shard {index} had room")
 
     def _changed(self) -> None:

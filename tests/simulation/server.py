@@ -33,6 +33,8 @@ GREETING = (
     + b"ijklmnopqrst\x00" + b"mysql_native_password\x00"
 )
 OK = bytes(7)
+OK_IN_TRANSACTION = bytes(3) + b"\x01" + bytes(3)
+LONGEST_ROLLBACK_S = 0.6
 
 
 def error_packet(code: int, text: str) -> bytes:
@@ -142,7 +144,7 @@ class ServerSession:
         name: the `program_name` of its handshake.
         ready: whether it was ever set up by its client.
         runaway: its last statement has passed every limit that its client set.
-        set_up_late: its client was frozen before it, for longer than the idle time that it then set.
+        signed_in_us: since when it is somebody's.
         stray: whoever watches counts it no more.
         leaving: it has heard a goodbye and has yet to go.
     """
@@ -152,13 +154,13 @@ class ServerSession:
         self.name = ""
         self.ready = self.runaway = self.leaving = False
         self.is_open = True
-        self.stray = self.set_up_late = False
-        self._signed_in_us = 0
+        self.stray = False
+        self.signed_in_us = 0
         self._server = server
         self._hub = server.hub
         self._peer = peer
         self._commands: deque[bytes] = deque()
-        self._signed_in = self._busy = self._abandoned = False
+        self._signed_in = self._busy = self._abandoned = self._in_transaction = False
         self._timer: Event | None = None
         self._settings: dict[str, float] = {}
         self._set_timer(SIGN_IN_S, "no sign-in")
@@ -198,7 +200,7 @@ class ServerSession:
         if at >= 0:
             at += len(b"program_name")
             self.name = handshake[at + 1 : at + 1 + handshake[at]].decode()
-        self._signed_in, self._signed_in_us = True, self._hub.now_us
+        self._signed_in, self.signed_in_us = True, self._hub.now_us
         self._say(OK, 2)
         self._set_timer(DEFAULT_WAIT_S, "wait_timeout")
         self._server.watcher.opened(self)
@@ -213,13 +215,17 @@ class ServerSession:
         if command[0] == _QUIT:
             self._leave()
             return
-        self._busy, self.runaway = True, False
+        self._busy = True
+        self.runaway = self.runaway and command[0] != _QUERY
         sql = command[1:].decode() if command[0] == _QUERY else ""
+        rollback_us = 0
         if command[0] == _RESET:
             self._settings = {}
+            rollback_us = self._roll_back_us()
         if sql.startswith("SET "):
             self._set(sql)
         duration_us, answer = self._duration(sql)
+        duration_us += rollback_us
         self._server.note("mysql", self.connection_id, self.name, sql[:12] or hex(command[0]), "for", duration_us // MS, "ms")
         self._hub.after(duration_us, self._finish, answer, sql.startswith("STREAM"))
 
@@ -227,20 +233,30 @@ class ServerSession:
         self._settings |= {name: float(value) for name, value in _ASSIGNMENT.findall(sql)}
         if not self.ready:
             self.ready = True
-            self.set_up_late = self._hub.now_us - self._signed_in_us > self._settings.get("wait_timeout", 0) * SECOND
             self._server.watcher.fenced(self)
 
     def _duration(self, sql: str) -> tuple[int, bytes]:
         """How long a statement takes, and how it ends."""
         verb, _, seconds = sql.partition(" ")
-        if verb not in ("WORK", "STREAM", "RUNAWAY"):
+        if verb not in ("WORK", "WRITE", "STREAM", "RUNAWAY"):
             return QUICK_US, OK
         wanted_us = int(float(seconds) * SECOND)
         limit_us = int(self._settings.get("max_statement_time", 0) * SECOND) or wanted_us
         if verb == "RUNAWAY":
             self._hub.after(self._longest_us(limit_us), self._run_away)
             return wanted_us, OK
-        return min(wanted_us, limit_us), OK if wanted_us <= limit_us else error_packet(1969, "max_statement_time")
+        if wanted_us > limit_us:
+            return limit_us, error_packet(1969, "max_statement_time")
+        self._in_transaction = self._in_transaction or verb == "WRITE"
+        return wanted_us, OK_IN_TRANSACTION if self._in_transaction else OK
+
+    def _roll_back_us(self) -> int:
+        """How long it takes to undo what was written and not committed."""
+        if not self._in_transaction:
+            return 0
+        self._in_transaction = False
+        self._server.tally.outcomes["transaction rolled back"] += 1
+        return int(self._server.random.random() * LONGEST_ROLLBACK_S * SECOND)
 
     def _longest_us(self, limit_us: int) -> int:
         locks_us = int(2 * self._settings.get("lock_wait_timeout", 0) * SECOND)

@@ -11,9 +11,10 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from connection_governor.observe import Observation, Session
+from tests.simulation.hub import MS
 
 if TYPE_CHECKING:
-    from tests.simulation.hub import Process
+    from tests.simulation.hub import Hub, Process
     from tests.simulation.ledger import Ledger, Place, Tally
     from tests.simulation.server import Server, ServerSession
 
@@ -22,13 +23,17 @@ class Sessions:
     """Matches sessions to leases.
 
     Args:
+        hub: the virtual time.
         ledger: what is lent.
         tally: counts what is not covered.
+        idle_ms: W: a client that takes longer to set its session up was frozen in between.
     """
 
-    def __init__(self, ledger: Ledger, tally: Tally) -> None:
+    def __init__(self, hub: Hub, ledger: Ledger, tally: Tally, *, idle_ms: int) -> None:
+        self._hub = hub
         self._ledger = ledger
         self._tally = tally
+        self._idle_us = idle_ms * MS
         self._by_place: defaultdict[Place, list[ServerSession]] = defaultdict(list)
         self.covered = 0
         self.peak = 0
@@ -52,7 +57,7 @@ class Sessions:
             session.stray = True
             self._tally.outcomes["session set up after its lease was gone"] += 1
             return
-        if session.set_up_late:
+        if self._hub.now_us - session.signed_in_us > self._idle_us:
             session.stray = True
             self._tally.outcomes["session frozen between sign-in and set-up"] += 1
             return

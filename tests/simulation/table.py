@@ -45,7 +45,7 @@ class Versions:
 
     def lagging(self, key: object) -> Any:  # noqa: ANN401 - an item of either store
         """The item as it was a moment ago: one of its whole versions, never older than the lag allows."""
-        seen_us = self._hub.now_us - int(self._random.random() ** 3 * self._lag_us)
+        seen_us = self._hub.now_us - int(self._random.random() ** 2 * self._lag_us)
         kept = self._kept.get(key, [(0, None)])
         for since_us, value in reversed(kept):
             if since_us <= seen_us:
@@ -125,6 +125,7 @@ class DistantStore:
 
     def _call(self, verb: str, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - any verb of the store
         arguments += tuple(options.values())
+        self._process.brink()
         return self._network.call(Request(self._process, verb, arguments, self._process.call, self._process.stray))
 
     grant = partialmethod(_call, "grant")

@@ -14,7 +14,9 @@ from connection_governor.errors import (
     UnknownDatabase,
 )
 from connection_governor.lease import Wanted
+from tests.simulation.environment import Witness
 from tests.simulation.hub import MS, SECOND
+from tests.simulation.ledger import Violation
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -83,10 +85,10 @@ class Worker:
 
     # What workers do with what they get.
 
-    def query(self, connection: FencedConnection, *, context: bool) -> None:
+    def query(self, connection: FencedConnection) -> None:
         """A few statements; now and then one that is long, that nobody reads, or that nothing limits."""
         for _ in range(self.random.randint(1, 3)):
-            verb = "WORK"
+            verb = self.random.choice(("WORK", "WRITE"))
             seconds = self.seconds(self.fence.statement_seconds * (1.3 if self.random.random() < 0.1 else 0.2))
             if self.random.random() < self.world.settings.long_statements:
                 seconds = self.fence.statement_seconds
@@ -101,7 +103,21 @@ class Worker:
     def with_connection(self, **options: Any) -> None:  # noqa: ANN401 - of `connection`
         """The way most workers take."""
         with self.governor.connection(timeout=self.seconds(4), **options) as connection:
-            self.query(connection, context="context" in options)
+            self.query(connection)
+            if self.random.random() < self.world.settings.overstays:
+                self.overstay(connection)
+
+    def overstay(self, connection: FencedConnection) -> None:
+        """Keep at it until the lease forbids it, and begin the longest of statements at the last moment."""
+        pause_s = self.fence.idle_seconds / 3
+        while True:
+            limit_ms = connection.usable_until_ms
+            left_s = 60.0 if limit_ms is None else (limit_ms - self.environment.clock.now_ms()) / 1_000
+            if left_s < pause_s:
+                self.environment.process.sleep(max(0, int((left_s - 0.02) * SECOND)))
+                connection.query(f"STREAM {self.fence.statement_seconds:.3f}")
+            connection.query("WORK 0.01")
+            self.environment.process.sleep(int(pause_s * SECOND))
 
     def with_lease(self, **options: Any) -> None:  # noqa: ANN401 - of `lease`
         """Any other driver."""
@@ -114,6 +130,9 @@ class Worker:
         lease = self.governor.acquire(timeout=self.seconds(3), **options)
         self.rest(2)
         for _ in range(self.random.choice((0, 0, 1, 1, 2, 4))):
+            if self.random.random() < 0.3:
+                left_ms = lease.expires_at_ms - self.environment.clock.now_ms()
+                self.environment.process.sleep(max(0, left_ms - self.random.randint(1, 60)) * MS)
             lease = self._renewed(lease, options)
             self.rest(3)
         if self.random.random() < 0.9:
@@ -141,11 +160,23 @@ class LambdaWorker(Worker):
         killing = world.hub.after(length_us, world.kill, environment, "killed at its deadline")
         try:
             habit: Callable[..., None] = self.random.choice((self.with_connection, self.with_lease, self.by_hand))
-            habit(context=environment)
+            self._do(habit)
             if self.random.random() < 0.02:
                 environment.process.sleep(2 * length_us)
         finally:
             killing.cancel()
+
+
+    def _do(self, habit: Callable[..., None]) -> None:
+        """A lease covers the whole invocation: nothing may be refused for its sake before the deadline."""
+        began_us = self.world.hub.now_us
+        try:
+            habit(context=self.environment)
+        except LeaseLost as lost:
+            left_us = self.environment.deadline_us - self.world.hub.now_us
+            if habit == self.with_connection and left_us > (self.world.settings.skew_ms + 50) * MS:
+                self.world.breaks("cut short", f"{lost} {left_us // MS} ms before the deadline, began {began_us}")
+            raise
 
 
 class ConnectingWorker(LambdaWorker):
@@ -205,6 +236,7 @@ class Vandal(Worker):
     def __init__(self, world: World, environment: Environment) -> None:
         super().__init__(world, environment)
         self._service = environment.service()
+        self._witness = Witness(environment, self._service)
         self._kept: list[Lease] = []
 
     def one_invocation(self) -> None:
@@ -235,7 +267,7 @@ class Vandal(Worker):
             forged = _replace(lease, **change)
             self.environment.process.call += 1
             if self._service.release(forged):
-                self.world.broke("once", f"a release of {forged} took effect, held was {lease}")
+                raise Violation("once", f"a release of {forged} took effect, held was {lease}")
             self.environment.process.call += 1
             if self._service.renew(forged, expires_at_ms=forged.expires_at_ms + 5_000) is None:
                 self.world.tally.outcomes["forged renewal refused"] += 1
@@ -243,8 +275,7 @@ class Vandal(Worker):
 
     def _reuse_id(self) -> None:
         lease = self._lease()
-        self.environment.process.call += 1
-        self._service.acquire(Wanted(lease.database, lease.lease_id, "thief", 1, lease.expires_at_ms + 7))
+        self._witness.acquire(Wanted(lease.database, lease.lease_id, "thief", 1, lease.expires_at_ms + 7))
 
     def _ask_too_much(self) -> None:
         self.governor.acquire(connections=self.random.choice((0, -1, 5_000, 37)))
@@ -269,6 +300,8 @@ def operate(world: World, environment: Environment) -> None:
     random, operations = environment.random, environment.operations()
     while True:
         environment.process.sleep(int(random.expovariate(1 / world.settings.budget_change_s) * SECOND))
+        if random.random() < 0.6:  # at the same moment as the other operator
+            environment.process.sleep(-world.hub.now_us % (10 * SECOND))
         budget, shards = world.settings.choice_of_budget(random)
         world.note("budget", environment.name, budget, shards)
         world.tally.fault("budget changed")
