@@ -22,9 +22,9 @@ from connection_governor.entropy import SYSTEM_ENTROPY
 from connection_governor.errors import GovernorUnavailable, LeaseLost, NoConnectionsLeft
 from connection_governor.governor import Governor, Outside
 from connection_governor.memory import MemoryStore
-from connection_governor.mysql import FencedConnection, Target, open_session
+from connection_governor.opening import Opener
 from connection_governor.operations import Operations
-from connection_governor.secrets import Credentials
+from connection_governor.secrets import Credentials, DatabaseCredentials
 from connection_governor.service import Service
 from tests.conformance.worlds import endpoint_of, environment_of, local_store
 from tests.database.conftest import SHORT, SLACK_S, WORKER, ask, listed, seconds_until_gone
@@ -36,25 +36,17 @@ if TYPE_CHECKING:
     from pymysql.connections import Connection
     from pymysql.cursors import Cursor
 
-    from connection_governor.fence import Fence
+    from connection_governor.mysql import FencedConnection, Target
     from connection_governor.store import LeaseStore
     from harness.mariadb import PrivateMariaDB
 
 KEEP_SECONDS = 2
 
 
-@dataclass
-class RealOpener:
-    """Opens real sessions of the test's user."""
-
-    target: Target
-    credentials: Any = WORKER
-
-    def open(self, fence: Fence, program_name: str, usable_until_ms: int | None) -> FencedConnection:
-        """See `opening.Opener.open`."""
-        return open_session(
-            self.target, self.credentials, fence, program_name=program_name, usable_until_ms=usable_until_ms
-        )
+def opener_for(target: Target, credentials: Credentials) -> Opener:
+    """Opens real sessions of a user."""
+    secret = json.dumps({"username": credentials.username, "password": credentials.password})
+    return Opener(target, DatabaseCredentials(lambda _arn: secret), "arn", SYSTEM_CLOCK)
 
 
 @dataclass
@@ -76,7 +68,7 @@ def governor_on(store: LeaseStore, target: Target, **options: Any) -> Governor: 
     quiet = Reporter(write=lambda _line: None)
     operations = Operations(store, SYSTEM_CLOCK, SYSTEM_ENTROPY)
     service = Service(Engine(store, SYSTEM_CLOCK, SYSTEM_ENTROPY), operations, quiet, SYSTEM_CLOCK)
-    opener: Any = RealOpener(target, options.pop("credentials", WORKER))
+    opener = opener_for(target, options.pop("credentials", WORKER))
     outside = Outside(SYSTEM_CLOCK, SYSTEM_ENTROPY, quiet, opener=lambda: opener, operations=lambda: operations)
     defaults: dict[str, Any] = {"holder": "shop/test", "database": "orders", "fence": SHORT}
     return Governor(service, outside, **(defaults | {"keep_seconds": KEEP_SECONDS} | options))

@@ -11,7 +11,7 @@ from pymysql.constants import COMMAND
 
 CLOSE_SECONDS = 0.2
 RESET = b"\x1f"  # COM_RESET_CONNECTION; PyMySQL has no name for it
-_GOODBYE = struct.pack("<iBiB", 1, RESET[0], 1, COMMAND.COM_QUIT)
+GOODBYE = struct.pack("<iBiB", 1, RESET[0], 1, COMMAND.COM_QUIT)
 _TCP_CLOSE, _TCP_CLOSE_WAIT = 7, 8  # Linux: tcp_info's first byte, once the peer has reset or finished the stream
 
 
@@ -24,7 +24,7 @@ def take_leave(sock: socket.socket) -> bool:
     """
     with contextlib.suppress(Exception):
         sock.settimeout(CLOSE_SECONDS)
-        sock.sendall(_GOODBYE)
+        sock.sendall(GOODBYE)
         return _read_to_end(sock)
     return False
 

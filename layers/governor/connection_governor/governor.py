@@ -79,16 +79,16 @@ class Governor:
         keep_seconds: int = 0,
     ) -> None:
         self._outside = outside
-        self._clock = outside.clock
+        self.clock = outside.clock
         self._holder = checks.holder_name(holder)
         self._database = database
-        self._fence = fence or Fence()
+        self.fence = fence or Fence()
         self._keep_seconds = _keep_seconds(keep_seconds)
-        self._borrower = Borrower(transport, outside.clock, outside.entropy, outside.reporter, outside.notes)
+        self.borrower = Borrower(transport, outside.clock, outside.entropy, outside.reporter, outside.notes)
         self._sessions = Sessions(
-            self._borrower, outside.opener, outside.clock, outside.reporter, outside.notes, on_unavailable
+            self.borrower, outside.opener, outside.clock, outside.reporter, outside.notes, on_unavailable
         )
-        self._keeper = Keeper(self._borrower, self._sessions, outside.clock)
+        self._keeper = Keeper(self.borrower, self._sessions, outside.clock)
 
     @classmethod
     def from_env(cls, *, fence: Fence | None = None) -> Governor:
@@ -128,10 +128,10 @@ class Governor:
             InvalidRequest: bad input; nothing was written.
             UnknownDatabase: no budget was ever set.
         """
-        ask = self._ask(
+        ask = self.ask(
             database, connections=connections, timeout=timeout, lease_ms=lease_ms, holder=holder, context=context
         )
-        return self._borrower.acquire(ask, lambda: ask.end_ms(self._clock, self._fence.margin_ms))
+        return self.borrower.acquire(ask, lambda: ask.end_ms(self.clock, self.fence.margin_ms))
 
     def renew(self, lease: Lease, *, lease_ms: int | None = None, context: InvocationContext | None = None) -> Lease:
         """Move the lease's end to `lease_ms` from now (default 30,000), or past the context's deadline; never earlier.
@@ -141,8 +141,8 @@ class Governor:
             NoConnectionsLeft: the budget was lowered below what is lent: the lease stays as it is until its end.
             GovernorUnavailable: the governor could not be reached: until a renew succeeds, the old end counts.
         """
-        ask = self._ask(lease.database, lease_ms=lease_ms, context=context)
-        return self._borrower.renew(lease, ask.end_ms(self._clock, self._fence.margin_ms))
+        ask = self.ask(lease.database, lease_ms=lease_ms, context=context)
+        return self.borrower.renew(lease, ask.end_ms(self.clock, self.fence.margin_ms))
 
     def release(self, lease: Lease) -> bool:
         """Give the lease back; repeating it does nothing more.
@@ -153,7 +153,7 @@ class Governor:
         Raises:
             GovernorUnavailable: the governor could not be reached; the lease then ends by itself.
         """
-        return self._borrower.release(lease)
+        return self.borrower.release(lease)
 
     def status(self, database: str | None = None) -> dict[str, Any]:
         """Who holds what, exact as of its read: `database, allowed, in_use, remaining, leases, shards`.
@@ -162,7 +162,7 @@ class Governor:
             UnknownDatabase: no budget was ever set.
             GovernorUnavailable: the governor could not be reached.
         """
-        return self._borrower.status(checks.database_name(database or self._database))
+        return self.borrower.status(checks.database_name(database or self._database))
 
     def set_budget(self, database: str, allowed: int, **settings: int) -> dict[str, Any]:
         """Create a database's items, or change its budget. Needs the table (`GOVERNOR_TABLE`), whatever the transport.
@@ -204,7 +204,7 @@ class Governor:
         try:
             yield lease
         finally:
-            self._borrower.give_back(lease)
+            self.borrower.give_back(lease)
 
     @contextmanager
     def connection(
@@ -227,10 +227,10 @@ class Governor:
             pymysql.err.OperationalError: MySQL could not be reached or refused; the lease has been given back.
             As `acquire`.
         """
-        ask = self._ask(database, timeout=timeout, lease_ms=lease_ms, holder=holder, context=context)
+        ask = self.ask(database, timeout=timeout, lease_ms=lease_ms, holder=holder, context=context)
         keep_seconds = self._keep_seconds if keep_seconds is None else _keep_seconds(keep_seconds)
         if keep_seconds and self._keeper.reserve(ask.database):
-            with self._keeper.connection(ask, kept_fence(self._fence, keep_seconds)) as kept:
+            with self._keeper.connection(ask, kept_fence(self.fence, keep_seconds)) as kept:
                 yield kept
             return
         connection = self._begin(ask)
@@ -252,7 +252,7 @@ class Governor:
 
         Arguments and errors as for `connection`.
         """
-        ask = self._ask(database, timeout=timeout, lease_ms=lease_ms, holder=holder, context=context)
+        ask = self.ask(database, timeout=timeout, lease_ms=lease_ms, holder=holder, context=context)
         connection = self._begin(ask)
         connection.on_close = lambda: self._sessions.end(connection)
         return connection
@@ -262,12 +262,29 @@ class Governor:
         self._keeper.give_up()
 
     def _begin(self, ask: Ask) -> FencedConnection:
-        guard_ms, margin_ms = self._fence.guard_ms, self._fence.margin_ms
+        return self._sessions.begin(ask, self.fence, self.session_end_ms(ask))
+
+    def session_end_ms(self, ask: Ask) -> Callable[[], int]:
+        """Tells the end of a lease for one session, as of when it is called.
+
+        Raises:
+            InvalidRequest: too short for the fence.
+        """
+        guard_ms, margin_ms = self.fence.guard_ms, self.fence.margin_ms
         if ask.context is None and (ask.lease_ms or DEFAULT_LEASE_MS) <= guard_ms:
             raise InvalidRequest("lease_ms", f"must be above {guard_ms}: what the fence needs at the end")
-        return self._sessions.begin(ask, self._fence, lambda: ask.end_ms(self._clock, margin_ms))
+        return lambda: ask.end_ms(self.clock, margin_ms)
 
-    def _ask(self, database: str | None, *, holder: str | None = None, timeout: float = 0, **more: Any) -> Ask:  # noqa: ANN401 - see `Ask.of`
+    def opener(self) -> Opener:
+        """What opens the sessions.
+
+        Raises:
+            InvalidRequest: the environment says no database.
+        """
+        return self._sessions.opener()
+
+    def ask(self, database: str | None = None, *, holder: str | None = None, timeout: float = 0, **more: Any) -> Ask:  # noqa: ANN401 - see `Ask.of`
+        """A checked request, for drivers of other kinds. Raises as `Ask.of`."""
         holder = self._holder if holder is None else holder
         return Ask.of(database or self._database, holder=holder, timeout=timeout, **more)
 

@@ -24,22 +24,22 @@ class Opener:
     """
 
     def __init__(self, target: Target, credentials: DatabaseCredentials, secret_arn: str, clock: Clock) -> None:
-        self._target = target
-        self._credentials = credentials
-        self._secret_arn = secret_arn
-        self._clock = clock
+        self.target = target
+        self.credentials = credentials
+        self.secret_arn = secret_arn
+        self.clock = clock
 
     def open(self, fence: Fence, program_name: str, usable_until_ms: int | None) -> FencedConnection:
         """Open a session behind the fence. Raises as `open_session`, with the newest credentials."""
 
         def connect(credentials: Credentials) -> FencedConnection:
             return open_session(
-                self._target,
+                self.target,
                 credentials,
                 fence,
                 program_name=program_name,
                 usable_until_ms=usable_until_ms,
-                clock=self._clock,
+                clock=self.clock,
             )
 
-        return self._credentials.sign_in(self._secret_arn, connect)
+        return self.credentials.sign_in(self.secret_arn, connect)

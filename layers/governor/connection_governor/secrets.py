@@ -60,12 +60,13 @@ class DatabaseCredentials:
         except err.OperationalError as denied:
             if denied.args[0] != ER.ACCESS_DENIED_ERROR:
                 raise
-            newest = self._newer_than(tried, arn)
+            newest = self.newer_than(tried, arn)
             if newest == tried:
                 raise
         return connect(newest)
 
-    def _newer_than(self, tried: Credentials, arn: str) -> Credentials:
+    def newer_than(self, tried: Credentials, arn: str) -> Credentials:
+        """What the secret says now, after MySQL has denied access with `tried`. Raises as `get`."""
         with self._lock:
             known = self._known.get(arn)
         if known is not None and known != tried:  # another thread has read it again already

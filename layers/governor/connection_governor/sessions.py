@@ -77,6 +77,18 @@ class Sessions:
         if connection.lease is not None and not connection.may_linger:
             self._borrower.give_back(connection.lease)
 
+    def opener(self) -> Opener:
+        """What opens the sessions; made when it is first needed.
+
+        Raises:
+            InvalidRequest: the environment says no database.
+        """
+        if self._opener is None:
+            if self._make_opener is None:
+                raise InvalidRequest("DB_HOST", "must be set in the environment to open connections")
+            self._opener = self._make_opener()
+        return self._opener
+
     def _lease(self, ask: Ask, end_ms: Callable[[], int]) -> Lease | None:
         """A lease; None where the governor cannot be reached and this worker chose to connect all the same."""
         try:
@@ -92,13 +104,10 @@ class Sessions:
         self._reporter.ungoverned(ask.database, str(error), now_ms=self._clock.now_ms(), holder=ask.holder)
 
     def _open(self, lease: Lease | None, fence: Fence, *, frozen: bool) -> FencedConnection:
-        if self._opener is None:
-            if self._make_opener is None:
-                raise InvalidRequest("DB_HOST", "must be set in the environment to open connections")
-            self._opener = self._make_opener()
+        opener = self.opener()
         if lease is None:
-            return self._opener.open(fence, UNGOVERNED, None)
-        return self._opener.open(fence, lease.session_name, usable_until_ms(lease, fence, frozen=frozen))
+            return opener.open(fence, UNGOVERNED, None)
+        return opener.open(fence, lease.session_name, usable_until_ms(lease, fence, frozen=frozen))
 
 
 def usable_until_ms(lease: Lease, fence: Fence, *, frozen: bool) -> int:

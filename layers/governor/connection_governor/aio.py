@@ -1,0 +1,198 @@
+"""The same governor for asyncio, with aiomysql: nothing blocks the loop. Needs `connection-governor[asyncio]`.
+
+Requests for leases run in threads, a few milliseconds each; whoever waits for a connection sleeps in the loop. What is
+cancelled gives back what it got: a lease that arrives after its task is gone is released where it arrives.
+Sessions are opened for one body and ended with it: there are no kept ones here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from connection_governor.asking import DEFAULT_TIMEOUT_S
+from connection_governor.governor import Governor
+from connection_governor.lease import Lease
+from connection_governor.sessions import usable_until_ms
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Generator
+
+    from connection_governor.aiofenced import AsyncFencedConnection
+    from connection_governor.asking import Ask
+    from connection_governor.fence import Fence
+    from connection_governor.waiting import InvocationContext
+
+T = TypeVar("T")
+
+
+class AsyncGovernor:
+    """A `Governor` for coroutines.
+
+    Args:
+        governor: does the work. It must not be set to connect without a lease: that is for `Governor` only.
+    """
+
+    def __init__(self, governor: Governor) -> None:
+        self._governor = governor
+        self._borrower = governor.borrower
+
+    @classmethod
+    def from_env(cls, *, fence: Fence | None = None) -> AsyncGovernor:
+        """As `Governor.from_env`."""
+        return cls(Governor.from_env(fence=fence))
+
+    async def acquire(
+        self,
+        database: str | None = None,
+        *,
+        connections: int = 1,
+        timeout: float = 0,  # noqa: ASYNC109 - the same name as in `Governor`
+        lease_ms: int | None = None,
+        holder: str | None = None,
+        context: InvocationContext | None = None,
+    ) -> Lease:
+        """As `Governor.acquire`."""
+        governor = self._governor
+        ask = governor.ask(
+            database, connections=connections, timeout=timeout, lease_ms=lease_ms, holder=holder, context=context
+        )
+        return await self._acquire(ask, lambda: ask.end_ms(governor.clock, governor.fence.margin_ms))
+
+    async def renew(
+        self, lease: Lease, *, lease_ms: int | None = None, context: InvocationContext | None = None
+    ) -> Lease:
+        """As `Governor.renew`."""
+        return await asyncio.to_thread(self._governor.renew, lease, lease_ms=lease_ms, context=context)
+
+    async def release(self, lease: Lease) -> bool:
+        """As `Governor.release`; once begun, it is carried out even if this is cancelled."""
+        return await asyncio.shield(asyncio.to_thread(self._borrower.release, lease))
+
+    async def status(self, database: str | None = None) -> dict[str, Any]:
+        """As `Governor.status`."""
+        return await asyncio.to_thread(self._governor.status, database)
+
+    @asynccontextmanager
+    async def lease(
+        self,
+        database: str | None = None,
+        *,
+        connections: int = 1,
+        timeout: float = DEFAULT_TIMEOUT_S,  # noqa: ASYNC109 - as above
+        lease_ms: int | None = None,
+        holder: str | None = None,
+        context: InvocationContext | None = None,
+    ) -> AsyncIterator[Lease]:
+        """As `Governor.lease`."""
+        lease = await self.acquire(
+            database, connections=connections, timeout=timeout, lease_ms=lease_ms, holder=holder, context=context
+        )
+        try:
+            yield lease
+        finally:
+            await self._give_back(lease)
+
+    @asynccontextmanager
+    async def connection(
+        self,
+        database: str | None = None,
+        *,
+        timeout: float = DEFAULT_TIMEOUT_S,  # noqa: ASYNC109 - as above
+        lease_ms: int | None = None,
+        holder: str | None = None,
+        context: InvocationContext | None = None,
+    ) -> AsyncIterator[AsyncFencedConnection]:
+        """An aiomysql connection, governed: ended and given back at the end of the body, whatever happens in it.
+
+        Arguments as for `Governor.connection`.
+
+        Raises:
+            pymysql.err.OperationalError: MySQL could not be reached or refused; the lease has been given back.
+            As `Governor.acquire`.
+        """
+        from connection_governor.aiofenced import open_async  # noqa: PLC0415 - aiomysql is an optional extra
+
+        governor = self._governor
+        ask = governor.ask(database, timeout=timeout, lease_ms=lease_ms, holder=holder, context=context)
+        lease = await self._acquire(ask, governor.session_end_ms(ask))
+        usable_ms = usable_until_ms(lease, governor.fence, frozen=context is None)
+        try:
+            opener = governor.opener()
+            connection = await open_async(opener, governor.fence, lease.session_name, usable_ms)
+        except BaseException:
+            await self._give_back(lease)
+            raise
+        connection.lease = lease
+        try:
+            yield connection
+        finally:
+            await asyncio.shield(self._end(connection, lease))
+
+    async def _end(self, connection: AsyncFencedConnection, lease: Lease) -> None:
+        await connection.take_leave()
+        if not connection.may_linger:
+            await self._give_back(lease)
+
+    async def _give_back(self, lease: Lease) -> None:
+        await asyncio.shield(asyncio.to_thread(self._borrower.give_back, lease))
+
+    async def _acquire(self, ask: Ask, end_ms: Callable[[], int]) -> Lease:
+        steps = self._borrower.acquiring(ask, end_ms)
+        while True:
+            step = await _Errand(lambda: _next(steps), self._unwanted).result()
+            if isinstance(step, Lease):
+                return step
+            await asyncio.sleep(step)
+
+    def _unwanted(self, step: float | Lease) -> None:
+        if isinstance(step, Lease):
+            self._borrower.give_back(step)
+
+
+class _Errand(Generic[T]):
+    """A call in a thread, whose result is undone there if nobody waits for it any more.
+
+    Args:
+        call: what to do.
+        undo: what to do with the result of a call that was cancelled.
+    """
+
+    def __init__(self, call: Callable[[], T], undo: Callable[[T], None]) -> None:
+        self._call = call
+        self._undo = undo
+        self._lock = threading.Lock()
+        self._unwanted = False
+        self._results: list[T] = []
+
+    async def result(self) -> T:
+        """What the call returns; where this is cancelled, it has not begun, or is undone when it ends."""
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(None, self._run)
+        except asyncio.CancelledError:
+            with self._lock:
+                self._unwanted = True
+                results = self._results
+            if results:
+                loop.run_in_executor(None, self._undo, results[0])
+            raise
+
+    def _run(self) -> T:
+        result = self._call()
+        with self._lock:
+            unwanted = self._unwanted
+            self._results.append(result)
+        if unwanted:
+            self._undo(result)
+        return result
+
+
+def _next(steps: Generator[float, None, T]) -> float | T:
+    try:
+        return next(steps)
+    except StopIteration as done:
+        returned: T = done.value
+        return returned

@@ -1,0 +1,308 @@
+"""asyncio and SQLAlchemy on a real MariaDB: the same lease, the same fence, the same end."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import pymysql
+import pytest
+from sqlalchemy import select, text
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+
+from connection_governor.aio import AsyncGovernor
+from connection_governor.alchemy import governed_engine, invocation
+from connection_governor.clock import SYSTEM_CLOCK
+from connection_governor.entropy import SYSTEM_ENTROPY
+from connection_governor.errors import LeaseLost, NoConnectionsLeft
+from connection_governor.memory import MemoryStore
+from connection_governor.operations import Operations
+from connection_governor.secrets import Credentials
+from tests.database.conftest import SHORT, WORKER, ask
+from tests.database.test_kept import Invocation, governor_on, lease_ids
+from tests.faulty_store import FaultyStore
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pymysql.connections import Connection
+    from pymysql.cursors import Cursor
+    from sqlalchemy import Engine
+
+    from connection_governor.governor import Governor
+    from connection_governor.mysql import Target
+    from harness.mariadb import PrivateMariaDB
+
+BUDGET = 5
+CROWD = Credentials("crowd", "pässwörd €")
+
+
+@pytest.fixture
+def store() -> FaultyStore:
+    """A budget of five."""
+    store = FaultyStore(MemoryStore())
+    Operations(store.inner, SYSTEM_CLOCK, SYSTEM_ENTROPY).set_budget("orders", BUDGET)
+    return store
+
+
+@pytest.fixture
+def governor(store: FaultyStore, target: Target, shop: PrivateMariaDB) -> Governor:
+    """A governor whose user may have five sessions, one too many is an error."""
+    shop.create_user(CROWD.username, CROWD.password, max_user_connections=BUDGET, grants=["ALL ON shop.*"])
+    return governor_on(store, target, credentials=CROWD, keep_seconds=0)
+
+
+@pytest.fixture
+def engine(governor: Governor) -> Iterator[Engine]:
+    """A governed engine."""
+    engine = governed_engine(governor)
+    yield engine
+    engine.dispose()
+
+
+def all_gone(root: Connection[Cursor], *, within: float = 0.2) -> bool:
+    """Whether none of the user's sessions is left; a closed one is listed for some milliseconds more."""
+    until = time.monotonic() + within
+    while ask(root, "SELECT COUNT(*) FROM information_schema.processlist WHERE user = 'crowd'"):
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+async def value(connection: Any, query: str) -> Any:  # noqa: ANN401 - aiomysql has no types
+    """The only value of the first row."""
+    async with connection.cursor() as cursor:
+        await cursor.execute(query)
+        return (await cursor.fetchone())[0]
+
+
+def test_an_async_session_is_behind_the_fence(governor: Governor, store: FaultyStore, root: Connection[Cursor]) -> None:
+    """Breaks: an asyncio worker's session outlives its lease, or nobody can tell whose it is."""
+
+    async def work() -> None:
+        async with AsyncGovernor(governor).connection(context=Invocation()) as connection:
+            for name, limit in SHORT.session_settings(is_mariadb=True).items():
+                assert float(await value(connection, f"SELECT @@SESSION.{name}")) == limit
+            assert await value(connection, "SELECT DATABASE()") == "shop"
+            assert await value(connection, "SELECT '€'") == "€"
+            assert await value(connection, "SELECT @@autocommit") == 0
+            named = ask(
+                root,
+                "SELECT attr_value FROM performance_schema.session_connect_attrs"
+                " WHERE processlist_id = %s AND attr_name = 'program_name'",
+                connection.thread_id(),
+            )
+            assert connection.lease is not None
+            assert named == connection.lease.session_name
+            assert lease_ids(store) == {connection.lease.lease_id}
+
+    asyncio.run(work())
+    assert lease_ids(store) == set()
+    assert all_gone(root)
+
+
+def test_twenty_tasks_share_five_connections(governor: Governor, store: FaultyStore) -> None:
+    """Breaks: promise 5 for asyncio. The server itself refuses the sixth session."""
+    held, peak = 0, 0
+
+    async def one(governed: AsyncGovernor) -> int:
+        nonlocal held, peak
+        async with governed.connection(timeout=20, context=Invocation(25)) as connection:
+            held += 1
+            peak = max(peak, held)
+            answer = await value(connection, "SELECT SLEEP(0.05) + 1")
+            held -= 1
+        return int(answer)
+
+    async def crowd() -> list[int]:
+        governed = AsyncGovernor(governor)
+        return await asyncio.gather(*(one(governed) for _ in range(20)))
+
+    assert asyncio.run(crowd()) == [1] * 20
+    assert peak <= BUDGET
+    assert lease_ids(store) == set()
+
+
+def test_waiting_does_not_block_the_loop(governor: Governor, store: FaultyStore) -> None:
+    """Breaks: one task that waits for a connection stops all the others."""
+    leases = [governor.acquire(lease_ms=30_000) for _ in range(BUDGET)]
+    ticks = 0
+
+    async def tick() -> None:
+        nonlocal ticks
+        while True:
+            await asyncio.sleep(0.01)
+            ticks += 1
+
+    async def work() -> None:
+        ticking = asyncio.create_task(tick())
+        with pytest.raises(NoConnectionsLeft):
+            await AsyncGovernor(governor).acquire(timeout=1.0)
+        ticking.cancel()
+
+    asyncio.run(work())
+    assert ticks > 30
+    assert lease_ids(store) == {lease.lease_id for lease in leases}
+
+
+@pytest.mark.parametrize("error", [ValueError("bad request"), asyncio.CancelledError()])
+def test_an_async_bodys_error_gives_the_connection_back(
+    governor: Governor, store: FaultyStore, root: Connection[Cursor], error: BaseException
+) -> None:
+    """Breaks: each failed request costs a connection until its lease ends."""
+
+    async def work() -> None:
+        async with AsyncGovernor(governor).connection(context=Invocation()) as connection:
+            await connection.query("UPDATE stock SET pieces = 99 WHERE id = 1")
+            raise error
+
+    with pytest.raises(type(error)):
+        asyncio.run(work())
+    assert lease_ids(store) == set()
+    assert all_gone(root)
+    assert ask(root, "SELECT pieces FROM shop.stock WHERE id = 1") == 10
+
+
+def test_a_cancelled_query_keeps_its_lease_while_mysql_works_on(
+    governor: Governor, store: FaultyStore, root: Connection[Cursor]
+) -> None:
+    """Breaks: a time-out of `asyncio.timeout` lends the slot while the server still counts the session."""
+
+    async def work() -> None:
+        async with AsyncGovernor(governor).connection(context=Invocation()) as connection:
+            async with asyncio.timeout(0.1):
+                await connection.query("SELECT SLEEP(0.4)")
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(work())
+    assert len(lease_ids(store)) == 1
+    assert not all_gone(root, within=0)
+    assert all_gone(root, within=2)
+
+
+def test_a_lease_that_comes_after_its_task_is_gone_is_given_back(governor: Governor, store: FaultyStore) -> None:
+    """Breaks: every cancelled wait may leave a lease that nobody knows of."""
+    began, go_on = asyncio.Event(), threading.Event()
+    loop_of: list[asyncio.AbstractEventLoop] = []
+
+    def rival() -> None:
+        loop_of[0].call_soon_threadsafe(began.set)
+        go_on.wait(5)
+
+    async def work() -> None:
+        loop_of.append(asyncio.get_running_loop())
+        store.before["grant"] = rival
+        task = asyncio.create_task(AsyncGovernor(governor).acquire())
+        await began.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        go_on.set()
+
+    asyncio.run(work())  # ends when its threads have
+    assert "grant" in store.methods()
+    assert lease_ids(store) == set()
+
+
+def test_a_refused_sign_in_gives_the_async_lease_back(store: FaultyStore, target: Target) -> None:
+    """Breaks: a wrong password empties the budget."""
+    governor = governor_on(store, target, credentials=Credentials("nobody", "x"), keep_seconds=0)
+
+    async def work() -> None:
+        async with AsyncGovernor(governor).connection(context=Invocation()):
+            pass
+
+    with pytest.raises(pymysql.err.OperationalError):
+        asyncio.run(work())
+    assert lease_ids(store) == set()
+
+
+def test_an_async_statement_past_the_lease_is_refused(governor: Governor) -> None:
+    """Breaks: a body that outlives its lease goes on although its slot may be another's."""
+
+    async def work() -> None:
+        async with AsyncGovernor(governor).connection(context=Invocation()) as connection:
+            connection.usable_until_ms = SYSTEM_CLOCK.now_ms() - 1
+            await connection.query("SELECT 1")
+
+    with pytest.raises(LeaseLost):
+        asyncio.run(work())
+
+
+class Base(DeclarativeBase):
+    """The tests' tables."""
+
+
+class Stock(Base):
+    """What the shop has."""
+
+    __tablename__ = "stock"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    pieces: Mapped[int]
+
+
+def test_an_orm_session_works_and_gives_back(engine: Engine, store: FaultyStore, root: Connection[Cursor]) -> None:
+    """Breaks: workers that use an ORM have to choose between it and the governor."""
+    with invocation(Invocation()), Session(engine) as session:
+        assert lease_ids(store) == set()
+        stock = session.scalars(select(Stock).where(Stock.id == 2)).one()
+        assert stock.pieces == 20
+        assert len(lease_ids(store)) == 1
+        stock.pieces = 21
+        session.commit()
+        assert lease_ids(store) == set()
+        stock.pieces = 20
+        session.commit()
+    assert lease_ids(store) == set()
+    assert all_gone(root)
+
+
+def test_an_orm_session_is_behind_the_fence(engine: Engine) -> None:
+    """Breaks: a frozen ORM worker's session outlives its lease."""
+    with invocation(Invocation()), engine.connect() as connection:
+        for name, limit in SHORT.session_settings(is_mariadb=True).items():
+            assert float(connection.execute(text(f"SELECT @@SESSION.{name}")).scalar_one()) == limit
+
+
+def test_an_orm_error_rolls_back_and_gives_back(engine: Engine, store: FaultyStore, root: Connection[Cursor]) -> None:
+    """Breaks: each failed request costs a connection, or writes half of what it should."""
+    with pytest.raises(ValueError, match="bad request"), invocation(Invocation()), Session(engine) as session:  # noqa: PT012
+        session.execute(text("UPDATE stock SET pieces = 99 WHERE id = 1"))
+        raise ValueError("bad request")
+    assert lease_ids(store) == set()
+    assert all_gone(root)
+    assert ask(root, "SELECT pieces FROM shop.stock WHERE id = 1") == 10
+
+
+def test_an_engine_never_opens_more_than_the_budget(engine: Engine, store: FaultyStore) -> None:
+    """Breaks: the pool's overflow, which is why the engine has none."""
+    with invocation(Invocation()):
+        connections = [engine.connect() for _ in range(BUDGET)]
+        with pytest.raises(NoConnectionsLeft):
+            engine.connect()
+        for connection in connections:
+            connection.close()
+    assert lease_ids(store) == set()
+
+
+def test_the_fence_as_data_for_any_other_driver(governor: Governor, store: FaultyStore, target: Target) -> None:
+    """Breaks: workers with a driver of their own: what they set must be what the lease counts on."""
+    with governor.lease(context=Invocation()) as lease:
+        plain = pymysql.connect(
+            host=target.host,
+            port=target.port,
+            user=WORKER.username,
+            password=WORKER.password.encode(),
+            ssl_ca=target.tls_ca,
+            program_name=lease.session_name,
+        )
+        with closing(plain), plain.cursor() as cursor:
+            for name, limit in SHORT.session_settings(is_mariadb=True).items():
+                cursor.execute(f"SET SESSION {name} = {limit}")
+                cursor.execute(f"SELECT @@SESSION.{name}")
+                assert cursor.fetchone() == (pytest.approx(limit),)
+    assert lease_ids(store) == set()
