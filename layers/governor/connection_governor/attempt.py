@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from connection_governor import decide
-from connection_governor.errors import InvalidRequest
+from connection_governor.errors import GovernorUnavailable, InvalidRequest
 from connection_governor.lease import Grant
 from connection_governor.retry import TAKING
 from connection_governor.store import Written
@@ -24,7 +25,12 @@ T = TypeVar("T")
 # Costs, in write units: a write 1, lost or not; a look 0.1. Measured by bench/overload.py.
 LOOKS = 1  # shards that a newcomer who can come again looks at, beside the one it wrote to
 RACES = 1  # writes that who waits loses after looks: by then, room that they showed elsewhere is gone, too
+THROTTLED = 4  # shards that a newcomer tries in turn while it finds each throttled, which costs nothing
 TRIES_ON_A_SHARD = 4  # each lost race shows the shard anew; past these, others are being served
+
+
+class ThrottledError(Exception):
+    """A shard is throttled, and nothing that was sent to it can have been applied: another one will do as well."""
 
 
 class Tools(NamedTuple):
@@ -37,25 +43,42 @@ class Tools(NamedTuple):
 
 
 class Attempt:
-    """One pass of one acquire over the shards; `seen` collects the full ones."""
+    """One pass of one acquire over the shards; `seen` collects the full ones, `missed` says that one does not exist."""
 
     def __init__(self, tools: Tools, settings: Settings, wanted: Wanted, until_ms: int | None, *, waited: bool) -> None:
         self.seen: list[Shard] = []
+        self.missed = False
         self._store, self._clock, self._retry, self._turnover = tools
         self._settings = settings
         self._wanted = wanted
         self._until_ms = until_ms
         self._waited = waited
+        self._may_leave = False
         self._again = waited if until_ms is None else self._clock.now_ms() < until_ms
 
     def of_a_newcomer(self, keys: Sequence[ShardKey]) -> Grant | None:
-        """Write to the first shard without looking; look at others, and write where there is room."""
-        others = keys[1 : 1 + LOOKS] if self._again else keys[1:]
-        return self._on_shard(keys[0]) or self._on_looks(others, races=RACES if self._again else len(others))
+        """Write to one shard without looking; look at others, and write where there is room."""
+        others = list(keys)
+        if grant := self._on_unthrottled(others):
+            return grant
+        if self._again:
+            del others[LOOKS:]
+        return self._on_looks(others, races=RACES if self._again else len(others))
 
     def of_one_who_waits(self, keys: Sequence[ShardKey]) -> Grant | None:
         """Look at one shard; when the wait is over, also at all others that were not seen full in the meantime."""
         return self._on_looks(keys[:1] if self._again else [keys[0], *self._not_seen_lately(keys[1:])], races=RACES)
+
+    def _on_unthrottled(self, keys: list[ShardKey]) -> Grant | None:
+        """Write to the first of these that is not throttled, and take it off the list."""
+        for at, key in enumerate(keys):
+            self._may_leave = at + 1 < min(THROTTLED, len(keys))
+            with suppress(ThrottledError):
+                grant = self._on_shard(key)
+                self._may_leave = False
+                keys.remove(key)
+                return grant
+        raise AssertionError("unreachable: the last one tried is not left")
 
     def _not_seen_lately(self, keys: Sequence[ShardKey]) -> list[ShardKey]:
         """Those to look at again. Memory may refuse, never admit; and what has expired since is seen from memory."""
@@ -82,6 +105,7 @@ class Attempt:
         for shard in shards:
             step = self._decide(shard)
             if shard is None or isinstance(step, decide.NoSuchShard):
+                self.missed = True
                 continue
             if isinstance(step, decide.AlreadyGranted):
                 return [(shard, ())]  # by an earlier try: the write will show it, and elsewhere there must be none
@@ -116,18 +140,26 @@ class Attempt:
             elif not isinstance(decision, decide.Write):
                 break
             taken = decision.taken if isinstance(decision, decide.Write) else ()
-        if shard is not None:
+        if shard is None:
+            self.missed = True
+        else:
             self._saw(shard)
         return None
 
     def _write(self, key: ShardKey, taken: Leases) -> Written | Unwritten:
-        wanted, store = self._wanted, self._store
-        if not self._waited:
-            return self._retrying(lambda: store.grant(key, wanted.lease_id, wanted.record, wanted.connections, taken))
-        now_ms = self._clock.now_ms()
-        return self._retrying(
-            lambda: store.grant(key, wanted.lease_id, wanted.record, wanted.connections, taken, waited_ms=now_ms)
-        )
+        wanted = self._wanted
+        waited = {"waited_ms": self._clock.now_ms()} if self._waited else {}
+
+        def once() -> Written | Unwritten:
+            try:
+                return self._store.grant(key, wanted.lease_id, wanted.record, wanted.connections, taken, **waited)
+            except GovernorUnavailable as error:
+                if self._may_leave and error.throttled:
+                    raise ThrottledError from error
+                self._may_leave = False  # it may have been applied: from here on, this shard or none
+                raise
+
+        return self._retrying(once)
 
     def _give_back(self, key: ShardKey, over: Leases) -> None:
         self._retrying(lambda: self._store.give_back(key, over))

@@ -111,7 +111,7 @@ class Engine:
         attempt = Attempt(self._tools, settings, wanted, until_ms, waited=look_first)
         grant = attempt.of_one_who_waits(keys) if look_first else attempt.of_a_newcomer(keys)
         if grant is None:
-            self._look_after(settings, attempt.seen)
+            self._look_after(settings, attempt.seen, missed=attempt.missed)
         return grant or self._refusal(settings, attempt.seen)
 
     def renew(self, lease: Lease, *, expires_at_ms: int) -> Renewal | Refusal | None:
@@ -160,7 +160,7 @@ class Engine:
             record = decide.renewed_since(outcome.shard, lease.lease_id, record)
         return None
 
-    def _look_after(self, settings: Settings, seen: Sequence[Shard]) -> None:
+    def _look_after(self, settings: Settings, seen: Sequence[Shard], *, missed: bool) -> None:
         """Where a refusal shows that a budget change is unfinished, finish it: its capacity needs no janitor, either.
 
         The expired leases of a shard that no longer lends are in nobody's way but the plan's.
@@ -168,7 +168,9 @@ class Engine:
         database, now_ms = settings.database, self._clock.now_ms()
         if any(shard.plan > settings.plan for shard in seen):
             self._settings.pop(database, None)  # the shards know of a newer plan than we do
-        elif now_ms >= self._settle_from_ms.get(database, 0) and any(plan.is_short(s, settings) for s in seen):
+            return
+        short = missed or any(plan.is_short(shard, settings) for shard in seen)
+        if short and now_ms >= self._settle_from_ms.get(database, 0):
             self._settle_from_ms[database] = now_ms + SETTLE_EACH_MS
             with suppress(GovernorUnavailable):  # a worker may lack the right to create shards: others have it
                 self._settlement.settle(settings)
