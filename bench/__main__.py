@@ -16,7 +16,7 @@ from bench.measure import FULL, TINY
 from bench.results import Row
 
 HERE = Path(__file__).parent
-BENCHMARKS = ("direct", "peers", "cold_start", "connections", "overload")
+BENCHMARKS = ("direct", "peers", "lambda_transport", "cold_start", "connections", "overload", "sharding", "cost")
 RESULTS = HERE / "results.json"
 README = HERE / "README.md"
 START, END = "<!-- results: written by `make bench` -->", "<!-- end of results -->"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pymysql
 
 from bench.direct import governor_cycle
-from bench.fleet import DATABASE, MS, SECOND, Fleet
+from bench.fleet import MS, SECOND, Fleet
 from bench.measure import FULL, Spread, interleaved, ratio
 from bench.results import Row
 from bench.tables import governed_table
@@ -78,7 +78,7 @@ class _Bench:
     def kept(self, effort: Effort) -> Iterator[Row]:
         """The warm path."""
         governor = self._governor(KEEP_SECONDS)
-        self._until_end.callback(governor.close)
+        self._until_end.callback(_closed_silently, governor, self._log)
         raw = self._until_end.enter_context(closing(self._connect()))
         taken = self._taken({"ours": _governed(governor), "raw": lambda: _ask(raw)}, effort)
         added = Spread.of([ours - theirs for ours, theirs in zip(taken["ours"].wall_ms, taken["raw"].wall_ms, strict=True)])
@@ -133,6 +133,11 @@ class _Bench:
         return Governor(**(parts | {"keep_seconds": keep_seconds}))
 
 
+def _closed_silently(governor: Governor, log: Any) -> None:  # noqa: ANN401  # a file
+    with redirect_stdout(log):
+        governor.close()
+
+
 def _with_opener(outside: Outside, opener: Callable[[], Any]) -> Outside:
     from dataclasses import replace  # noqa: PLC0415  # only here
 
@@ -177,7 +182,18 @@ class _CountedSocket:
 
 
 def _requests(invocations: int) -> Iterator[Row]:
-    """One invocation a second, in virtual time, on sessions that cost nothing."""
+    asked = warm_requests(invocations)
+    yield Row(
+        NAME,
+        f"DynamoDB requests an invocation, one a second, keep_seconds {KEEP_SECONDS}",
+        f"at most {MOST_REQUESTS}",
+        f"{asked:.3f}",
+        asked <= MOST_REQUESTS or invocations < 100,  # noqa: PLR2004  # the first acquire weighs too much in few
+    )
+
+
+def warm_requests(invocations: int) -> float:
+    """DynamoDB requests an invocation at one a second, in virtual time, on sessions that are always well."""
     fleet = Fleet(Random(1), budget=36)  # noqa: S311  # a simulation
     governor = fleet.governor("checkout/1", opener=CalmOpener, keep_seconds=KEEP_SECONDS)
 
@@ -189,15 +205,7 @@ def _requests(invocations: int) -> Iterator[Row]:
 
     fleet.hub.start(environment)
     fleet.hub.run(10 * invocations * SECOND)
-    asked = sum(fleet.store.spent.values()) / invocations
-    yield Row(
-        NAME,
-        f"DynamoDB requests an invocation, one a second, keep_seconds {KEEP_SECONDS}",
-        f"at most {MOST_REQUESTS}",
-        f"{asked:.3f}",
-        asked <= MOST_REQUESTS or invocations < 100,  # noqa: PLR2004  # the first acquire weighs too much in few
-        {"database": DATABASE, "requests": dict(fleet.store.spent)},
-    )
+    return sum(fleet.store.spent.values()) / invocations
 
 
 class CalmOpener:

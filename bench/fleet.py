@@ -130,7 +130,7 @@ class DistantStore:
         self._random = random
         self._latency_us = latency_us
         self._lag_us = lag_us
-        self._admit = admit
+        self.admit = admit
         self._history: dict[ShardKey, deque[tuple[int, Shard]]] = {}
 
     def grant(self, key: ShardKey, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401  # as `LeaseStore.grant`
@@ -161,13 +161,13 @@ class DistantStore:
 
     def units(self) -> float:
         """What was spent, in write units: an eventually consistent read costs a tenth of one, a consistent one a fifth."""
-        writes = sum(count for what, count in self.spent.items() if "read" not in what)
+        writes = sum(count for what, count in self.spent.items() if "read" not in what)  # nor those "unread"
         return writes + 0.1 * self.spent["reads"] + 0.2 * self.spent["consistent reads"]
 
     def _write(self, verb: str, key: ShardKey, apply: Callable[[], Any]) -> Any:  # noqa: ANN401  # as `apply` returns
         self._travel()
-        if self._admit is not None and not self._admit(key):
-            self.spent["throttled reads"] += 0
+        if self.admit is not None and not self.admit(key):
+            self.spent["throttled, unread"] += 1  # costs nothing
             self._travel()
             raise GovernorUnavailable("throttled", throttled=True)
         outcome = self._counting(key, apply)
