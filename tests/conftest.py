@@ -6,6 +6,7 @@ import pytest
 
 from harness.dynamodb_local import dynamodb_local as running_dynamodb_local
 from harness.mariadb import PrivateMariaDB
+from harness.stack import Stack, running_stack
 
 SERVER_FIXTURES = {"mariadb": "database", "dynamodb_local": "dynamodb_local", "stack": "stack"}
 
@@ -29,3 +30,10 @@ def dynamodb_local() -> Iterator[str]:
     """DynamoDB Local's endpoint URL; tests make tables of their own."""
     with running_dynamodb_local() as endpoint_url:
         yield endpoint_url
+
+
+@pytest.fixture(scope="session")
+def stack() -> Iterator[Stack]:
+    """The template deployed by sam, a budget of 10 connections, the janitor off; started once in a session."""
+    with running_stack(allowed=10, janitor=False) as running:
+        yield running

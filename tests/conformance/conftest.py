@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from connection_governor.memory import MemoryStore
-from tests.conformance.worlds import World, endpoint_of, local_store
+from tests.conformance.worlds import Deployment, World, endpoint_of, local_store, through_payloads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from connection_governor.store import LeaseStore
     from connection_governor.wire import Endpoint
+    from harness.stack import Stack
 
 WORLDS = ["memory", pytest.param("local", marks=pytest.mark.dynamodb_local)]
 
@@ -48,3 +49,32 @@ def sharded(empty_store: LeaseStore) -> World:
     world = World(empty_store)
     world.operations.set_budget(world.database, 6, shards=3)
     return world
+
+
+@pytest.fixture(scope="session")
+def deployment(stack: Stack) -> Iterator[Deployment]:
+    """The deployed function and its table."""
+    found = Deployment.of(stack)
+    yield found
+    for end in found.endpoints:
+        end.close()
+
+
+OPEN_WORLDS = [
+    "memory",
+    pytest.param("local", marks=pytest.mark.dynamodb_local),
+    "payloads",
+    pytest.param("stack", marks=pytest.mark.stack),
+]
+
+
+@pytest.fixture(params=OPEN_WORLDS)
+def open_world(request: pytest.FixtureRequest) -> World:
+    """A world without a budget, reached by each transport; only for tests that move no clock and plan no faults."""
+    if request.param == "stack":
+        deployment: Deployment = request.getfixturevalue("deployment")
+        return deployment.world()
+    if request.param == "local":
+        return World(local_store(request.getfixturevalue("endpoint")))
+    world = World(MemoryStore())
+    return through_payloads(world) if request.param == "payloads" else world

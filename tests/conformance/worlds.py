@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+from connection_governor.clock import SYSTEM_CLOCK
 from connection_governor.decide import is_whole
 from connection_governor.dynamodb import DynamoDBStore
 from connection_governor.emf import Reporter
 from connection_governor.engine import Engine, Renewal
-from connection_governor.environment import DynamoDBCaller, Environment
+from connection_governor.environment import DynamoDBCaller, Environment, FunctionCaller
 from connection_governor.lease import Grant, Lease, Refusal, Settings, Shard, Wanted
 from connection_governor.operations import Operations, Status
 from connection_governor.payloads import Requests
+from connection_governor.remote import RemoteGovernor
 from connection_governor.service import Service
 from tests.faulty_store import FaultyStore
 from tests.virtual import Journal, SetEntropy, VirtualClock
 
 if TYPE_CHECKING:
     from connection_governor.borrowing import Transport
+    from connection_governor.remote import Invoke
     from connection_governor.store import LeaseStore
     from connection_governor.wire import Endpoint
+    from harness.stack import Stack
 
 LEASE_MS = 30_000
 SKEW_MS = 1_000
@@ -62,6 +67,19 @@ def new_table(endpoint: Endpoint) -> str:
 def local_store(endpoint: Endpoint) -> DynamoDBStore:
     """A new, empty table, reached by the production wire client."""
     return DynamoDBStore(DynamoDBCaller(endpoint), new_table(endpoint))
+
+
+class RunningClock(VirtualClock):
+    """The real one, for a world whose clock no test can set: tests ask for ends in the past instead."""
+
+    @property
+    def now(self) -> int:
+        """The system's time."""
+        return SYSTEM_CLOCK.now_ms()
+
+    @now.setter
+    def now(self, _now: int) -> None:
+        """Leave it as it is."""
 
 
 @dataclass
@@ -169,3 +187,56 @@ class World:
             if settings is not None:
                 found += self.truth.read(settings.keys, consistent=True)
         return found
+
+
+class DeployedRequests:
+    """The deployed function's answers, through Lambda."""
+
+    def __init__(self, call: Invoke) -> None:
+        self._call = call
+
+    def answer(self, request: object) -> object:
+        """As `Requests.answer`, but in another process."""
+        body, error = self._call(json.dumps(request).encode())
+        assert error is None, body
+        return json.loads(body)
+
+
+def through_payloads(world: World) -> World:
+    """The same world, reached as the `lambda` transport reaches it: JSON there and back."""
+
+    def invoke(payload: bytes) -> tuple[bytes, str | None]:
+        return json.dumps(world.requests.answer(json.loads(payload))).encode(), None
+
+    world.transport = RemoteGovernor(invoke, world.clock, world.entropy)
+    return world
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """The governor function that sam deployed, and the table behind it.
+
+    Attributes:
+        table: a store in the deployed table.
+        call: invokes the function.
+        endpoints: what to close.
+    """
+
+    table: DynamoDBStore
+    call: FunctionCaller
+    endpoints: tuple[Endpoint, Endpoint]
+
+    @classmethod
+    def of(cls, stack: Stack) -> Deployment:
+        """What a running stack has deployed."""
+        here = Environment({**stack.variables, **stack.aws.variables})
+        table, function = here.endpoint("dynamodb"), here.endpoint("lambda", read_timeout_s=20.0)
+        store = DynamoDBStore(DynamoDBCaller(table), here.required("GOVERNOR_TABLE"))
+        return cls(store, FunctionCaller(function, here.required("GOVERNOR_FUNCTION")), (table, function))
+
+    def world(self) -> World:
+        """A database of its own in it."""
+        world = World(self.table, database=f"w{uuid.uuid4().hex[:8]}", clock=RunningClock())
+        world.transport = RemoteGovernor(self.call, world.clock, world.entropy)
+        world.requests = cast("Requests", DeployedRequests(self.call))
+        return world
