@@ -1,0 +1,203 @@
+"""A crew of real worker processes: starts them, follows their journal, kills them at a chosen step, sends them home."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from harness.recording import Hold
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.stack.orders import Order
+
+ROOT = Path(__file__).parents[2]
+PATIENCE_S = 60.0  # of set-up, on a machine that others use too
+MYSQL_REFUSALS = (1040, 1226)  # the server's limit, and the user's own
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One step of one worker; `told` is what it said of it."""
+
+    pid: int
+    at_ms: int
+    step: str
+    told: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """MySQL refused a worker: the error's number, and when the worker had gone to open."""
+
+    number: int
+    opening_ms: int
+
+
+class Crew:
+    """Workers that come and go; their journal is one stream, in the order in which they wrote."""
+
+    def __init__(self, leader: subprocess.Popen[str]) -> None:
+        self._leader = leader
+        self._changed = threading.Condition()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._pids: set[int] = set()
+        self.lines: list[Line] = []
+        self._reader.start()
+
+    def start(self, order: Order) -> list[int]:
+        """Starts workers; returns their process ids when all have begun."""
+        before = set(self._pids)
+        _pipe(self._leader.stdin).write(json.dumps(asdict(order)) + "\n")
+        _pipe(self._leader.stdin).flush()
+        self.wait(lambda: len(self._pids - before) == order.workers)
+        return sorted(self._pids - before)
+
+    def wait(self, condition: Callable[[], bool], timeout_s: float = PATIENCE_S) -> None:
+        """Waits until the journal makes a condition true."""
+        with self._changed:
+            told = self._changed.wait_for(condition, timeout_s)
+        assert told, f"not within {timeout_s:g} s; the last lines: {self.lines[-10:]}"
+
+    def alive(self) -> list[int]:
+        """Who lives."""
+        return [pid for pid in sorted(self._pids) if _is_alive(pid)]
+
+    def last(self, pid: int) -> Line:
+        """A worker's latest line."""
+        return next(line for line in reversed(self.lines) if line.pid == pid)
+
+    def next_to(self, step: str) -> int:
+        """Waits until a worker comes to this step; returns its process id."""
+        with self._changed:
+            seen = len(self.lines)
+            came = self._changed.wait_for(lambda: any(line.step == step for line in self.lines[seen:]), PATIENCE_S)
+            assert came, f"nobody came to {step!r}: {self.lines[-10:]}"
+            return next(line.pid for line in self.lines[seen:] if line.step == step)
+
+    def holding(self) -> list[int]:
+        """Who holds a connection at this moment."""
+        latest = {line.pid: line.step for line in self.lines}
+        return [pid for pid, step in latest.items() if step == "holding"]
+
+    def kill(self, *pids: int) -> int:
+        """SIGKILL; returns when it was sent to the last of them."""
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        at_ms = time.time_ns() // 1_000_000
+        _wait_until_gone(pids)
+        return at_ms
+
+    def send_home(self) -> None:
+        """SIGTERM to all: each finishes its invocation."""
+        for pid in self.alive():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+
+    def wait_until_home(self) -> None:
+        """Until nobody is left."""
+        _wait_until_gone(self._pids)
+
+    def forget(self) -> None:
+        """Begins a new journal; nobody may be left."""
+        with self._changed:
+            assert not self.alive()
+            self._pids.clear()
+            self.lines.clear()
+
+    def count(self, step: str) -> int:
+        """How often the journal tells of a step."""
+        return sum(line.step == step for line in self.lines)
+
+    def errors(self) -> dict[str, int]:
+        """What workers failed with, and how often."""
+        counts: dict[str, int] = {}
+        for line in self.lines:
+            if line.step == "failed":
+                name = f"{line.told['error']} {line.told['number'] or ''}".strip()
+                counts[name] = counts.get(name, 0) + 1
+        return counts
+
+    def refused_by_mysql(self) -> list[Refused]:
+        """Each time that MySQL itself refused one too many."""
+        refused, opening_ms = [], {}
+        for line in self.lines:
+            if line.step == "opening":
+                opening_ms[line.pid] = line.at_ms
+            elif line.step == "failed" and line.told["number"] in MYSQL_REFUSALS:
+                refused.append(Refused(line.told["number"], opening_ms[line.pid]))
+        return refused
+
+    def holds(self) -> list[Hold]:
+        """Each hold as its worker told it; whoever was killed in it holds until its lease ends."""
+        holds, open_holds = [], {}
+        for line in self.lines:
+            if line.step == "holding":
+                open_holds[line.pid] = line.told
+            elif line.step == "closing":
+                told = open_holds.pop(line.pid)
+                holds.append(Hold(told["from_ms"], line.at_ms, told["expires_at_ms"], crashed=False))
+        ends = [(told["from_ms"], told["expires_at_ms"]) for told in open_holds.values()]
+        return holds + [Hold(from_ms, end_ms, end_ms, crashed=True) for from_ms, end_ms in ends]
+
+    def _read(self) -> None:
+        for text in _pipe(self._leader.stdout):
+            told = json.loads(text)
+            line = Line(told.pop("pid"), told.pop("at_ms"), told.pop("step"), told)
+            with self._changed:
+                self.lines.append(line)
+                if line.step == "born":
+                    self._pids.add(line.pid)
+                self._changed.notify_all()
+
+
+@contextmanager
+def crew() -> Iterator[Crew]:
+    """A crew with nobody in it yet; whatever happens, nobody of it is left."""
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "layers" / "governor")])
+    leader = subprocess.Popen(
+        [sys.executable, "-m", "tests.stack.drilled_worker"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={"PATH": os.environ.get("PATH", os.defpath), "PYTHONPATH": paths},
+        cwd=ROOT,
+        text=True,
+        start_new_session=True,
+    )
+    people = Crew(leader)
+    try:
+        yield people
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(leader.pid, signal.SIGKILL)
+        leader.wait()
+        people._reader.join()
+        for pipe in (leader.stdin, leader.stdout):
+            _pipe(pipe).close()
+
+
+def _pipe(pipe: IO[str] | None) -> IO[str]:
+    assert pipe is not None
+    return pipe
+
+
+def _is_alive(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
+
+
+def _wait_until_gone(pids: set[int] | tuple[int, ...]) -> None:
+    ends_at = time.monotonic() + PATIENCE_S
+    while any(_is_alive(pid) for pid in pids):
+        assert time.monotonic() < ends_at, "a worker does not end"
+        time.sleep(0.005)

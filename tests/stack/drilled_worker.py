@@ -1,0 +1,143 @@
+"""Real worker processes for the drills: forked from one warm process, each telling a journal what it holds.
+
+Run as a program it reads orders, one JSON object a line: how many workers to start, and with which environment. Each
+worker has the production Governor, made from that environment, and takes, holds and gives back a governed connection
+again and again until SIGTERM. The journal is standard output: one line for each step, written at once, so that a worker
+that is killed has still said where it was. When the orders end, all workers are killed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from pymysql import err
+
+from connection_governor import Governor, GovernorError, NoConnectionsLeft
+from connection_governor.clock import SYSTEM_CLOCK
+from connection_governor.environment import Environment, governor_parts
+from tests.stack.orders import FENCE, Invocation, Order
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from connection_governor.fence import Fence
+    from connection_governor.fenced import FencedConnection
+    from connection_governor.opening import Opener
+
+PING_EACH_S = 0.1
+LONGEST_REST_S = 0.05
+
+JOURNAL = os.dup(1)
+
+
+def say(step: str, **more: object) -> None:
+    """One line in the journal."""
+    line = {"pid": os.getpid(), "at_ms": SYSTEM_CLOCK.now_ms(), "step": step, **more}
+    os.write(JOURNAL, json.dumps(line).encode() + b"\n")  # one write: a kill cannot halve it
+
+
+class TellingOpener:
+    """Says that a lease was granted and MySQL is about to be asked; the rest is the production opener's."""
+
+    def __init__(self, opener: Opener) -> None:
+        self._opener = opener
+
+    def open(self, fence: Fence, program_name: str, usable_until_ms: int | None) -> FencedConnection:
+        """As `Opener.open`."""
+        say("opening")
+        return self._opener.open(fence, program_name, usable_until_ms)
+
+
+def governor_of(environment: Environment) -> Governor:
+    """As `Governor.from_env`, with an opener that tells."""
+    parts: dict[str, Any] = governor_parts(environment)
+    make = parts["outside"].opener
+    parts["outside"] = replace(parts["outside"], opener=lambda: TellingOpener(make()))
+    return Governor(**parts, fence=FENCE)
+
+
+class Worker:
+    """One worker: one invocation after the other."""
+
+    def __init__(self, order: Order) -> None:
+        self._order = order
+        self._governor = governor_of(Environment.current())
+        self._is_over = False
+        signal.signal(signal.SIGTERM, self._end)
+
+    def work(self) -> None:
+        """Until SIGTERM; the last invocation is finished."""
+        say("born")
+        while not self._is_over:
+            try:
+                self._invoke(Invocation(self._order.deadline_s))
+            except NoConnectionsLeft:
+                say("refused")
+            except (GovernorError, err.MySQLError) as error:
+                number = error.args[0] if isinstance(error, err.MySQLError) and error.args else None
+                say("failed", error=type(error).__name__, number=number)
+                time.sleep(random.random() * LONGEST_REST_S)
+        say("over")
+
+    def _invoke(self, invocation: Invocation) -> None:
+        say("asking")
+        timeout_s = self._order.timeout_s
+        with self._governor.connection(timeout=timeout_s, context=invocation) as connection, _told(connection):
+            self._hold(connection, invocation)
+        say("closed")
+
+    def _hold(self, connection: FencedConnection, invocation: Invocation) -> None:
+        hold_s = random.uniform(*self._order.hold_s)
+        ends_at = time.monotonic() + min(hold_s, invocation.get_remaining_time_in_millis() / 1_000)
+        while (left := ends_at - time.monotonic()) > 0:
+            connection.query("SELECT 1")
+            time.sleep(min(left, PING_EACH_S))
+
+    def _end(self, _number: int, _frame: object) -> None:
+        self._is_over = True
+
+
+@contextmanager
+def _told(connection: FencedConnection) -> Iterator[None]:
+    """Says what is held from the grant on, before MySQL is asked, until just before it is given back."""
+    lease = connection.lease
+    assert lease is not None
+    say("holding", from_ms=connection.acquired_ms, expires_at_ms=lease.expires_at_ms, lease_id=lease.lease_id)
+    try:
+        yield
+    finally:
+        say("closing")
+
+
+def _be_worker(order: Order) -> NoReturn:
+    status = 1
+    try:
+        os.environ.update(order.variables)
+        Worker(order).work()
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def main() -> None:
+    """Carry out orders until they end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # metrics go to standard output: they are no part of the journal
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the dead leave at once: whoever has no process is dead
+    for line in sys.stdin:
+        order = Order(**json.loads(line))
+        for _ in range(order.workers):
+            if os.fork() == 0:
+                _be_worker(order)
+    os.killpg(0, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main()

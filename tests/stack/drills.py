@@ -1,0 +1,215 @@
+"""Where drills happen, and their verdict: what a fault may never do, and how long the full budget may take to be back.
+
+The ground: DynamoDB Local behind a fault proxy, a MariaDB that refuses one connection too many by itself, a secret in
+the local AWS's Secrets Manager, and no janitor.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from pymysql import err
+
+from connection_governor import GovernorUnavailable, LeaseLost, NoConnectionsLeft
+from connection_governor.clock import SYSTEM_CLOCK
+from connection_governor.decide import is_whole
+from connection_governor.dynamodb import DynamoDBStore
+from connection_governor.entropy import SYSTEM_ENTROPY
+from connection_governor.environment import DynamoDBCaller
+from connection_governor.mysql import Target
+from connection_governor.operations import Operations
+from connection_governor.secrets import Credentials
+from harness.observer import now_ms
+from harness.paths import BUILD
+from harness.recording import Hold
+from harness.summary import longest_lease_ms, most_at_once
+from tests.conformance.worlds import endpoint_of, environment_of, new_table
+from tests.database.test_kept import governor_on
+from tests.stack.fault_proxy import FaultProxy
+from tests.stack.orders import FENCE, Invocation
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from connection_governor import Governor
+    from harness.local_aws import LocalAws
+    from harness.mariadb import PrivateMariaDB
+    from tests.stack.crew import Crew, Refused
+
+BUDGET = 6
+DATABASE = "orders"
+SCHEMA = "shop"
+CREDENTIALS = Credentials("drilled", "drilled")
+SKEW_MS = 1_000
+DETECTION_MS = 1_000  # what may pass beyond lease + skew
+TRY_EACH_S = 0.1
+LOST_CONNECTION = (2003, 2006, 2013)  # to a server that has just come back
+ROWS = BUILD / "faults.md"
+
+
+@dataclass(frozen=True)
+class Ground:
+    """One drill's own table, with a budget of six and nothing lent; the servers are shared.
+
+    Attributes:
+        mariadb, proxy: what faults befall.
+        variables: a worker's environment; its DynamoDB is the proxy.
+        store: the table, reached without faults.
+    """
+
+    mariadb: PrivateMariaDB
+    proxy: FaultProxy
+    variables: dict[str, str]
+    store: DynamoDBStore
+
+    @property
+    def operations(self) -> Operations:
+        """The operator's verbs."""
+        return Operations(self.store, SYSTEM_CLOCK, SYSTEM_ENTROPY)
+
+    def governor(self) -> Governor:
+        """A worker's governor that remembers nothing, and is spared the faults."""
+        mariadb = self.mariadb
+        assert mariadb.port is not None
+        target = Target(mariadb.host, mariadb.port, SCHEMA, tls_ca=str(mariadb.ca_path))
+        return governor_on(self.store, target, credentials=CREDENTIALS, fence=FENCE, keep_seconds=0)
+
+
+@contextmanager
+def ground_on(dynamodb_url: str, mariadb: PrivateMariaDB, variables: dict[str, str]) -> Iterator[Ground]:
+    """A new table; `variables` say where the database is."""
+    with FaultProxy(dynamodb_url) as proxy, closing(endpoint_of(dynamodb_url)) as endpoint:
+        table = new_table(endpoint)
+        store = DynamoDBStore(DynamoDBCaller(endpoint), table)
+        Operations(store, SYSTEM_CLOCK, SYSTEM_ENTROPY).set_budget(DATABASE, BUDGET, shards=1, skew_ms=SKEW_MS)
+        told = dict(environment_of(proxy.url, table, **variables).variables)
+        yield Ground(mariadb, proxy, told, store)
+
+
+def variables_of(mariadb: PrivateMariaDB, aws: LocalAws) -> dict[str, str]:
+    """Makes the workers' MySQL user, with the budget for its limit, and the secret; returns a worker's variables."""
+    mariadb.execute(f"CREATE DATABASE IF NOT EXISTS {SCHEMA}")
+    user, password = CREDENTIALS.username, CREDENTIALS.password
+    mariadb.create_user(user, password, max_user_connections=BUDGET, grants=[f"ALL ON {SCHEMA}.*"])
+    secret = json.dumps({"username": user, "password": password})
+    made = aws.client("secretsmanager").create_secret(Name="drilled-worker", SecretString=secret)
+    return {
+        "AWS_ENDPOINT_URL_SECRETS_MANAGER": aws.endpoint_url,
+        "GOVERNOR_TRANSPORT": "direct",
+        "GOVERNOR_DATABASE": DATABASE,
+        "DB_HOST": mariadb.host,
+        "DB_PORT": str(mariadb.port),
+        "DB_NAME": SCHEMA,
+        "DB_SECRET_ARN": made["ARN"],
+        "DB_TLS_CA": str(mariadb.ca_path),
+    }
+
+
+def whole_budget(ground: Ground, holds: list[Hold]) -> bool:
+    """Opens as many governed connections as the budget has, all at once, and closes them; whether all were lent.
+
+    Raises:
+        pymysql.err.OperationalError: MySQL refused a connection that was lent.
+    """
+    governor = ground.governor()
+    opened: list[tuple[int, int]] = []
+    with ExitStack() as connections:
+        try:
+            for _ in range(BUDGET):
+                connection = governor.connect(timeout=0, context=Invocation(1.5))
+                connections.callback(connection.close)
+                assert connection.lease is not None
+                opened.append((connection.acquired_ms, connection.lease.expires_at_ms))
+        except (NoConnectionsLeft, GovernorUnavailable, LeaseLost):
+            return False
+        except err.OperationalError as error:
+            if error.args[0] not in LOST_CONNECTION:
+                raise
+            return False
+        finally:
+            closing_ms = now_ms()
+            holds += [Hold(from_ms, closing_ms, end_ms, crashed=False) for from_ms, end_ms in opened]
+    return True
+
+
+@dataclass
+class Verdict:
+    """What came of a drill."""
+
+    name: str
+    befell: str
+    holds: list[Hold]
+    lease_ms: int
+    back_after_ms: int | None
+    refused_by_mysql: list[Refused] = field(default_factory=list)
+    skew_ms: int = SKEW_MS
+    budget: int = BUDGET
+
+    @property
+    def bound_ms(self) -> int:
+        """Within how many milliseconds the full budget must be back."""
+        return self.lease_ms + self.skew_ms + DETECTION_MS
+
+    @property
+    def over_grants(self) -> int:
+        """How far the holds that workers reported went above the budget."""
+        return max(0, most_at_once(self.holds) - self.budget)
+
+    def insist(self) -> None:
+        """Holds the drill to the promises, and writes its row down."""
+        self._write()
+        assert self.holds, "nobody held anything: the drill shows nothing"
+        assert self.over_grants == 0
+        assert self.refused_by_mysql == []
+        assert self.back_after_ms is not None, f"slots were lost: the full budget was not back in {self.bound_ms} ms"
+        assert self.back_after_ms <= self.bound_ms
+
+    def _write(self) -> None:
+        back = "never" if self.back_after_ms is None else f"{self.back_after_ms / 1_000:.1f} s"
+        row = (self.name, self.befell, len(self.holds), self.over_grants, len(self.refused_by_mysql), back)
+        with ROWS.open("a", encoding="utf-8") as rows:
+            rows.write("| " + " | ".join(map(str, row)) + f" | {self.bound_ms / 1_000:.1f} s |\n")
+
+
+def judged(ground: Ground, crew: Crew, name: str, over_ms: int, befell: str) -> Verdict:
+    """Sends the crew home, and sees when the full budget is back, counted from the end of the fault."""
+    crew.send_home()
+    holds = crew.holds()
+    lease_ms = longest_lease_ms(holds)
+    probes: list[Hold] = []
+    back_ms = _back_at_ms(ground, probes, give_up_ms=over_ms + lease_ms + SKEW_MS + 3 * DETECTION_MS)
+    crew.wait_until_home()
+    assert ground_is_clean(ground)
+    return Verdict(
+        name,
+        befell,
+        holds=crew.holds() + probes,
+        lease_ms=lease_ms,
+        back_after_ms=None if back_ms is None else back_ms - over_ms,
+        refused_by_mysql=crew.refused_by_mysql(),
+    )
+
+
+def ground_is_clean(ground: Ground) -> bool:
+    """Whether the counter is what the leases say, in every shard, and nothing is lent."""
+    status = ground.operations.status(DATABASE)
+    return all(is_whole(shard) for shard in status.shards) and status.in_use == 0
+
+
+def _back_at_ms(ground: Ground, probes: list[Hold], *, give_up_ms: int) -> int | None:
+    while now_ms() < give_up_ms:
+        if whole_budget(ground, probes):
+            return now_ms()
+        time.sleep(TRY_EACH_S)
+    return None
+
+
+def start_table() -> None:
+    """Begins build/faults.md: a row for each drill of this run."""
+    BUILD.mkdir(exist_ok=True)
+    names = ["drill", "what befell", "holds", "over-grants", "refused by MySQL", "full budget back after", "at most"]
+    ROWS.write_text("\n".join(["| " + " | ".join(names) + " |", "| --- " * len(names) + "|", ""]), encoding="utf-8")
