@@ -138,11 +138,12 @@ def whole_budget(ground: Ground, holds: list[Hold]) -> bool:
 
 @dataclass
 class Verdict:
-    """What came of a drill."""
+    """What came of a drill: the workers' holds, and those of the probes that looked for the full budget."""
 
     name: str
     befell: str
     holds: list[Hold]
+    probes: list[Hold]
     lease_ms: int
     back_after_ms: int | None
     refused_by_mysql: list[Refused] = field(default_factory=list)
@@ -156,8 +157,8 @@ class Verdict:
 
     @property
     def over_grants(self) -> int:
-        """How far the holds that workers reported went above the budget."""
-        return max(0, most_at_once(self.holds) - self.budget)
+        """How far the holds that workers and probes reported went above the budget."""
+        return max(0, most_at_once(self.holds + self.probes) - self.budget)
 
     def insist(self) -> None:
         """Holds the drill to the promises, and writes its row down."""
@@ -187,7 +188,8 @@ def judged(ground: Ground, crew: Crew, name: str, over_ms: int, befell: str) -> 
     return Verdict(
         name,
         befell,
-        holds=crew.holds() + probes,
+        holds=crew.holds(),
+        probes=probes,
         lease_ms=lease_ms,
         back_after_ms=None if back_ms is None else back_ms - over_ms,
         refused_by_mysql=crew.refused_by_mysql(),

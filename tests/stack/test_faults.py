@@ -101,8 +101,8 @@ def test_every_holder_killed_at_once_and_the_whole_budget_is_back_in_time(ground
     ("name", "faults"),
     [
         ("DynamoDB cut off: refused, then silent", [(REFUSED, 1.0), (SILENT, 2.5)]),
-        ("DynamoDB's requests 0 to 3 s late", [(DELAYED, 4.0)]),
-        ("DynamoDB's answers dropped after the write (40%)", [(DROPPED, 4.0)]),
+        ("DynamoDB's requests 0 to 3 s late", [(DELAYED, 3.0)]),
+        ("DynamoDB's answers dropped after the write (40%)", [(DROPPED, 3.0)]),
     ],
     ids=["cut-off", "delayed", "answers-dropped"],
 )

@@ -1,0 +1,181 @@
+"""Ground for drills under the deployed functions: a budget of four, and a fault proxy between them and DynamoDB."""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from connection_governor.clock import SYSTEM_CLOCK
+from connection_governor.dynamodb import DynamoDBStore
+from connection_governor.engine import Engine
+from connection_governor.entropy import SYSTEM_ENTROPY
+from connection_governor.environment import DynamoDBCaller
+from connection_governor.lease import Grant, Lease, Wanted
+from connection_governor.operations import Operations
+from harness.background import Task
+from harness.deployment import DATABASE_NAME
+from harness.load import Wave, load_of
+from harness.observer import SESSIONS, WORKER_USER, now_ms
+from harness.recording import Hold
+from harness.summary import longest_lease_ms
+from tests.conformance.worlds import endpoint_of
+from tests.stack.crew import MYSQL_REFUSALS, Refused
+from tests.stack.drills import DETECTION_MS, TRY_EACH_S, Verdict
+from tests.stack.fault_proxy import FaultProxy
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from harness.recording import Load
+    from harness.stack import Stack
+
+BUDGET = 4
+CONCURRENCY = 6
+PROBE_LEASE_MS = 2_000
+PATIENCE_S = 60.0  # of set-up: environments start cold, on a machine that others use too
+GOVERNOR, WORKER = "GovernorFunctionName", "WorkerFunctionName"
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """The running stack, whose worker and governor reach DynamoDB through `proxy`; `store` does not."""
+
+    stack: Stack
+    proxy: FaultProxy
+    store: DynamoDBStore
+
+    @property
+    def operations(self) -> Operations:
+        """The operator's verbs."""
+        return Operations(self.store, SYSTEM_CLOCK, SYSTEM_ENTROPY)
+
+    def set_budget(self, allowed: int) -> None:
+        """The table's, and MySQL's own limit with it."""
+        self.operations.set_budget(DATABASE_NAME, allowed)
+        self.stack.database.execute(f"ALTER USER '{WORKER_USER}'@'%' WITH MAX_USER_CONNECTIONS {allowed}")
+
+    def load(self, iterations: int = 30) -> Task[Fleet]:
+        """Starts the deployed harness function's load; returns when its workers have sessions."""
+        task = Task(lambda: Fleet.run(self.stack, Wave(iterations, CONCURRENCY, "steady", seed=5, governed=True)))
+        self.wait_for_sessions(2)
+        return task
+
+    def sessions(self) -> int:
+        """The workers' sessions, by MySQL's count."""
+        with closing(self.stack.database.root()) as root, root.cursor() as cursor:
+            cursor.execute(SESSIONS, (WORKER_USER,))
+            ((count,),) = cursor.fetchall()
+        return int(count)
+
+    def wait_for_sessions(self, count: int) -> None:
+        """Until MySQL counts so many."""
+        ends_at = time.monotonic() + PATIENCE_S
+        while self.sessions() < count:
+            assert time.monotonic() < ends_at, "the workers do not come"
+            time.sleep(0.02)
+
+    def judged(
+        self, name: str, befell: str, over_ms: int, holds: list[Hold], refused: list[Refused] | None = None
+    ) -> Verdict:
+        """Sees when the full budget is back, counted from the end of the fault; nobody may be at work any more."""
+        held = [Hold(h.from_ms, h.lease_ends_ms or h.to_ms, h.lease_ends_ms, True) if h.crashed else h for h in holds]
+        lease_ms = longest_lease_ms(held)
+        skew_ms, probes = self.operations.status(DATABASE_NAME).settings.skew_ms, list[Hold]()
+        back_ms = self._back_at_ms(probes, give_up_ms=over_ms + lease_ms + skew_ms + 3 * DETECTION_MS)
+        assert self.operations.status(DATABASE_NAME).in_use == 0
+        back_after_ms = None if back_ms is None else back_ms - over_ms
+        return Verdict(
+            name, befell, held, probes, lease_ms, back_after_ms, refused or [], skew_ms=skew_ms, budget=BUDGET
+        )
+
+    def _back_at_ms(self, probes: list[Hold], *, give_up_ms: int) -> int | None:
+        while now_ms() < give_up_ms:
+            if self._whole_budget(probes):
+                return now_ms()
+            time.sleep(TRY_EACH_S)
+        return None
+
+    def _whole_budget(self, probes: list[Hold]) -> bool:
+        engine, taken = Engine(self.store, SYSTEM_CLOCK, SYSTEM_ENTROPY), list[tuple[int, Lease]]()
+        try:
+            for _ in range(BUDGET):
+                end_ms = now_ms() + PROBE_LEASE_MS
+                outcome = engine.acquire(Wanted(DATABASE_NAME, SYSTEM_ENTROPY.lease_id(), "probe", 1, end_ms))
+                if not isinstance(outcome, Grant):
+                    return False
+                taken.append((now_ms(), outcome.lease))
+            return True
+        finally:
+            until_ms = now_ms()
+            for from_ms, lease in taken:
+                probes.append(Hold(from_ms, until_ms, lease.expires_at_ms, crashed=False))
+                engine.release(lease)
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """What the deployed harness function's load came to; `refused` by MySQL itself."""
+
+    load: Load
+    refused: list[Refused]
+
+    @classmethod
+    def run(cls, stack: Stack, wave: Wave) -> Fleet:
+        """Runs the whole load."""
+        from_ms = now_ms()
+        answer = stack.invoke("HarnessFunctionName", wave.event(), timeout_s=300)
+        columns = answer["details"]["columns"]
+        rows = [dict(zip(columns, row, strict=True)) for row in answer["details"]["rows"]]
+        refused = [Refused(r["mysql_error"], r["started_ms"]) for r in rows if r["mysql_error"] in MYSQL_REFUSALS]
+        return cls(load_of(answer, from_ms, now_ms()), refused)
+
+    def told(self, befell: str) -> str:
+        """What befell, with the errors that the workers answered with."""
+        errors = [f"{count} x {reason}" for reason, count in self.load.error_reasons.items()]
+        return ", ".join([befell, *errors])
+
+
+@contextmanager
+def deployed_ground(stack: Stack) -> Iterator[Deployed]:
+    """The running stack with a budget of four and the proxy in between; all of it is put back."""
+    url = stack.aws.endpoint_url
+    table = stack.deployment.outputs["TableName"]
+    with FaultProxy(url) as proxy, closing(endpoint_of(url)) as endpoint:
+        ground = Deployed(stack, proxy, DynamoDBStore(DynamoDBCaller(endpoint), table))
+        through = {"AWS_ENDPOINT_URL_DYNAMODB": proxy.url}
+        with changed_function(stack, WORKER, through), changed_function(stack, GOVERNOR, through):
+            ground.set_budget(BUDGET)
+            try:
+                yield ground
+            finally:
+                ground.set_budget(stack.allowed)
+
+
+@contextmanager
+def changed_function(stack: Stack, output: str, variables: dict[str, str], **more: Any) -> Iterator[None]:  # noqa: ANN401 - any part of a function's configuration
+    """Changes a deployed function's environment for a while, as an operator could; its processes are replaced."""
+    client, name = stack.aws.client("lambda"), stack.deployment.outputs[output]
+    before = client.get_function_configuration(FunctionName=name)
+    usual = before["Environment"]["Variables"]
+    client.update_function_configuration(FunctionName=name, Environment={"Variables": usual | variables}, **more)
+    try:
+        yield
+    finally:
+        back = {setting: before[setting] for setting in more}
+        client.update_function_configuration(FunctionName=name, Environment={"Variables": usual}, **back)
+
+
+def processes_of(stack: Stack, output: str) -> list[int]:
+    """The processes of a deployed function's environments; none but this stack's."""
+    code = f"/ministack-lambda-{stack.deployment.outputs[output]}-".encode()
+    found = []
+    for folder in Path("/proc").iterdir():
+        with suppress(OSError, ValueError):
+            pid = int(folder.name)
+            if code in (folder / "cmdline").read_bytes() and os.getpgid(pid) == stack.aws.group:
+                found.append(pid)
+    return found

@@ -1,0 +1,135 @@
+"""The same faults under the deployed functions: Lambda's processes, the governor function, the template's MySQL user.
+
+test_faults.py has them in greater number, under worker processes that are cheaper to start. The janitor is off.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from contextlib import closing, suppress
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from harness.background import Task
+from harness.drill import kill_holders
+from harness.observer import WORKER_USER, now_ms
+from harness.recording import Hold
+from tests.stack.deployed import GOVERNOR, WORKER, Deployed, changed_function, deployed_ground, processes_of
+from tests.stack.fault_proxy import ANSWERS_WITHHELD, HEALTHY, REFUSED, WRITES_WITHHELD, Fault
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from harness.stack import Stack
+
+pytestmark = [pytest.mark.stack, pytest.mark.usefixtures("results_of_drills")]
+
+VICTIMS = 3
+LOWERED = 10  # the least that MariaDB takes for max_connections
+OTHERS = 7  # that fill it up, so that the lowered limit is below the budget
+PATIENT_WORKER_S = 15  # its time-out where a governor function starts cold within it
+
+
+@pytest.fixture(scope="module")
+def ground(stack: Stack) -> Iterator[Deployed]:
+    with deployed_ground(stack) as ground:
+        yield ground
+
+
+def test_deployed_workers_killed_while_they_hold_cost_nothing_but_time(ground: Deployed) -> None:
+    """On Lambda, an environment that crashes would take its connection with it until somebody cleans up."""
+    load = ground.load()
+    with closing(ground.stack.database.root()) as root:
+        crash = kill_holders(root, ground.stack.aws.group, VICTIMS, seed=3)
+    fleet = load.result()
+    assert fleet.load.counts["crashed"] == len(crash.pids) > 0
+    befell = fleet.told(f"{len(crash.pids)} workers killed")
+    ground.judged("Deployed: workers killed", befell, crash.at_ms, fleet.load.holds, fleet.refused).insist()
+
+
+def test_trouble_with_dynamodb_under_the_deployed_workers(ground: Deployed) -> None:
+    """A deployed worker's requests are cut off, late, or their answers lost: it must not be granted twice, nor leak."""
+    before = ground.proxy.befell.copy()
+    load = ground.load()
+    for fault, seconds in ((REFUSED, 0.7), (Fault(request_s=(0.0, 3.0)), 1.5), (Fault(drop=0.4), 1.5)):
+        ground.proxy.befall(fault)
+        time.sleep(seconds)
+    ground.proxy.befall(HEALTHY)
+    over_ms, fleet = now_ms(), load.result()
+    assert fleet.load.to_ms > over_ms, "the load outlasted the faults"
+    befell = ground.proxy.befell - before
+    assert set(befell) == {"refused", "late request", "dropped answer"}
+    told = fleet.told(", ".join(f"{count} x {kind}" for kind, count in befell.items()))
+    ground.judged("Deployed: DynamoDB cut off, late, answers dropped", told, over_ms, fleet.load.holds).insist()
+
+
+def test_trouble_with_mysql_under_the_deployed_workers(ground: Deployed) -> None:
+    """Sessions are killed, the server admits too few, it is restarted: the leases of all that must come back."""
+    load, database = ground.load(iterations=60), ground.stack.database  # those that fail are done at once
+    with closing(database.root()) as root, root.cursor() as cursor:
+        for _ in range(5):
+            cursor.execute("SELECT id FROM information_schema.processlist WHERE user = %s", (WORKER_USER,))
+            for (session,) in cursor.fetchall():
+                cursor.execute("KILL SOFT CONNECTION %s", (session,))
+            time.sleep(0.1)
+        others = [database.root() for _ in range(OTHERS)]
+        cursor.execute(f"SET GLOBAL max_connections = {LOWERED}")
+        time.sleep(0.5)
+        for other in others:
+            other.close()
+    database.restart()
+    over_ms, fleet = now_ms(), load.result()
+    assert fleet.load.to_ms > over_ms, "the load outlasted the faults"
+    assert 1226 not in {refused.number for refused in fleet.refused}, "the user's own limit, the budget"
+    late = [refused for refused in fleet.refused if refused.opening_ms > over_ms]
+    befell = fleet.told(f"sessions killed, max_connections lowered, restarted: {len(fleet.refused)} x 1040")
+    ground.judged("Deployed: trouble with MariaDB", befell, over_ms, fleet.load.holds, late).insist()
+
+
+@pytest.mark.parametrize("moment", ["before-the-write", "after-the-write", "at-the-release"])
+def test_the_governor_function_killed_in_mid_call_neither_lends_twice_nor_loses_a_slot(
+    ground: Deployed, moment: str
+) -> None:
+    """With the lambda transport somebody else dies in the middle of our write: we never hear whether it was applied."""
+    name = ground.stack.deployment.outputs[GOVERNOR]
+    by_function = {"GOVERNOR_TRANSPORT": "lambda", "GOVERNOR_FUNCTION": name}
+    with changed_function(ground.stack, WORKER, by_function, Timeout=PATIENT_WORKER_S):
+        _invoke(ground)  # a warm governor has read the settings: what is withheld is the write
+        early = moment == "before-the-write"
+        withheld, kind = (WRITES_WITHHELD, "late request") if early else (ANSWERS_WITHHELD, "late answer")
+        seen = ground.proxy.befell[kind]
+        if moment != "at-the-release":
+            ground.proxy.befall(withheld)
+        task = Task(lambda: _invoke(ground, hold_ms=1_000))
+        if moment == "at-the-release":
+            ground.wait_for_sessions(1)
+            ground.proxy.befall(withheld)
+        ground.proxy.wait_for(kind, seen + 1)
+        over_ms = _kill_governor(ground)
+        answer = task.result()
+    assert answer["outcome"] == "granted"
+    if moment == "after-the-write":
+        assert answer["fence"] is None, "the retry recognised the lease that the killed function had taken for it"
+    hold = Hold(answer["held_from_ms"], answer["held_to_ms"], answer["expires_at_ms"], crashed=False)
+    befell = f"killed {moment.replace('-', ' ')}"
+    verdict = ground.judged("Deployed: governor function killed in mid-call", befell, over_ms, [hold])
+    verdict.insist()
+
+
+def _invoke(ground: Deployed, hold_ms: int = 0) -> dict[str, Any]:
+    event = {"hold_ms": hold_ms, "timeout_ms": 20_000, "on_refusal": "return"}
+    answer: dict[str, Any] = ground.stack.invoke("WorkerFunctionName", event)
+    return answer
+
+
+def _kill_governor(ground: Deployed) -> int:
+    victims = processes_of(ground.stack, GOVERNOR)
+    assert victims
+    for pid in victims:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    ground.proxy.befall(HEALTHY)
+    return now_ms()
