@@ -21,6 +21,7 @@ from connection_governor.engine import Engine
 from connection_governor.entropy import SYSTEM_ENTROPY
 from connection_governor.errors import GovernorUnavailable, LeaseLost, NoConnectionsLeft
 from connection_governor.governor import Governor, Outside
+from connection_governor.lease import ShardKey
 from connection_governor.memory import MemoryStore
 from connection_governor.opening import Opener
 from connection_governor.operations import Operations
@@ -310,7 +311,40 @@ class FrozenWorker:
 
     def __exit__(self, *_: object) -> None:
         self.process.kill()
-        self.process.communicate()
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+
+@pytest.mark.parametrize("how", ["exit", "SIGTERM"])
+def test_the_end_of_a_process_waits_for_nobody(
+    shop: PrivateMariaDB, target: Target, dynamodb_local: str, root: Connection[Cursor], how: str
+) -> None:
+    """Breaks: an environment that is shut down hangs until it is killed, and with it whoever waits for it."""
+    endpoint = endpoint_of(dynamodb_local)
+    store = local_store(endpoint)
+    Operations(store, SYSTEM_CLOCK, SYSTEM_ENTROPY).set_budget("orders", 4)
+    with FrozenWorker(
+        environment=dict(environment_of(dynamodb_local, store._table).variables),
+        target={"host": target.host, "port": target.port, "database": "shop", "tls_ca": target.tls_ca},
+        credentials=(WORKER.username, WORKER.password),
+        keep_seconds=60,
+    ) as worker:
+        seen = worker.use()
+        since = time.monotonic()
+        if how == "exit":
+            assert worker.process.stdin is not None
+            worker.process.stdin.close()
+        else:
+            worker.process.send_signal(signal.SIGTERM)
+        worker.process.wait(timeout=5)
+        assert time.monotonic() - since < 1.0
+    seconds_until_gone(root, seen["connection_id"], at_most=SLACK_S)
+    shard = store.read([ShardKey("orders", 0)], consistent=True)[0]
+    assert shard is not None
+    assert set(shard.leases) == {seen["lease_id"]}  # for the extension, or its own end
+    endpoint.close()
 
 
 def test_a_frozen_environments_session_is_gone_before_its_lease_is_lent(
