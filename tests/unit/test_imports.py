@@ -24,6 +24,8 @@ NEVER = (
     "http",
     "logging",
     "pathlib",
+    "dataclasses",
+    "inspect",
     "urllib",
     "pymysql",
     "ssl",
@@ -104,6 +106,7 @@ def test_importing_loads_only_these_modules_of_ours() -> None:
         "sessions",
         "settlement",
         "store",
+        "values",
         "waiting",
     }
 

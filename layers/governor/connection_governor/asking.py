@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from connection_governor import checks
 from connection_governor.waiting import deadline_ms
 
 if TYPE_CHECKING:
+    from dataclasses import dataclass
+
     from connection_governor.clock import Clock
     from connection_governor.waiting import InvocationContext
+else:
+    from connection_governor.values import dataclass
 
 DEFAULT_LEASE_MS = 30_000
 DEFAULT_TIMEOUT_S = 2.0

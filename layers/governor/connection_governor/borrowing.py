@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from connection_governor.emf import gauges
@@ -12,6 +11,7 @@ from connection_governor.waiting import Wait
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
+    from dataclasses import replace
 
     from connection_governor.asking import Ask
     from connection_governor.clock import Clock
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from connection_governor.entropy import Entropy
     from connection_governor.lease import Lease
     from connection_governor.notes import Notes
+else:
+    from connection_governor.values import replace
 
 T = TypeVar("T")
 

@@ -27,15 +27,17 @@ taken over from a holder whose clock is too far behind (its session's time-outs 
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from connection_governor.lease import record_connections, record_expiry_ms, record_tag
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from dataclasses import dataclass
 
     from connection_governor.lease import Leases, Shard
+else:
+    from connection_governor.values import dataclass
 
 LEASES_PER_SHARD = 36  # so many fit into 1 KB, which is one write unit
 TAKEN_AT_ONCE = 40  # bounds the length of one update expression

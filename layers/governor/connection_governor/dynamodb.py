@@ -14,7 +14,6 @@ and one item a database, `pk` = its name, for its settings. Conditions allow no 
 
 from __future__ import annotations
 
-from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any, Protocol
 
 from connection_governor.decide import connections_of
@@ -53,7 +52,7 @@ _RAISE_CONDITION = f"{THIS_PLAN} AND {ALLOWED_AS_READ}"
 _PLAN_NAME = {"#plan": "plan"}  # "plan" is a reserved word
 _ONE = {"N": "1"}
 _BATCH_LIMIT = 100
-_SETTING_NUMBERS = tuple(field.name for field in fields(Settings) if field.name != "database")
+_SETTING_NUMBERS = tuple(name for name in Settings.__slots__ if name != "database")
 
 Item = dict[str, Any]
 
@@ -125,7 +124,7 @@ class DynamoDBStore:
 
     def save_settings(self, settings: Settings, *, plan_as_read: int | None) -> bool:
         """See `LeaseStore.save_settings`."""
-        item: Item = {name: _number(number) for name, number in asdict(settings).items() if name in _SETTING_NUMBERS}
+        item: Item = {name: _number(getattr(settings, name)) for name in _SETTING_NUMBERS}
         payload: Item = {
             "TableName": self._table,
             "Item": {"pk": {"S": settings.database}, **item},

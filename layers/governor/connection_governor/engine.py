@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -27,11 +26,14 @@ from connection_governor.turnover import Turnover
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from dataclasses import dataclass, replace
 
     from connection_governor.clock import Clock
     from connection_governor.entropy import Entropy
     from connection_governor.lease import Lease, Wanted
     from connection_governor.store import LeaseStore
+else:
+    from connection_governor.values import dataclass, replace
 
 T = TypeVar("T")
 

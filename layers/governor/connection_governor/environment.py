@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +25,11 @@ from connection_governor.wire import Endpoint, ServiceError, invoke, json_call
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from dataclasses import dataclass
 
     from connection_governor.opening import Opener
+else:
+    from connection_governor.values import dataclass
 
 _DYNAMODB_VERSION = "DynamoDB_20120810"
 _SECRETS_JSON = "application/x-amz-json-1.1"

@@ -10,7 +10,6 @@ or that waits for more than two locks in turn; on any server a COMMIT, and a ROL
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from connection_governor.checks import whole_number
@@ -18,6 +17,9 @@ from connection_governor.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from dataclasses import dataclass
+else:
+    from connection_governor.values import dataclass
 
 _MOST_SECONDS = 3_600
 _SHORTEST_STATEMENT_SECONDS = 0.001  # the servers take 0 for "no limit"

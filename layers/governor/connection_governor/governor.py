@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from connection_governor import checks
@@ -18,6 +17,7 @@ from connection_governor.sessions import Sessions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from dataclasses import dataclass
 
     from connection_governor.borrowing import Transport
     from connection_governor.clock import Clock
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from connection_governor.opening import Opener
     from connection_governor.operations import Operations
     from connection_governor.waiting import InvocationContext
+else:
+    from connection_governor.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

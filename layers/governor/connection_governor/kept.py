@@ -26,7 +26,6 @@ from __future__ import annotations
 import os
 import threading
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from connection_governor.errors import GovernorUnavailable, LeaseLost, NoConnectionsLeft
@@ -34,6 +33,7 @@ from connection_governor.sessions import usable_until_ms
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from dataclasses import replace
 
     from connection_governor.asking import Ask
     from connection_governor.borrowing import Borrower
@@ -41,18 +41,22 @@ if TYPE_CHECKING:
     from connection_governor.fence import Fence
     from connection_governor.mysql import FencedConnection
     from connection_governor.sessions import Sessions
+else:
+    from connection_governor.values import replace
 
 LONGEST_KEEP_S = 900
 FIRST_CALM_MS = 5_000  # a new holder looks again soon: it may have come at the beginning of a rush
 CALM_MS = 40_000
 
 
-@dataclass(slots=True)
 class _Place:
     """Where one database's kept session waits; `taken` while a body uses it."""
 
-    taken: threading.Lock = field(default_factory=threading.Lock)
-    connection: FencedConnection | None = None
+    __slots__ = ("connection", "taken")
+
+    def __init__(self) -> None:
+        self.taken = threading.Lock()
+        self.connection: FencedConnection | None = None
 
 
 class Keeper:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from dataclasses import dataclass, field
+else:
+    from connection_governor.values import dataclass, field
 
 TAG_BYTES = 7  # with 36 leases, a database name of 32 bytes and counters that have grown for years: just below 1 KB
 MAX_RECORD_CONNECTIONS = 64**2 - 1

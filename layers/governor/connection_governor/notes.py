@@ -13,14 +13,17 @@ import fcntl
 import os
 import threading
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from connection_governor.lease import Lease, holder_tag
 
 if TYPE_CHECKING:
+    from dataclasses import dataclass
+
     from connection_governor.lease import Wanted
     from connection_governor.mysql import FencedConnection
+else:
+    from connection_governor.values import dataclass
 
 FOLDER = "/tmp/connection-governor"  # noqa: S108 - what runtime and extension share; nobody else is there
 SUFFIX = ".leases"

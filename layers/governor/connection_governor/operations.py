@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +12,13 @@ from connection_governor.retry import GIVING_BACK, Retry
 from connection_governor.settlement import Settlement
 
 if TYPE_CHECKING:
+    from dataclasses import dataclass, replace
+
     from connection_governor.clock import Clock
     from connection_governor.entropy import Entropy
     from connection_governor.store import LeaseStore
+else:
+    from connection_governor.values import dataclass, replace
 
 ROUNDS = 20  # lost races with other operators before giving up
 

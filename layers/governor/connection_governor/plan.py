@@ -12,15 +12,17 @@ each conditional on what was read, so what two of them believe to be free is nev
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from connection_governor.decide import share
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from dataclasses import dataclass
 
     from connection_governor.lease import Settings, Shard, ShardKey
+else:
+    from connection_governor.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from connection_governor.errors import GovernorUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from dataclasses import dataclass
 
     from connection_governor.clock import Clock
     from connection_governor.entropy import Entropy
+else:
+    from connection_governor.values import dataclass
 
 T = TypeVar("T")
 

@@ -6,14 +6,16 @@ applied: every write here can be repeated, because its condition fails when it h
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from dataclasses import dataclass
 
     from connection_governor.lease import Leases, Settings, Shard, ShardKey
     from connection_governor.plan import Change
+else:
+    from connection_governor.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,130 @@
+"""Frozen, slotted value classes as `dataclasses` makes them, without loading `dataclasses`.
+
+That module loads `inspect`, `ast`, `dis` and `tokenize`, and compiles half a dozen functions for each class: with some
+thirty classes a third of what a cold worker spends on importing us. Here a class's `__init__` is compiled when its
+first value is made, and the rest is shared. What a cold worker loads imports from here at run time, and from
+`dataclasses` for the type checker. Whoever asks `dataclasses` about such a class (`replace`, `fields`, `asdict`) finds
+a dataclass: that module is loaded then.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+_NAMES = "__slots__"
+_MISSING = object()
+
+
+class _Made:
+    """The default of a field that is made anew for each value."""
+
+    def __init__(self, factory: Any) -> None:  # noqa: ANN401 - any callable
+        self.factory = factory
+
+
+def field(*, default_factory: Any) -> Any:  # noqa: ANN401 - as `dataclasses.field`
+    """A field whose default is made anew for each value."""
+    return _Made(default_factory)
+
+
+def dataclass(*, frozen: bool, slots: bool) -> Any:  # noqa: ANN401 - as `dataclasses.dataclass`
+    """As `dataclasses.dataclass(frozen=True, slots=True)`: the only kind there is here."""
+    assert frozen
+    assert slots
+    return _value_class
+
+
+def replace(value: T, /, **changes: Any) -> T:  # noqa: ANN401 - as `dataclasses.replace`
+    """A value with some fields changed."""
+    names = getattr(type(value), _NAMES)
+    return type(value)(**{**{name: getattr(value, name) for name in names}, **changes})
+
+
+def _value_class(cls: type) -> type:
+    names = tuple(cls.__annotations__)
+    defaults = {name: cls.__dict__[name] for name in names if name in cls.__dict__}
+    body = {name: what for name, what in cls.__dict__.items() if name not in (*names, "__dict__", "__weakref__")}
+    body |= {
+        "__slots__": names,
+        "__match_args__": names,
+        "__value_defaults__": defaults,
+        "__dataclass_fields__": _AsDataclasses(),
+        "__init__": _compiled_at_first_use,
+        "__setattr__": _refuse,
+        "__delattr__": _refuse,
+        "__eq__": _is_equal,
+        "__hash__": _hash,
+        "__reduce__": _reduce,
+    }
+    body.setdefault("__repr__", _repr)
+    return type(cls)(cls.__name__, cls.__bases__, body)
+
+
+def _compiled_at_first_use(self: Any, *arguments: Any, **named: Any) -> None:  # noqa: ANN401 - any value class
+    cls = type(self)
+    cls.__init__ = _compiled_init(cls)
+    cls.__init__(self, *arguments, **named)
+
+
+def _compiled_init(cls: Any) -> Any:  # noqa: ANN401 - a function
+    names, defaults = getattr(cls, _NAMES), cls.__value_defaults__
+    scope: dict[str, Any] = {"missing": _MISSING, "defaults": defaults}
+    parameters, lines = ["self"], []
+    for name in names:
+        scope[f"set_{name}"] = getattr(cls, name).__set__
+        made = isinstance(defaults.get(name), _Made)
+        parameters.append(name if name not in defaults else f"{name}=missing" if made else f"{name}=defaults[{name!r}]")
+        given = f"defaults[{name!r}].factory() if {name} is missing else {name}" if made else name
+        lines.append(f" set_{name}(self, {given})")
+    if hasattr(cls, "__post_init__"):
+        lines.append(" self.__post_init__()")
+    source = f"def __init__({', '.join(parameters)}):\n" + ("\n".join(lines) or " pass")
+    exec(source, scope)  # noqa: S102 - of our own field names, as `dataclasses` does
+    return scope["__init__"]
+
+
+def _content(value: Any) -> tuple[Any, ...]:  # noqa: ANN401 - any value class
+    return tuple([getattr(value, name) for name in getattr(type(value), _NAMES)])
+
+
+def _is_equal(self: object, other: object) -> bool:
+    return _content(self) == _content(other) if type(other) is type(self) else NotImplemented
+
+
+def _hash(self: object) -> int:
+    return hash(_content(self))
+
+
+def _repr(self: object) -> str:
+    told = ", ".join(f"{name}={getattr(self, name)!r}" for name in getattr(type(self), _NAMES))
+    return f"{type(self).__qualname__}({told})"
+
+
+def _reduce(self: object) -> tuple[type, tuple[Any, ...]]:
+    return type(self), _content(self)
+
+
+def _refuse(self: object, name: str, *_value: object) -> None:
+    from dataclasses import FrozenInstanceError  # noqa: PLC0415 - loaded only where somebody is wrong
+
+    raise FrozenInstanceError(f"cannot assign to field {name!r} of a {type(self).__name__}")
+
+
+class _AsDataclasses:
+    """What `dataclasses` looks for; made, and that module loaded, when it does."""
+
+    def __get__(self, value: object, cls: Any) -> dict[str, Any]:  # noqa: ANN401 - any value class
+        import dataclasses  # noqa: PLC0415 - see the module's description
+
+        defaults = cls.__value_defaults__
+        fields = []
+        for name in getattr(cls, _NAMES):
+            default = defaults.get(name, dataclasses.MISSING)
+            made = isinstance(default, _Made)
+            spec = dataclasses.field(default_factory=default.factory) if made else dataclasses.field(default=default)
+            fields.append((name, Any, spec))
+        like: Any = dataclasses.make_dataclass(cls.__name__, fields, frozen=True)
+        described: dict[str, Any] = like.__dataclass_fields__
+        return described
