@@ -35,7 +35,7 @@ def main() -> None:
         results[name] = _dated(rows)
         if not asked.quick:
             RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-            _write_tables(results)
+            write_tables(results)
 
 
 def _arguments() -> argparse.Namespace:
@@ -47,10 +47,15 @@ def _arguments() -> argparse.Namespace:
 
 def _dated(rows: list[Row]) -> dict[str, Any]:
     machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-    return {"date": dt.datetime.now(dt.UTC).date().isoformat(), "machine": machine, "rows": [asdict(row) for row in rows]}
+    return {
+        "date": dt.datetime.now(dt.UTC).date().isoformat(),
+        "machine": machine,
+        "rows": [asdict(row) for row in rows],
+    }
 
 
-def _write_tables(results: dict[str, Any]) -> None:
+def write_tables(results: dict[str, Any]) -> None:
+    """Put these results between the README's marks."""
     text = README.read_text()
     before, _, rest = text.partition(START)
     _, _, after = rest.partition(END)

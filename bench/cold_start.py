@@ -66,7 +66,9 @@ def rows(effort: Effort = FULL) -> Iterator[Row]:
     rounds = 15 if effort is FULL else effort.rounds
     bare = _interleaved({"ours": _OURS, "boto3": _BOTO3}, "", rounds)
     yield _row("first signed request ready (with TLS context) / import boto3 + client, CPU", bare, "cpu_ms", MOST_TIME)
-    yield _row("first signed request ready (with TLS context) / import boto3 + client, wall", bare, "wall_ms", MOST_TIME)
+    yield _row(
+        "first signed request ready (with TLS context) / import boto3 + client, wall", bare, "wall_ms", MOST_TIME
+    )
     beside = _interleaved({"ours": _OURS, "boto3": _BOTO3}, _DRIVER, rounds)
     yield _row("the same after PyMySQL is imported, CPU", beside, "cpu_ms", None)
     ours, theirs = (Spread.of([run["added_kb"] / 1024 for run in beside[name]]) for name in ("ours", "boto3"))

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from connection_governor.governor import Outside
 
 NAME = "connections"
-USER, PASSWORD = "worker", "benchmark-only"  # noqa: S105  # of a server that lives as long as this run
+USER, PASSWORD = "worker", "benchmark-only"  # of a server that lives as long as this run
 QUERY = "SELECT 1"
 DEADLINE_MS = 3_000
 KEEP_SECONDS = 60
@@ -81,7 +81,9 @@ class _Bench:
         self._until_end.callback(_closed_silently, governor, self._log)
         raw = self._until_end.enter_context(closing(self._connect()))
         taken = self._taken({"ours": _governed(governor), "raw": lambda: _ask(raw)}, effort)
-        added = Spread.of([ours - theirs for ours, theirs in zip(taken["ours"].wall_ms, taken["raw"].wall_ms, strict=True)])
+        added = Spread.of(
+            [ours - theirs for ours, theirs in zip(taken["ours"].wall_ms, taken["raw"].wall_ms, strict=True)]
+        )
         details = {name: series.report() for name, series in taken.items()}
         yield Row(
             NAME,
@@ -92,7 +94,13 @@ class _Bench:
             details,
         )
         trips = _round_trips(governor)
-        yield Row(NAME, "round trips beside the query's own", f"at most {MOST_EXTRA_TRIPS}", str(trips - 1), trips - 1 <= MOST_EXTRA_TRIPS)
+        yield Row(
+            NAME,
+            "round trips beside the query's own",
+            f"at most {MOST_EXTRA_TRIPS}",
+            str(trips - 1),
+            trips - 1 <= MOST_EXTRA_TRIPS,
+        )
 
     def opened(self, effort: Effort) -> Iterator[Row]:
         """Per invocation: open, ask, close."""
@@ -108,7 +116,7 @@ class _Bench:
         details = {name: series.report() for name, series in taken.items()}
         yield Row(
             NAME,
-            "per invocation, open + query + close over TLS: wall / PyMySQL with a shared context and the same two requests",
+            "open + query + close over TLS in each invocation: wall / PyMySQL (shared context) + the two requests",
             f"at most {MOST_OPENING}",
             str(opening),
             opening.median <= MOST_OPENING,

@@ -29,7 +29,9 @@ PUT_METRIC_DATA = 0.01e-3
 LOG_GB = 0.50
 PROXY_VCPU_HOUR, LEAST_VCPUS, HOURS_A_MONTH = 0.015, 2, 730
 FUNCTION_GB = 0.25
-FUNCTION_S = 0.010  # assumed: one DynamoDB round trip, and our CPU time on a seventh of a core; Lambda bills milliseconds
+FUNCTION_S = (
+    0.010  # assumed: one DynamoDB round trip, and our CPU time on a seventh of a core; Lambda bills milliseconds
+)
 PLATFORM_LOG_BYTES = 330  # START, END and REPORT of one invocation
 MILLION = 1_000_000
 
@@ -91,7 +93,7 @@ def rows(effort: Effort = FULL) -> Iterator[Row]:
             NAME,
             f"a million cycles, {name}",
             "",
-            f"${dollars:.2f}; RDS Proxy (2 vCPU, ${proxy:.2f} a month) is cheaper above {each_second:,.1f} a second, all month",
+            f"${dollars:.2f}; RDS Proxy (${proxy:.2f} a month) is cheaper above {each_second:,.1f} a second, all month",
             None,
             {**asdict(counted), "dollars": dollars, "cycles_a_month_at_proxys_price": equal},
         )

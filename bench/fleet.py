@@ -160,7 +160,7 @@ class DistantStore:
         return self.truth.settings(database, consistent=consistent)
 
     def units(self) -> float:
-        """What was spent, in write units: an eventually consistent read costs a tenth of one, a consistent one a fifth."""
+        """What was spent, in write units: an eventually consistent read is a tenth of one, a consistent one a fifth."""
         writes = sum(count for what, count in self.spent.items() if "read" not in what)  # nor those "unread"
         return writes + 0.1 * self.spent["reads"] + 0.2 * self.spent["consistent reads"]
 

@@ -1,4 +1,4 @@
-"""Acquire + release by the `lambda` transport, beside the published sample's helper called with boto3, on the local AWS.
+"""Acquire + release by the `lambda` transport, beside the published sample's helper by boto3, on the local AWS.
 
 The governor function is made of the same sources as the deployed one. The helper is written anew after the sample's
 documentation: one conditional UpdateItem and one PutMetricData a call. The local AWS runs each in a process of its own.
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 NAME = "lambda_transport"
 MOST_CPU = 0.3
 _LIBRARIES = ("aws_lambda_powertools", "jmespath", "typing_extensions")
-_HELPER = '''
+_HELPER = """
 import os
 import boto3
 from botocore.exceptions import ClientError
@@ -58,7 +58,7 @@ def handler(event, context):
         "StorageResolution": 1,
     }])
     return True
-'''
+"""
 
 
 def rows(effort: Effort = FULL) -> Iterator[Row]:
@@ -82,9 +82,7 @@ def rows(effort: Effort = FULL) -> Iterator[Row]:
         wall.median < 1,
         details,
     )
-    yield Row(
-        NAME, "the same, the client's CPU / boto3's", f"at most {MOST_CPU}", str(cpu), cpu.median <= MOST_CPU
-    )
+    yield Row(NAME, "the same, the client's CPU / boto3's", f"at most {MOST_CPU}", str(cpu), cpu.median <= MOST_CPU)
 
 
 def _governed(aws: LocalAws, client: Any) -> Callable[[], object]:  # noqa: ANN401  # boto3's

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import uuid
 import warnings
@@ -26,7 +27,6 @@ from bench.tables import TOKEN, governed_table
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-Cycle = "Callable[[], object]"
 _REGION = "us-east-1"
 
 
@@ -47,19 +47,17 @@ def main() -> None:
         }
         taken = interleaved(cycles, effort.scaled(0.5))
     print(json.dumps({name: asdict(series) for name, series in taken.items()}), flush=True)
-    os_exit()
+    leave()
 
 
-def os_exit() -> None:
+def leave() -> None:
     """Leave at once: python-dynamodb-lock's heartbeat threads would hold the process for seconds."""
-    import os  # noqa: PLC0415
-
     os._exit(0)
 
 
 def python_dynamodb_lock(session: boto3.Session, url: str) -> Callable[[], object]:
     """Its acquire reads, then puts; its release deletes."""
-    from python_dynamodb_lock.python_dynamodb_lock import DynamoDBLockClient  # noqa: PLC0415
+    from python_dynamodb_lock.python_dynamodb_lock import DynamoDBLockClient  # type: ignore[import-not-found]  # noqa: PLC0415
 
     table = f"lock-{uuid.uuid4().hex[:8]}"
     resource = session.resource("dynamodb", endpoint_url=url)
@@ -74,7 +72,7 @@ def python_dynamodb_lock(session: boto3.Session, url: str) -> Callable[[], objec
 
 def dynamodblock(session: boto3.Session, url: str) -> Callable[[], object]:
     """Its acquire queries, then puts; its release queries, then deletes."""
-    from dynamodblock import DynamoDBLock  # noqa: PLC0415
+    from dynamodblock import DynamoDBLock  # type: ignore[import-not-found]  # noqa: PLC0415
 
     table = _table(session, url, "lock_id")
     resource = session.resource("dynamodb", endpoint_url=url)
@@ -91,10 +89,8 @@ def dynamodblock(session: boto3.Session, url: str) -> Callable[[], object]:
 
 def zae_limiter(url: str) -> dict[str, Callable[[], object]]:
     """A token bucket: taking is its whole purpose; as a semaphore, each permit would have to be given back, too."""
-    import os  # noqa: PLC0415
-
-    os.environ.update(AWS_ACCESS_KEY_ID="AKID", AWS_SECRET_ACCESS_KEY="SECRET", AWS_SESSION_TOKEN=TOKEN)
-    from zae_limiter import Limit, SyncRateLimiter, SyncRepository  # noqa: PLC0415
+    os.environ |= {"AWS_ACCESS_KEY_ID": "AKID", "AWS_SECRET_ACCESS_KEY": "SECRET", "AWS_SESSION_TOKEN": TOKEN}
+    from zae_limiter import Limit, SyncRateLimiter, SyncRepository  # type: ignore[import-not-found]  # noqa: PLC0415
 
     stack = f"zae-{uuid.uuid4().hex[:8]}"
     SyncRepository(name=stack, region=_REGION, endpoint_url=url).create_table()
@@ -116,7 +112,7 @@ def zae_limiter(url: str) -> dict[str, Callable[[], object]]:
 
 
 def semaphore(session: boto3.Session, url: str) -> Callable[[], object]:
-    """The two UpdateItem calls of the state machine in aws-samples/aws-stepfunctions-examples, without Step Functions."""
+    """The two UpdateItem calls of the state machine in aws-samples/aws-stepfunctions-examples, made by boto3."""
     table = _table(session, url, "LockName")
     client = session.client("dynamodb", endpoint_url=url)
     key = {"LockName": {"S": "orders"}}

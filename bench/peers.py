@@ -36,7 +36,9 @@ def rows(effort: Effort = FULL) -> Iterator[Row]:
     best = min((name for name in multiples if name != GIVES_NOTHING_BACK), key=lambda name: multiples[name].median)
     least = multiples[best].median
     target = f"at least {TIMES_FASTER:g}"
-    yield Row(NAME, f"the best peer's wall time / ours ({best})", target, str(multiples[best]), least >= TIMES_FASTER, details)
+    yield Row(
+        NAME, f"the best peer's wall time / ours ({best})", target, str(multiples[best]), least >= TIMES_FASTER, details
+    )
     for name, times in sorted(multiples.items(), key=lambda entry: entry[1].median):
         cpu = ratio(taken[name].cpu_ms, ours.cpu_ms)
         yield Row(NAME, f"{name}: wall and CPU / ours", "", f"{times}; CPU {cpu}")
@@ -63,5 +65,3 @@ def _environment() -> Path:
         subprocess.run([uv(), "pip", "install", "--quiet", "--python", str(python), "-r", str(PINS)], check=True)
         stamp.write_text(PINS.read_text())
     return python
-
-

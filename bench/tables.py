@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from connection_governor.dynamodb import DynamoDBStore
 
 DATABASE = "orders"
-TOKEN = "session-token/" * 30  # noqa: S105  # as long as Lambda's, since it is signed and sent with every request
+TOKEN = "session-token/" * 30  # as long as Lambda's, since it is signed and sent with every request
 FAR_MS = 4_000_000_000_000  # a lease that no run outlives
 
 
