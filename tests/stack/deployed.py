@@ -24,7 +24,7 @@ from harness.recording import Hold
 from harness.summary import longest_lease_ms
 from tests.conformance.worlds import endpoint_of
 from tests.stack.crew import MYSQL_REFUSALS, Refused
-from tests.stack.drills import DETECTION_MS, TRY_EACH_S, Verdict
+from tests.stack.drills import DETECTION_MS, Verdict, first_success_ms, in_use
 from tests.stack.fault_proxy import FaultProxy
 
 if TYPE_CHECKING:
@@ -85,19 +85,21 @@ class Deployed:
         held = [Hold(h.from_ms, h.lease_ends_ms or h.to_ms, h.lease_ends_ms, True) if h.crashed else h for h in holds]
         lease_ms = longest_lease_ms(held)
         skew_ms, probes = self.operations.status(DATABASE_NAME).settings.skew_ms, list[Hold]()
-        back_ms = self._back_at_ms(probes, give_up_ms=over_ms + lease_ms + skew_ms + 3 * DETECTION_MS)
-        assert self.operations.status(DATABASE_NAME).in_use == 0
+        give_up_ms = over_ms + lease_ms + skew_ms + 3 * DETECTION_MS
+        back_ms = first_success_ms(lambda: self._whole_budget(probes), give_up_ms)
         back_after_ms = None if back_ms is None else back_ms - over_ms
         return Verdict(
-            name, befell, held, probes, lease_ms, back_after_ms, refused or [], skew_ms=skew_ms, budget=BUDGET
+            name,
+            befell,
+            held,
+            probes,
+            lease_ms,
+            back_after_ms,
+            refused or [],
+            skew_ms=skew_ms,
+            budget=BUDGET,
+            in_use_after=in_use(self.operations, DATABASE_NAME),
         )
-
-    def _back_at_ms(self, probes: list[Hold], *, give_up_ms: int) -> int | None:
-        while now_ms() < give_up_ms:
-            if self._whole_budget(probes):
-                return now_ms()
-            time.sleep(TRY_EACH_S)
-        return None
 
     def _whole_budget(self, probes: list[Hold]) -> bool:
         engine, taken = Engine(self.store, SYSTEM_CLOCK, SYSTEM_ENTROPY), list[tuple[int, Lease]]()

@@ -29,16 +29,17 @@ from harness.recording import Hold
 from harness.summary import longest_lease_ms, most_at_once
 from tests.conformance.worlds import endpoint_of, environment_of, new_table
 from tests.database.test_kept import governor_on
+from tests.stack.crew import MYSQL_REFUSALS, Refused
 from tests.stack.fault_proxy import FaultProxy
 from tests.stack.orders import FENCE, Invocation
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from connection_governor import Governor
     from harness.local_aws import LocalAws
     from harness.mariadb import PrivateMariaDB
-    from tests.stack.crew import Crew, Refused
+    from tests.stack.crew import Crew
 
 BUDGET = 6
 DATABASE = "orders"
@@ -109,11 +110,13 @@ def variables_of(mariadb: PrivateMariaDB, aws: LocalAws) -> dict[str, str]:
     }
 
 
-def whole_budget(ground: Ground, holds: list[Hold]) -> bool:
-    """Opens as many governed connections as the budget has, all at once, and closes them; whether all were lent.
+def whole_budget(ground: Ground, probes: list[Hold], refused: list[Refused]) -> bool:
+    """Opens as many governed connections as the budget has, all at once, and closes them; whether that went well.
 
-    Raises:
-        pymysql.err.OperationalError: MySQL refused a connection that was lent.
+    Args:
+        ground: where.
+        probes: gets what was held.
+        refused: gets what was lent and refused by MySQL.
     """
     governor = ground.governor()
     opened: list[tuple[int, int]] = []
@@ -127,12 +130,14 @@ def whole_budget(ground: Ground, holds: list[Hold]) -> bool:
         except (NoConnectionsLeft, GovernorUnavailable, LeaseLost):
             return False
         except err.OperationalError as error:
-            if error.args[0] not in LOST_CONNECTION:
+            if error.args[0] in MYSQL_REFUSALS:
+                refused.append(Refused(error.args[0], now_ms()))
+            elif error.args[0] not in LOST_CONNECTION:
                 raise
             return False
         finally:
             closing_ms = now_ms()
-            holds += [Hold(from_ms, closing_ms, end_ms, crashed=False) for from_ms, end_ms in opened]
+            probes += [Hold(from_ms, closing_ms, end_ms, crashed=False) for from_ms, end_ms in opened]
     return True
 
 
@@ -149,6 +154,7 @@ class Verdict:
     refused_by_mysql: list[Refused] = field(default_factory=list)
     skew_ms: int = SKEW_MS
     budget: int = BUDGET
+    in_use_after: int = 0
 
     @property
     def bound_ms(self) -> int:
@@ -168,6 +174,7 @@ class Verdict:
         assert self.refused_by_mysql == []
         assert self.back_after_ms is not None, f"slots were lost: the full budget was not back in {self.bound_ms} ms"
         assert self.back_after_ms <= self.bound_ms
+        assert self.in_use_after == 0, "something is lent that nobody has"
 
     def _write(self) -> None:
         back = "never" if self.back_after_ms is None else f"{self.back_after_ms / 1_000:.1f} s"
@@ -179,12 +186,11 @@ class Verdict:
 def judged(ground: Ground, crew: Crew, name: str, over_ms: int, befell: str) -> Verdict:
     """Sends the crew home, and sees when the full budget is back, counted from the end of the fault."""
     crew.send_home()
-    holds = crew.holds()
-    lease_ms = longest_lease_ms(holds)
-    probes: list[Hold] = []
-    back_ms = _back_at_ms(ground, probes, give_up_ms=over_ms + lease_ms + SKEW_MS + 3 * DETECTION_MS)
+    lease_ms = longest_lease_ms(crew.holds())
+    probes, refused = list[Hold](), list[Refused]()
+    give_up_ms = over_ms + lease_ms + SKEW_MS + 3 * DETECTION_MS
+    back_ms = first_success_ms(lambda: whole_budget(ground, probes, refused), give_up_ms)
     crew.wait_until_home()
-    assert ground_is_clean(ground)
     return Verdict(
         name,
         befell,
@@ -192,19 +198,22 @@ def judged(ground: Ground, crew: Crew, name: str, over_ms: int, befell: str) -> 
         probes=probes,
         lease_ms=lease_ms,
         back_after_ms=None if back_ms is None else back_ms - over_ms,
-        refused_by_mysql=crew.refused_by_mysql(),
+        refused_by_mysql=crew.refused_by_mysql() + refused,
+        in_use_after=in_use(ground.operations, DATABASE),
     )
 
 
-def ground_is_clean(ground: Ground) -> bool:
-    """Whether the counter is what the leases say, in every shard, and nothing is lent."""
-    status = ground.operations.status(DATABASE)
-    return all(is_whole(shard) for shard in status.shards) and status.in_use == 0
+def in_use(operations: Operations, database: str) -> int:
+    """What is lent; in every shard the counter must be what the leases say."""
+    status = operations.status(database)
+    assert all(is_whole(shard) for shard in status.shards), status
+    return status.in_use
 
 
-def _back_at_ms(ground: Ground, probes: list[Hold], *, give_up_ms: int) -> int | None:
+def first_success_ms(call: Callable[[], bool], give_up_ms: int) -> int | None:
+    """Calls again and again; returns when it first succeeded, or None where it did not in time."""
     while now_ms() < give_up_ms:
-        if whole_budget(ground, probes):
+        if call():
             return now_ms()
         time.sleep(TRY_EACH_S)
     return None
