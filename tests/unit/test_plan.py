@@ -80,8 +80,9 @@ def test_a_shard_is_raised_only_once_all_before_it_have_their_share(sizes: Sizes
     """Two who carry out one plan at once would each hand the same free connection to another shard."""
     shards = shards_of(sizes, 2)
     settings = settings_of(budget, count, 2, len(shards))
-    for change in plan.raises(shards, settings)[1:]:
-        before = after(shards, plan.raises(shards, settings), 2)[: change.key.index]
+    changes = plan.raises(shards, settings)
+    for change in changes:
+        before = after(shards, changes, 2)[: change.key.index]
         assert all(each.allowed >= share(budget, settings.shards, each.key.index) for each in before)
 
 
