@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 DATABASE = "orders"
-LONGEST_HOLD_S = 0.4  # long enough that 64 who take turns press against 20, at the pace of an emulator
+LONGEST_HOLD_S = 0.7  # long enough that 64 who take turns press against 20, at the pace of an emulator
 
 
 @dataclass(frozen=True)
