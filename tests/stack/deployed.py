@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from connection_governor.lease import Grant, Lease, Wanted
 from connection_governor.operations import Operations
 from harness.background import Task
 from harness.deployment import DATABASE_NAME
-from harness.load import Wave, load_of
+from harness.load import Wave, load_of, together
 from harness.observer import SESSIONS, WORKER_USER, now_ms
 from harness.recording import Hold
 from harness.summary import longest_lease_ms
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from harness.stack import Stack
 
 BUDGET = 4
-CONCURRENCY = 6
+WAVE = Wave(iterations=15, concurrency=6, profile="steady", seed=5, governed=True)
 PROBE_LEASE_MS = 2_000
 PATIENCE_S = 60.0  # of set-up: environments start cold, on a machine that others use too
 GOVERNOR, WORKER = "GovernorFunctionName", "WorkerFunctionName"
@@ -58,11 +59,15 @@ class Deployed:
         self.operations.set_budget(DATABASE_NAME, allowed)
         self.stack.database.execute(f"ALTER USER '{WORKER_USER}'@'%' WITH MAX_USER_CONNECTIONS {allowed}")
 
-    def load(self, iterations: int = 30) -> Task[Fleet]:
-        """Starts the deployed harness function's load; returns when its workers have sessions."""
-        task = Task(lambda: Fleet.run(self.stack, Wave(iterations, CONCURRENCY, "steady", seed=5, governed=True)))
-        self.wait_for_sessions(2)
-        return task
+    @contextmanager
+    def load(self) -> Iterator[Pressure]:
+        """Keeps the deployed harness function's loads running; goes on when its workers have sessions."""
+        pressure = Pressure(self.stack)
+        try:
+            self.wait_for_sessions(2)
+            yield pressure
+        finally:
+            pressure.end()
 
     def sessions(self) -> int:
         """The workers' sessions, by MySQL's count."""
@@ -120,16 +125,16 @@ class Deployed:
 
 @dataclass(frozen=True)
 class Fleet:
-    """What the deployed harness function's load came to; `refused` by MySQL itself."""
+    """What the deployed harness function's loads came to; `refused` by MySQL itself."""
 
     load: Load
     refused: list[Refused]
 
     @classmethod
-    def run(cls, stack: Stack, wave: Wave) -> Fleet:
-        """Runs the whole load."""
+    def run(cls, stack: Stack) -> Fleet:
+        """Runs one load."""
         from_ms = now_ms()
-        answer = stack.invoke("HarnessFunctionName", wave.event(), timeout_s=300)
+        answer = stack.invoke("HarnessFunctionName", WAVE.event(), timeout_s=300)
         columns = answer["details"]["columns"]
         rows = [dict(zip(columns, row, strict=True)) for row in answer["details"]["rows"]]
         refused = [Refused(r["mysql_error"], r["started_ms"]) for r in rows if r["mysql_error"] in MYSQL_REFUSALS]
@@ -139,6 +144,28 @@ class Fleet:
         """What befell, with the errors that the workers answered with."""
         errors = [f"{count} x {reason}" for reason, count in self.load.error_reasons.items()]
         return ", ".join([befell, *errors])
+
+
+class Pressure:
+    """One load after the other, in a thread, and one more when the fault is over."""
+
+    def __init__(self, stack: Stack) -> None:
+        self._stack = stack
+        self._over = threading.Event()
+        self._task = Task(self._run)
+
+    def end(self) -> Fleet:
+        """Lets the last load begin and end; returns what all of them came to."""
+        self._over.set()
+        return self._task.result()
+
+    def _run(self) -> Fleet:
+        fleets: list[Fleet] = []
+        while not self._over.is_set():
+            fleets.append(Fleet.run(self._stack))
+        fleets.append(Fleet.run(self._stack))
+        loads = together(*(fleet.load for fleet in fleets))
+        return Fleet(loads, [refused for fleet in fleets for refused in fleet.refused])
 
 
 @contextmanager
