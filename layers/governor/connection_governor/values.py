@@ -113,9 +113,17 @@ def _refuse(self: object, name: str, *_value: object) -> None:
 
 
 class _AsDataclasses:
-    """What `dataclasses` looks for; made, and that module loaded, when it does."""
+    """What `dataclasses` looks for; made once for each class, and that module loaded, when it does."""
+
+    def __init__(self) -> None:
+        self._described: dict[str, Any] | None = None
 
     def __get__(self, value: object, cls: Any) -> dict[str, Any]:  # noqa: ANN401 - any value class
+        if self._described is None:
+            self._described = self._describe(cls)
+        return self._described
+
+    def _describe(self, cls: Any) -> dict[str, Any]:  # noqa: ANN401 - any value class
         import dataclasses  # noqa: PLC0415 - see the module's description
 
         defaults = cls.__value_defaults__
