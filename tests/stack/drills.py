@@ -170,10 +170,10 @@ class Verdict:
         """Holds the drill to the promises, and writes its row down."""
         self._write()
         assert self.holds, "nobody held anything: the drill shows nothing"
-        assert self.over_grants == 0
-        assert self.refused_by_mysql == []
+        assert self.over_grants == 0, f"{self.over_grants} more held than the budget of {self.budget}"
+        assert self.refused_by_mysql == [], "MySQL refused a connection that was lent"
         assert self.back_after_ms is not None, f"slots were lost: the full budget was not back in {self.bound_ms} ms"
-        assert self.back_after_ms <= self.bound_ms
+        assert self.back_after_ms <= self.bound_ms, f"back after {self.back_after_ms} ms, not {self.bound_ms}"
         assert self.in_use_after == 0, "something is lent that nobody has"
 
     def _write(self) -> None:
