@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 
+AT_THE_LIMIT = 0.5  # of those who use their lease to the last moment, so many are frozen then
+SPITE = 0.2  # of those that are frozen on the brink of a request, so many are thawed only to crash
+
+
 @dataclass(frozen=True)
 class Troubles:
     """How often each trouble comes, on average every so many virtual seconds; 0: never."""
@@ -26,7 +30,8 @@ class Troubles:
     kill_session: float = 0
     database_restart: float = 0
     fewer_connections: float = 0
-    brink: float = 0  # here: the share of sends at whose brink the environment freezes
+    brink: float = 0  # here: the share of requests on whose brink the environment freezes
+    at_opening: bool = False  # and whether most of all before it opens a session
 
 
 class Chaos:
@@ -46,7 +51,15 @@ class Chaos:
 
     def start(self) -> None:
         """From now on."""
-        for name in ("crash", "freeze", "clock_step", "outage", "kill_session", "database_restart", "fewer_connections"):
+        for name in (
+            "crash",
+            "freeze",
+            "clock_step",
+            "outage",
+            "kill_session",
+            "database_restart",
+            "fewer_connections",
+        ):
             if getattr(self._troubles, name):
                 self._again(name)
 
@@ -55,19 +68,26 @@ class Chaos:
         self._over = True
         self._world.network.outage = False
 
-    def on_brink(self, process: Process) -> None:
-        """A process is about to send to MySQL."""
+    def on_brink(self, process: Process, opening: bool) -> None:
+        """A process is about to send something, or to open a session: it may be frozen, and may crash once thawed."""
         environment = self._world.environment_of(process)
-        if self._over or environment is None or not environment.freezable:
+        if self._over or environment is None or not environment.freezable or not self._troubles.brink:
             return
-        if self._random.random() < self._troubles.brink:
-            self._freeze(environment, self._tempting_us(environment))
+        last_moment = environment.at_the_limit or (opening and self._troubles.at_opening)
+        if self._random.random() < (AT_THE_LIMIT if last_moment else self._troubles.brink):
+            frozen_us = self._tempting_us(environment, opening=opening)
+            self._freeze(environment, frozen_us)
+            if self._random.random() < (AT_THE_LIMIT if last_moment else SPITE):
+                spite_us = frozen_us + int(self._random.random() ** 2 * 2 * SECOND)
+                self._world.hub.after(spite_us, self._world.kill, environment, "crashed")
 
-    def _tempting_us(self, environment: Environment) -> int:
-        """How long a freeze does most harm: about as long as a session may be idle, or until its lease is about to end."""
+    def _tempting_us(self, environment: Environment, *, opening: bool) -> int:
+        """How long a freeze does most harm: as long as a session may be idle, or until its lease is about to end."""
         idle_us = self._world.settings.fence.idle_ms * MS
+        if environment.at_the_limit:
+            return int(self._random.random() * idle_us)
         left_us = environment.lease_end_us - self._world.hub.now_us
-        if left_us > 0 and self._random.random() < 0.3:
+        if left_us > 0 and (opening or self._random.random() < 0.3):
             return max(0, left_us - int(self._random.random() * 2 * idle_us))
         return int(self._random.random() * idle_us * self._random.choice((1, 1, 3)))
 
@@ -140,4 +160,6 @@ class Chaos:
 
     def _fewer_connections(self) -> None:
         self._world.tally.fault("max_connections changed")
-        self._world.server.max_connections = self._random.choice((3, self._world.max_connections, self._world.max_connections))
+        self._world.server.max_connections = self._random.choice(
+            (3, self._world.max_connections, self._world.max_connections)
+        )

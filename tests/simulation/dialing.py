@@ -5,7 +5,9 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from connection_governor import farewell, fenced
+from pymysql.err import OperationalError
+
+from connection_governor import farewell
 from connection_governor.fence import SessionStart
 from connection_governor.mysql import FencedConnection
 from tests.simulation.hub import SECOND
@@ -22,7 +24,7 @@ _CLOSE_WAIT, _ESTABLISHED = b"\x08", b"\x01"  # tcp_info's first byte
 
 def set_virtual_time(hub: Hub) -> None:
     """`farewell` asks how long a close has lasted: by the virtual time, too."""
-    farewell.time = SimpleNamespace(monotonic=lambda: hub.now_us / SECOND)  # type: ignore[assignment]
+    farewell.time = SimpleNamespace(monotonic=lambda: hub.now_us / SECOND)  # type: ignore[assignment,attr-defined]
 
 
 class VirtualSocket:
@@ -47,7 +49,7 @@ class VirtualSocket:
 
     def dial(self) -> None:
         """Connect, and wait for whatever the server says first."""
-        self._process.brink()
+        self._process.brink(opening=True)
         self._process.sleep(self._server.hop_us())
         if self._hub.now_us < self._server.down_until_us:
             raise ConnectionRefusedError(111, "Connection refused")
@@ -113,6 +115,10 @@ class VirtualSocket:
         """See `server.Peer`."""
         return self._process.frozen or not self._process.alive
 
+    def belongs_to(self, process: object) -> bool:
+        """See `server.Peer`."""
+        return process is self._process
+
     def _wait(self) -> None:
         self._waiting = ticket = self._process.ticket()
         timer = None
@@ -154,7 +160,7 @@ class VirtualConnection(FencedConnection):
                 self.dialing.dial()
             except OSError as error:
                 self._sock = None
-                raise fenced.err.OperationalError(2003, str(error)) from error
+                raise OperationalError(2003, str(error)) from error
             sock = self.dialing
         super().connect(sock)
 

@@ -1,4 +1,4 @@
-"""What worlds are made of: each seed draws its own sizes and its own few troubles, so that all sorts of mixtures come."""
+"""What worlds are made of: each seed draws its own sizes and its own few troubles, so that all mixtures come."""
 
 from __future__ import annotations
 
@@ -75,7 +75,9 @@ def _budget(random: Random, usual: int) -> tuple[int, int]:
 def _fence(random: Random) -> Fence:
     if random.random() < 0.3:
         return Fence()
-    return Fence(idle_seconds=random.choice((1, 2, 5)), statement_seconds=random.choice((1.0, 2.5, 4.0)), write_seconds=1)
+    return Fence(
+        idle_seconds=random.choice((1, 2, 5)), statement_seconds=random.choice((1.0, 2.5, 4.0)), write_seconds=1
+    )
 
 
 def _weather(random: Random) -> Weather:
@@ -85,8 +87,14 @@ def _weather(random: Random) -> Weather:
         return random.choice((0.0, random.random() * most))
 
     return Weather(
-        slow=maybe(0.1), lost=maybe(0.06), answer_lost=maybe(0.08), late=maybe(0.06),
-        twice=maybe(0.08), throttled=maybe(0.1), failed=maybe(0.05), failed_late=maybe(0.05),
+        slow=maybe(0.1),
+        lost=maybe(0.06),
+        answer_lost=maybe(0.08),
+        late=maybe(0.06),
+        twice=maybe(0.08),
+        throttled=maybe(0.1),
+        failed=maybe(0.05),
+        failed_late=maybe(0.05),
     )
 
 
@@ -95,6 +103,12 @@ def _troubles(random: Random) -> Troubles:
         return random.choice((0.0, *seconds))
 
     return Troubles(
-        crash=maybe(5, 30), freeze=maybe(5, 30), clock_step=maybe(20), outage=maybe(150), kill_session=maybe(30),
-        database_restart=maybe(300), fewer_connections=maybe(200), brink=random.choice((0.0, 0.1, 0.4)),
+        crash=maybe(5, 30),
+        freeze=maybe(5, 30),
+        clock_step=maybe(20),
+        outage=maybe(150),
+        kill_session=maybe(30),
+        database_restart=maybe(300),
+        fewer_connections=maybe(200),
+        brink=random.choice((0.0, 0.1, 0.4)),
     )

@@ -10,6 +10,7 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 from connection_governor import decide, plan
+from connection_governor.decide import share
 from connection_governor.engine import Renewal
 from connection_governor.lease import Grant, Refusal
 
@@ -45,7 +46,9 @@ def count_branches() -> None:
     for module, name, label in _RULES:
         if name not in _wrapped:
             _wrapped.add(name)
-            setattr(module, name, _counting(f"{module.__name__.rpartition('.')[2]}.{name}", getattr(module, name), label))
+            setattr(
+                module, name, _counting(f"{module.__name__.rpartition('.')[2]}.{name}", getattr(module, name), label)
+            )
 
 
 def _counting(name: str, rule: Callable[..., Any], label: Callable[..., str]) -> Callable[..., Any]:
@@ -77,9 +80,9 @@ def _stamps(changes: list[plan.Change], *_arguments: object) -> str:
 
 def _raises(changes: list[plan.Change], shards: Any, settings: Any) -> str:  # noqa: ANN401 - the rule's own arguments
     if changes:
-        share = plan.share(settings.allowed, settings.shards, changes[-1].key.index)
-        return "whole" if changes[-1].allowed == share else "in part: the rest has yet to come back"
-    settled = all(s.allowed == plan.share(settings.allowed, settings.shards, s.key.index) for s in shards)
+        part = share(settings.allowed, settings.shards, changes[-1].key.index)
+        return "whole" if changes[-1].allowed == part else "in part: the rest has yet to come back"
+    settled = all(s.allowed == share(settings.allowed, settings.shards, s.key.index) for s in shards)
     return "nothing left" if settled else "nothing has come back yet"
 
 

@@ -22,14 +22,27 @@ from tests.simulation.sessions import VirtualWatch
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from connection_governor.borrowing import Transport
     from connection_governor.engine import Renewal
-    from connection_governor.governor import Transport
     from connection_governor.lease import Lease, Refusal, Wanted
     from tests.simulation.world import World
 
 
 class SilentReporter(Reporter):
-    """Formats no line: logs are not simulated."""
+    """Formats no line: logs are not simulated.
+
+    Args:
+        on_ungoverned: what to do when a worker goes on without a lease on purpose.
+    """
+
+    def __init__(self, on_ungoverned: Callable[[], None] | None = None) -> None:
+        super().__init__(write=lambda _line: None)
+        self._on_ungoverned = on_ungoverned
+
+    def ungoverned(self, *_database: object, **_properties: object) -> None:
+        """See `Reporter.ungoverned`."""
+        if self._on_ungoverned is not None:
+            self._on_ungoverned()
 
     def say(self, *_database: object, **_properties: object) -> None:
         """Nothing."""
@@ -46,6 +59,7 @@ class Environment:
         deadline_us: when Lambda stops the present invocation.
         lease_end_us: when the lease that it last got ends.
         waiting_since_us: since when it could have been served, while it waits.
+        at_the_limit: whether it is about to start a statement at the last moment that its lease allows.
         freezable: whether it may be frozen for minutes in the middle of its code.
     """
 
@@ -67,6 +81,7 @@ class Environment:
         self.waiting_since_us = 0
         self.lease_end_us = 0
         self.freezable = False
+        self.at_the_limit = False
 
     def start(self, body: Callable[[], None]) -> None:
         """Run until the body ends, or it is crashed."""
@@ -93,7 +108,7 @@ class Environment:
         outside = Outside(
             self.clock,
             self.entropy,
-            SilentReporter(),
+            SilentReporter(lambda: self.world.sessions.excuse(self.process)),
             opener=lambda: VirtualOpener(self.process, self.world.server, self.clock),  # type: ignore[arg-type, return-value]
         )
         return Governor(
@@ -139,7 +154,7 @@ class Witness:
         note_grant(self._tally, outcome)
         if isinstance(outcome, Grant):
             self._told(outcome.lease)
-        elif is_last and wanted.connections == 1:
+        elif is_last and not waiting and wanted.connections == 1:
             world.patience.check_refusal(self._process.name, began_us, world.settings.lag_ms * MS)
         return outcome
 

@@ -1,4 +1,4 @@
-"""The simulated governor function: Lambda's environments running the production handler, each killed at its deadline."""
+"""The simulated governor function: environments that run the production handler, each killed at its deadline."""
 
 from __future__ import annotations
 
@@ -113,7 +113,9 @@ class _Instance:
         process = self._environment.process
         process.stray = stray
         self._job = job
-        self._killing = self._world.hub.after(DEADLINE_US, self._world.kill, self._environment, "killed at its deadline")
+        self._killing = self._world.hub.after(
+            DEADLINE_US, self._world.kill, self._environment, "killed at its deadline"
+        )
         if self._waiting:
             process.wake(self._waiting)
 

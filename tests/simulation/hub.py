@@ -84,7 +84,7 @@ class Process:
         self.call = 0
         self.stray = False
         self.on_failure: Callable[[Process, Exception], None] | None = None
-        self.on_brink: Callable[[Process], None] | None = None
+        self.on_brink: Callable[[Process, bool], None] | None = None
         self.on_end: list[Callable[[], None]] = []
         self._ticket = 0
         self._stashed: tuple[int, object] | None = None
@@ -141,10 +141,10 @@ class Process:
         self.hub.after(delay_us, self.wake, ticket)
         self.wait()
 
-    def brink(self) -> None:
-        """Between a decision and the sending of its request, being frozen matters most: the world may decide to do it."""
+    def brink(self, *, opening: bool = False) -> None:
+        """Between a decision and the sending of its request, being frozen matters most: the world may do it."""
         if self.on_brink is not None:
-            self.on_brink(self)
+            self.on_brink(self, opening)
             if self.frozen:
                 self.sleep(0)
 

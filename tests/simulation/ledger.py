@@ -1,8 +1,8 @@
 """What is true: checks every change of the table against the promises of the design, from the change itself.
 
 It knows nothing of the production code's rules: it reads the items before and after each write, the true time, and
-what holders were told. A lease counts until its end by the slowest clock that the allowance permits, or until its holder
-gave it back.
+what holders were told. A lease counts until its end by the slowest clock that the allowance permits, or until its
+holder gave it back.
 
     invariant               what it says
     ----------------------  -----------------------------------------------------------------------------------------
@@ -46,7 +46,7 @@ class Violation(Exception):  # noqa: N818 - the field's own word
 
 
 class Tally:
-    """How often each fault, each branch and each outcome was met; a step is one delivered store request or one fault."""
+    """How often each fault, branch and outcome was met; a step is one delivered store request or one fault."""
 
     def __init__(self) -> None:
         self.steps = 0
@@ -150,7 +150,9 @@ class Ledger:
         if held is None or held.end_ms < lease.expires_at_ms or held.connections != lease.connections:
             if self._is_over(lease.expires_at_ms):
                 return
-            self.breaks("phantom", f"a holder was told of {lease}, stored is {held and (held.connections, held.end_ms)}")
+            self.breaks(
+                "phantom", f"a holder was told of {lease}, stored is {held and (held.connections, held.end_ms)}"
+            )
 
     def gives_back(self, lease: Lease) -> None:
         """A holder says that it uses the lease no more."""
@@ -243,7 +245,7 @@ class Ledger:
             self.check_lent(self.lent)
 
     def check_lent(self, lent: int) -> None:
-        """So many connections are lent now: not more than was in force since the oldest lease was granted or renewed."""
+        """So many connections are lent now: no more than was in force since the oldest lease was granted or renewed."""
         since_us = min((held.since_us for held in self.held.values()), default=self._hub.now_us)
         bound = self.budget_since(since_us)
         if lent > bound:

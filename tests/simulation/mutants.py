@@ -18,32 +18,51 @@ class Mutant:
         module: of the package.
         changes: (text, what it becomes) pairs.
         table: which simulated table shows it; None: any.
+        focus: on what the worlds concentrate; None: as always.
     """
 
     name: str
     module: str
     changes: tuple[tuple[str, str], ...]
     table: str | None = None
+    focus: str | None = None
 
 
-def _m(name: str, module: str, *changes: tuple[str, str], table: str | None = None) -> Mutant:
-    return Mutant(name, module, changes, table)
+def _m(name: str, module: str, *changes: tuple[str, str], table: str | None = None, focus: str | None = None) -> Mutant:
+    return Mutant(name, module, changes, table, focus)
 
 
 IN_MEMORY = [
-    _m("grant without room", "memory", ("                or shard.remaining < connections - freed\n", ""), table="memory"),
-    _m("grant of an id that is stored", "memory", ("                or lease_id in shard.leases\n", ""), table="memory"),
-    _m("takeover of whatever was seen", "memory", ("                or not _all_stored(shard, taken)\n", ""), table="memory"),
+    _m(
+        "grant without room",
+        "memory",
+        ("                or shard.remaining < connections - freed\n", ""),
+        table="memory",
+    ),
+    _m(
+        "grant of an id that is stored", "memory", ("                or lease_id in shard.leases\n", ""), table="memory"
+    ),
+    _m(
+        "takeover of whatever was seen",
+        "memory",
+        ("                or not _all_stored(shard, taken)\n", ""),
+        table="memory",
+        focus="lags",
+    ),
     _m(
         "takeover compares the expiry only by its being there",
         "memory",
         ("or not _all_stored(shard, taken)", "or not all(lease_id in shard.leases for lease_id, _ in taken)"),
         table="memory",
+        focus="lags",
     ),
     _m(
         "takeover leaves the counter alone",
         "memory",
-        ("remaining=shard.remaining + freed - connections", "remaining=shard.remaining - (0 if taken else connections)"),
+        (
+            "remaining=shard.remaining + freed - connections",
+            "remaining=shard.remaining - (0 if taken else connections)",
+        ),
         table="memory",
     ),
     _m(
@@ -74,7 +93,10 @@ IN_MEMORY = [
     _m(
         "release believes the caller's count",
         "memory",
-        ("if shard is None or not _all_stored(shard, leases):", "if shard is None or leases[0][0] not in shard.leases:"),
+        (
+            "if shard is None or not _all_stored(shard, leases):",
+            "if shard is None or leases[0][0] not in shard.leases:",
+        ),
         table="memory",
     ),
     _m(
@@ -83,15 +105,16 @@ IN_MEMORY = [
         (" or not _all_stored(shard, ((lease_id, record),))", ""),
         table="memory",
     ),
-    _m("renewal while overdrawn", "memory", (" or shard.remaining < 0 or", " or"), table="memory"),
+    _m("renewal while overdrawn", "memory", (" or shard.remaining < 0 or", " or"), table="memory", focus="plans"),
     _m("fence stands still", "memory", ("fence=shard.fence + 1", "fence=shard.fence"), table="memory"),
-    _m("stamp by an older plan", "memory", (" and shard.plan < plan and", " and"), table="memory"),
-    _m("raise by another plan", "memory", (" and shard.plan == plan and", " and"), table="memory"),
+    _m("stamp by an older plan", "memory", (" and shard.plan < plan and", " and"), table="memory", focus="plans"),
+    _m("raise by another plan", "memory", (" and shard.plan == plan and", " and"), table="memory", focus="plans"),
     _m(
         "resize whatever was read",
         "memory",
         ("if shard.allowed != change.allowed_as_read:", "if False:"),
         table="memory",
+        focus="plans",
     ),
     _m(
         "shrink by setting instead of adding",
@@ -124,6 +147,7 @@ IN_DYNAMODB = [
         "dynamodb",
         ('f"{_GRANT_CONDITION} AND {seen}"', "_GRANT_CONDITION"),
         table="dynamodb",
+        focus="lags",
     ),
     _m(
         "DynamoDB: takeover does not count what it frees",
@@ -160,11 +184,36 @@ IN_DYNAMODB = [
             "AS_SEEN.format(id='#id', record=':seen')",
         ),
         table="dynamodb",
+        focus="plans",
     ),
-    _m("DynamoDB: stamp without OLDER_PLAN", "dynamodb", ('f"{OLDER_PLAN} AND {ALLOWED_AS_READ}"', "ALLOWED_AS_READ"), table="dynamodb"),
-    _m("DynamoDB: stamp without ALLOWED_AS_READ", "dynamodb", ('f"{OLDER_PLAN} AND {ALLOWED_AS_READ}"', "OLDER_PLAN"), table="dynamodb"),
-    _m("DynamoDB: raise without THIS_PLAN", "dynamodb", ('f"{THIS_PLAN} AND {ALLOWED_AS_READ}"', "ALLOWED_AS_READ"), table="dynamodb"),
-    _m("DynamoDB: raise without ALLOWED_AS_READ", "dynamodb", ('f"{THIS_PLAN} AND {ALLOWED_AS_READ}"', "THIS_PLAN"), table="dynamodb"),
+    _m(
+        "DynamoDB: stamp without OLDER_PLAN",
+        "dynamodb",
+        ('f"{OLDER_PLAN} AND {ALLOWED_AS_READ}"', "ALLOWED_AS_READ"),
+        table="dynamodb",
+        focus="plans",
+    ),
+    _m(
+        "DynamoDB: stamp without ALLOWED_AS_READ",
+        "dynamodb",
+        ('f"{OLDER_PLAN} AND {ALLOWED_AS_READ}"', "OLDER_PLAN"),
+        table="dynamodb",
+        focus="plans",
+    ),
+    _m(
+        "DynamoDB: raise without THIS_PLAN",
+        "dynamodb",
+        ('f"{THIS_PLAN} AND {ALLOWED_AS_READ}"', "ALLOWED_AS_READ"),
+        table="dynamodb",
+        focus="plans",
+    ),
+    _m(
+        "DynamoDB: raise without ALLOWED_AS_READ",
+        "dynamodb",
+        ('f"{THIS_PLAN} AND {ALLOWED_AS_READ}"', "THIS_PLAN"),
+        table="dynamodb",
+        focus="plans",
+    ),
     _m(
         "DynamoDB: shrink by setting instead of adding",
         "dynamodb",
@@ -186,80 +235,142 @@ IN_DYNAMODB = [
 ]
 
 IN_RULES = [
-    _m("reclaim without skew", "decide", ("record_expiry_ms(record) + skew_ms < now_ms", "record_expiry_ms(record) < now_ms")),
+    _m(
+        "reclaim without skew",
+        "decide",
+        ("record_expiry_ms(record) + skew_ms < now_ms", "record_expiry_ms(record) < now_ms"),
+    ),
     _m("take over what is not over", "decide", ("if is_over(seen[1], now_ms=now_ms, skew_ms=skew_ms)", "")),
     _m("never take over", "decide", ("if portions and shard.remaining", "if False and shard.remaining")),
-    _m("any record of an id is one's own", "decide", ("AlreadyGranted() if stored == record else IdInUse()", "AlreadyGranted()")),
+    _m(
+        "any record of an id is one's own",
+        "decide",
+        ("AlreadyGranted() if stored == record else IdInUse()", "AlreadyGranted()"),
+    ),
     _m(
         "an earlier end counts as renewed",
         "decide",
         ("if same and record_expiry_ms(stored) >= record_expiry_ms(wanted)", "if same"),
         ("return AlreadyRenewed(record_expiry_ms(stored))", "return AlreadyRenewed(record_expiry_ms(wanted))"),
+        focus="storms",
     ),
-    _m("every lease counts for one connection", "decide", ("sum(record_connections(record) for _, record in leases)", "len(leases)")),
-    _m("shares add up to more than the budget", "decide", ("return each + (index < rest)", "return each + (rest > 0)")),
+    _m(
+        "every lease counts for one connection",
+        "decide",
+        ("sum(record_connections(record) for _, record in leases)", "len(leases)"),
+    ),
     _m(
         "raise without all stamped",
         "plan",
-        ("        if shard.plan < settings.plan\n    ]", "        if shard.plan < settings.plan and shard.allowed > share(settings.allowed, settings.shards, shard.key.index)\n    ]"),
+        (
+            "        if shard.plan < settings.plan\n    ]",
+            "        if shard.plan < settings.plan and shard.allowed > share(settings.allowed, settings.shards, shard.key.index)\n    ]",
+        ),
+        focus="plans",
     ),
-    _m("no strict raise order", "plan", ("        if target < part:\n            break\n", "")),
     _m("raise by what is still lent", "plan", ("return max(shard.allowed, shard.in_use)", "return shard.allowed")),
-    _m("raise whatever the share is", "plan", ("target = min(part, _committed(shard) + max(room, 0))", "target = part")),
-    _m(
-        "raise by a stale read",
-        "settlement",
-        ("partial(self._store.read, settings.keys, consistent=True)", "partial(self._store.read, settings.keys, consistent=False)"),
-    ),
+    _m("raise whatever the share is", "plan", ("target = min(part, _committed(shard) + room)", "target = part")),
     _m("plan number not moved on", "operations", ("plan=base.plan + 1", "plan=base.plan")),
 ]
 
 IN_ENGINE = [
-    _m("renewal that shortens", "engine", ("end_ms = max(expires_at_ms, lease.expires_at_ms)", "end_ms = expires_at_ms")),
-    _m("refuse after one shard", "attempt", ("(self._on_looks(others) if others else None)", "None")),
+    _m(
+        "renewal that shortens",
+        "engine",
+        ("end_ms = max(expires_at_ms, lease.expires_at_ms)", "end_ms = expires_at_ms"),
+    ),
+    _m(
+        "refuse after one shard",
+        "attempt",
+        ("return self._on_looks(others, races=RACES if self._again else len(others))", "return None"),
+    ),
     _m(
         "retry with a new lease id",
         "attempt",
         (
-            "        wanted, store = self._wanted, self._store\n",
-            "        wanted, store = self._wanted, self._store\n"
-            "        import dataclasses, itertools\n"
-            "        fresh = itertools.count()\n"
-            "        outer = self\n\n"
-            "        class Renamed:\n"
-            "            @property\n"
-            "            def lease_id(self):\n"
-            "                number = next(fresh)\n"
-            "                if number:\n"
-            "                    name = f'{self.first[:-1]}{number}'\n"
-            "                    outer._wanted = dataclasses.replace(outer._wanted, lease_id=name)\n"
-            "                return outer._wanted.lease_id\n\n"
-            "        renamed = Renamed()\n"
-            "        renamed.first, renamed.record, renamed.connections = wanted.lease_id, wanted.record, wanted.connections\n"
-            "        wanted = renamed\n",
+            "        def once() -> Written | Unwritten:\n            try:\n",
+            "        tries = iter(range(9))\n\n"
+            "        def once() -> Written | Unwritten:\n"
+            "            nonlocal wanted\n"
+            "            if number := next(tries):\n"
+            "                import dataclasses\n\n"
+            "                wanted = dataclasses.replace(wanted, lease_id=f'{wanted.lease_id[:-1]}{number}')\n"
+            "                self._wanted = wanted\n"
+            "            try:\n",
         ),
     ),
-    _m("a lost renewal is taken for one", "engine", ("if outcome.shard is None or isinstance(decision, decide.NotHeld):\n            return None", "if outcome.shard is None or isinstance(decision, decide.NotHeld):\n            return Renewal(replace(lease, expires_at_ms=end_ms), pressure=False)")),
+    _m(
+        "go elsewhere although the write may have been applied",
+        "attempt",
+        ("                self._may_leave = False  # it may have been applied: from here on, this shard or none\n", ""),
+        focus="storms",
+    ),
+    _m(
+        "a lost renewal is taken for one",
+        "engine",
+        (
+            "if outcome.shard is None or isinstance(decision, decide.NotHeld):\n            return None",
+            "if outcome.shard is None or isinstance(decision, decide.NotHeld):\n            return Renewal(replace(lease, expires_at_ms=end_ms), pressure=False)",
+        ),
+    ),
 ]
 
 IN_SESSIONS = [
-    _m("forget wait_timeout", "fence", ('            "wait_timeout": self.idle_seconds,\n', "")),
-    _m("forget max_statement_time", "fence", ('return settings | {"max_statement_time": self.statement_seconds}', "return settings")),
-    _m("guard W instead of 2W + E", "fence", ("return self.margin_ms + self.idle_ms", "return self.idle_ms")),
-    _m("guard W + E instead of 2W + E", "fence", ("return self.margin_ms + self.idle_ms", "return self.margin_ms")),
-    _m("margin E instead of E + W", "fence", ("return self.statement_bound_ms + self.idle_ms", "return self.statement_bound_ms")),
-    _m("margin W instead of E + W", "fence", ("return self.statement_bound_ms + self.idle_ms", "return self.idle_ms")),
+    _m("forget wait_timeout", "fence", ('            "wait_timeout": self.idle_seconds,\n', ""), focus="limits"),
+    _m(
+        "forget max_statement_time",
+        "fence",
+        ('return settings | {"max_statement_time": self.statement_seconds}', "return settings"),
+        focus="deadlines",
+    ),
+    _m(
+        "guard W instead of 2W + E",
+        "fence",
+        ("return self.margin_ms + self.idle_ms", "return self.idle_ms"),
+        focus="limits",
+    ),
+    _m(
+        "guard W + E instead of 2W + E",
+        "fence",
+        ("return self.margin_ms + self.idle_ms", "return self.margin_ms"),
+        focus="limits",
+    ),
+    _m(
+        "margin E instead of E + W",
+        "fence",
+        ("return self.statement_bound_ms + self.idle_ms", "return self.statement_bound_ms"),
+        focus="deadlines",
+    ),
+    _m(
+        "margin W instead of E + W",
+        "fence",
+        ("return self.statement_bound_ms + self.idle_ms", "return self.idle_ms"),
+        focus="deadlines",
+    ),
     _m(
         "no check of the lease before a statement",
         "fenced",
         ("if self.usable_until_ms is not None and self._now_ms() > self.usable_until_ms:", "if False:"),
+        focus="limits",
     ),
     _m(
         "no recheck after opening",
         "fenced",
-        ("if self.usable_until_ms is not None and self._now_ms() > self.usable_until_ms:", "if self._opened and self.usable_until_ms is not None and self._now_ms() > self.usable_until_ms:"),
+        (
+            "if self.usable_until_ms is not None and self._now_ms() > self.usable_until_ms:",
+            "if self._opened and self.usable_until_ms is not None and self._now_ms() > self.usable_until_ms:",
+        ),
+        focus="openings",
     ),
-    _m("reset without fencing again", "fenced", ("self._after_reset = (RESET, *use, bytes([COMMAND.COM_QUERY]) + statement)", "self._after_reset = (RESET, *use)")),
+    _m(
+        "reset without fencing again",
+        "fenced",
+        (
+            "self._after_reset = (RESET, *use, bytes([COMMAND.COM_QUERY]) + statement)",
+            "self._after_reset = (RESET, *use)",
+        ),
+        focus="keeping",
+    ),
     _m(
         "release before close",
         "sessions",
@@ -269,8 +380,17 @@ IN_SESSIONS = [
         ),
     ),
     _m("release although the server may be at work", "sessions", (" and not connection.may_linger:", ":")),
-    _m("the janitor kills what is held", "janitor", ("if session.program_name not in held and self._watch", "if self._watch")),
-    _m("a kept lease need not cover the next body", "kept", ("if lease.expires_at_ms < needed_ms:", "if False:")),
+    _m(
+        "the janitor kills what is held",
+        "janitor",
+        ("if session.program_name not in held and self._watch", "if self._watch"),
+    ),
+    _m(
+        "a kept lease need not cover the next body",
+        "kept",
+        ("if lease.expires_at_ms < needed_ms:", "if False:"),
+        focus="keeping",
+    ),
 ]
 
 MUTANTS = [*IN_MEMORY, *IN_DYNAMODB, *IN_RULES, *IN_ENGINE, *IN_SESSIONS]

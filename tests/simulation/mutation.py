@@ -69,7 +69,7 @@ class _MutatedLoader(SourceFileLoader):
         super().__init__(fullname, path)
         self._mutant = mutant
 
-    def get_code(self, fullname: str) -> CodeType:
+    def get_code(self, _fullname: str) -> CodeType:  # by position, as importlib calls it
         """See `SourceLoader`."""
         return compile(mutated(self._mutant), self.path, "exec")
 
@@ -100,7 +100,7 @@ def run_here(mutant: Mutant, steps: int) -> Fate:
     from tests.simulation.campaign import worlds  # noqa: PLC0415 - only now, so that it imports the mutant
 
     survived = 0
-    for world in worlds(table=mutant.table):
+    for world in worlds(table=mutant.table, focus=mutant.focus):
         violation = world.violation(min(STEPS_A_WORLD, steps - survived))
         survived += world.tally.steps
         if violation is not None:

@@ -1,16 +1,16 @@
 """The network between an environment and the table (or the governor function): what can befall one request.
 
-    fate          delivered                          the caller sees
-    ------------  ---------------------------------  -----------------------------------------
-    calm          after milliseconds                 the answer
-    slow          after up to 1.8 s                  the answer
-    lost          never                              a time-out
-    answer lost   after milliseconds                 a time-out, or a reset connection
-    late          after it gave up: up to 4 minutes  a time-out
-    twice         at once, and again up to 4 min on  the first answer
-    throttled     never                              "throttled"
-    failed        never                              a 5xx
-    failed late   after milliseconds                 a 5xx although it was applied
+fate          delivered                          the caller sees
+------------  ---------------------------------  -----------------------------------------
+calm          after milliseconds                 the answer
+slow          after up to 1.8 s                  the answer
+lost          never                              a time-out
+answer lost   after milliseconds                 a time-out, or a reset connection
+late          after it gave up: up to 4 minutes  a time-out
+twice         at once, and again up to 4 min on  the first answer
+throttled     never                              "throttled"
+failed        never                              a 5xx
+failed late   after milliseconds                 a 5xx although it was applied
 """
 
 from __future__ import annotations
@@ -126,7 +126,10 @@ class Network:
     def _time_out(self, request: Request, ticket: int) -> None:
         reset = self._random.random() < 0.3
         self._answer(
-            request, ticket, self._hop_us() if reset else PATIENCE_US, GovernorUnavailable("reset" if reset else "time-out")
+            request,
+            ticket,
+            self._hop_us() if reset else PATIENCE_US,
+            GovernorUnavailable("reset" if reset else "time-out"),
         )
 
     def _slow(self, request: Request, ticket: int) -> None:

@@ -1,5 +1,7 @@
-"""The promises to those who ask: who waits while capacity is free is granted within a minute of virtual time, and nobody
-is refused for good while a shard had room all along.
+"""The promises to those who ask, waiting or not.
+
+Who waits while capacity is free is granted within a minute of virtual time, and nobody is refused for good while a
+shard had room all along.
 """
 
 from __future__ import annotations
@@ -49,12 +51,15 @@ class Patience:
         now_us = self._hub.now_us
         free_since_us = max(self._full_until_us, self._free_from_us, since_us)
         if now_us - free_since_us > PATIENCE_US:
-            raise Violation("kept waiting", f"{who} waited while capacity was free for {(now_us - free_since_us) // MS} ms")
+            raise Violation(
+                "kept waiting", f"{who} waited while capacity was free for {(now_us - free_since_us) // MS} ms"
+            )
 
     def check_refusal(self, who: str, began_us: int, lag_us: int) -> None:
-        """A last try, for one connection, that began then has just been refused: no shard may have had room throughout.
+        """A newcomer's only try, for one connection, has just been refused: no shard may have had room throughout.
 
-        Room that a read or a fresh memory cannot have shown does not count, nor a shard that the environment has not heard of.
+        Room that a read or a fresh memory cannot have shown does not count, nor a shard that the environment does not
+        know of.
         """
         settings = self._ledger.settings
         if settings is None or began_us - self._plan_since_us < SETTINGS_KEPT_US:

@@ -28,9 +28,16 @@ _ASSIGNMENT = re.compile(r"(\w+) = ([\d.]+)")
 _QUIT, _INIT_DB, _QUERY, _PING, _RESET = 0x01, 0x02, 0x03, 0x0E, 0x1F
 
 GREETING = (
-    b"\x0a10.11.6-MariaDB-sim\x00" + struct.pack("<I", 1) + b"abcdefgh\x00" + struct.pack("<H", 0xFFFF)
-    + b"\x2d" + struct.pack("<HH", 2, 0x00FF | 0x0010 | 0x0008) + b"\x15" + bytes(10)
-    + b"ijklmnopqrst\x00" + b"mysql_native_password\x00"
+    b"\x0a10.11.6-MariaDB-sim\x00"
+    + struct.pack("<I", 1)
+    + b"abcdefgh\x00"
+    + struct.pack("<H", 0xFFFF)
+    + b"\x2d"
+    + struct.pack("<HH", 2, 0x00FF | 0x0010 | 0x0008)
+    + b"\x15"
+    + bytes(10)
+    + b"ijklmnopqrst\x00"
+    + b"mysql_native_password\x00"
 )
 OK = bytes(7)
 OK_IN_TRANSACTION = bytes(3) + b"\x01" + bytes(3)
@@ -66,6 +73,9 @@ class Peer(Protocol):
 
     def is_stuck(self) -> bool:
         """Whether nobody reads what the server sends."""
+
+    def belongs_to(self, process: object) -> bool:
+        """Whether this process has it."""
 
 
 class Watcher(Protocol):
@@ -165,6 +175,10 @@ class ServerSession:
         self._settings: dict[str, float] = {}
         self._set_timer(SIGN_IN_S, "no sign-in")
 
+    def is_of(self, process: object) -> bool:
+        """Whether its client is this process."""
+        return self._peer.belongs_to(process)
+
     def receive(self, data: bytes) -> None:
         """Bytes from the client: one or more whole packets."""
         while self.is_open and data:
@@ -226,7 +240,9 @@ class ServerSession:
             self._set(sql)
         duration_us, answer = self._duration(sql)
         duration_us += rollback_us
-        self._server.note("mysql", self.connection_id, self.name, sql[:12] or hex(command[0]), "for", duration_us // MS, "ms")
+        self._server.note(
+            "mysql", self.connection_id, self.name, sql[:12] or hex(command[0]), "for", duration_us // MS, "ms"
+        )
         self._hub.after(duration_us, self._finish, answer, sql.startswith("STREAM"))
 
     def _set(self, sql: str) -> None:

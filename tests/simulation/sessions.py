@@ -1,8 +1,8 @@
 """Promise 5, checked where it is kept: what MySQL counts, against what is lent.
 
-Not counted against the budget, because no promise covers them, but counted in the report: a session whose statement runs
-past every limit; one that heard its goodbye and is slow to go; one whose client has not yet set it up; one that was
-opened without a lease on purpose.
+Not counted against the budget, because no promise covers them, but counted in the report: a session whose statement
+runs past every limit; one that heard its goodbye and is slow to go; one whose client has not yet set it up; one that
+was opened without a lease on purpose.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from connection_governor.observe import Observation, Session
 from tests.simulation.hub import MS
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from tests.simulation.hub import Hub, Process
     from tests.simulation.ledger import Ledger, Place, Tally
     from tests.simulation.server import Server, ServerSession
@@ -76,6 +78,15 @@ class Sessions:
             if session.ready and not session.stray:
                 self.covered -= 1
 
+    def excuse(self, process: Process) -> None:
+        """A worker goes on without the governor on purpose: the session that it has kept counts no more."""
+        for sessions in self._by_place.values():
+            for session in sessions:
+                if session.is_of(process) and session.ready and not session.stray:
+                    session.stray = True
+                    self.covered -= 1
+                    self._tally.outcomes["kept session goes on without a lease"] += 1
+
     def _lease_gone(self, place: Place) -> None:
         """A lease was released, taken over or reclaimed: none of its sessions may be left."""
         for session in self._by_place.pop(place, ()):
@@ -91,10 +102,12 @@ class Sessions:
             self._tally.outcomes[f"session beyond its lease: {why or 'clocks beyond the allowance'}"] += 1
 
     def _outlived(self, session: ServerSession, place: Place) -> None:
-        self._ledger.breaks("MySQL agrees", f"session {session.connection_id} outlives lease {place[1]} of shard {place[0]}")
+        self._ledger.breaks(
+            "MySQL agrees", f"session {session.connection_id} outlives lease {place[1]} of shard {place[0]}"
+        )
         self.covered -= 1
 
-    def _leases(self, index: int) -> object:
+    def _leases(self, index: int) -> Collection[str]:
         shard = self._ledger.shards.get(index)
         return shard.leases if shard else ()
 

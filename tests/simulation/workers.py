@@ -89,7 +89,7 @@ class Worker:
         """A few statements; now and then one that is long, that nobody reads, or that nothing limits."""
         for _ in range(self.random.randint(1, 3)):
             verb = self.random.choice(("WORK", "WRITE"))
-            seconds = self.seconds(self.fence.statement_seconds * (1.3 if self.random.random() < 0.1 else 0.2))
+            seconds = self.seconds(self.fence.statement_seconds * (3 if self.random.random() < 0.1 else 0.2))
             if self.random.random() < self.world.settings.long_statements:
                 seconds = self.fence.statement_seconds
                 verb = "STREAM"
@@ -114,10 +114,19 @@ class Worker:
             limit_ms = connection.usable_until_ms
             left_s = 60.0 if limit_ms is None else (limit_ms - self.environment.clock.now_ms()) / 1_000
             if left_s < pause_s:
-                self.environment.process.sleep(max(0, int((left_s - 0.02) * SECOND)))
-                connection.query(f"STREAM {self.fence.statement_seconds:.3f}")
+                self.environment.process.sleep(max(0, int((left_s - 0.05) * SECOND)))
+                connection.query("WORK 0.001")  # so that the session's idle time begins anew
+                self._begin_at_the_limit(connection)
             connection.query("WORK 0.01")
             self.environment.process.sleep(int(pause_s * SECOND))
+
+    def _begin_at_the_limit(self, connection: FencedConnection) -> None:
+        self.environment.at_the_limit = True
+        try:
+            verb = self.random.choice(("WORK", "WORK", "STREAM"))
+            connection.query(f"{verb} {self.fence.statement_seconds:.3f}")
+        finally:
+            self.environment.at_the_limit = False
 
     def with_lease(self, **options: Any) -> None:  # noqa: ANN401 - of `lease`
         """Any other driver."""
@@ -131,14 +140,17 @@ class Worker:
         self.rest(2)
         for _ in range(self.random.choice((0, 0, 1, 1, 2, 4))):
             if self.random.random() < 0.3:
-                left_ms = lease.expires_at_ms - self.environment.clock.now_ms()
-                self.environment.process.sleep(max(0, left_ms - self.random.randint(1, 60)) * MS)
+                self._until_the_end(lease)
             lease = self._renewed(lease, options)
             self.rest(3)
         if self.random.random() < 0.9:
             self.governor.release(lease)
         if self.random.random() < 0.2:
             self.governor.release(lease)
+
+    def _until_the_end(self, lease: Lease) -> None:
+        left_ms = lease.expires_at_ms - self.environment.clock.now_ms()
+        self.environment.process.sleep(max(0, left_ms - self.random.randint(1, 60)) * MS)
 
     def _renewed(self, lease: Lease, options: dict[str, Any]) -> Lease:
         """Renewed, if it can be: an outage or an overdrawn budget leaves it as it is."""
@@ -165,7 +177,6 @@ class LambdaWorker(Worker):
                 environment.process.sleep(2 * length_us)
         finally:
             killing.cancel()
-
 
     def _do(self, habit: Callable[..., None]) -> None:
         """A lease covers the whole invocation: nothing may be refused for its sake before the deadline."""
@@ -205,11 +216,25 @@ class LongRunner(Worker):
     def one_invocation(self) -> None:
         """See `Worker`."""
         self.environment.freezable = True
-        lease_ms = self.fence.guard_ms + 1_000 + int(self.seconds(20) * 1_000)
+        lease_ms = self.fence.guard_ms + 1_000 + int(self.seconds(self.world.settings.spare_s) * 1_000)
         habit: Callable[..., None] = self.random.choice(
             (self.with_connection, self.with_connection, self.with_lease, self.by_hand)
         )
         habit(lease_ms=lease_ms)
+
+
+class RenewingWorker(Worker):
+    """Renews again and again, each time at the last moment."""
+
+    def one_invocation(self) -> None:
+        """See `Worker`."""
+        self.environment.freezable = True
+        lease = self.governor.acquire(timeout=self.seconds(3), lease_ms=1_000 + int(self.seconds(3) * 1_000))
+        for _ in range(self.random.randint(1, 6)):
+            if self.random.random() < 0.5:
+                self._until_the_end(lease)
+            lease = self._renewed(lease, {"lease_ms": 1_000 + int(self.seconds(6) * 1_000)})
+        self.governor.release(lease)
 
 
 class PatientWorker(Worker):
@@ -298,6 +323,7 @@ def _replace(lease: Lease, **changes: Any) -> Lease:  # noqa: ANN401 - fields of
 def operate(world: World, environment: Environment) -> None:
     """An operator changes the budget and the shards, now and then both at once with another."""
     random, operations = environment.random, environment.operations()
+    environment.freezable = True
     while True:
         environment.process.sleep(int(random.expovariate(1 / world.settings.budget_change_s) * SECOND))
         if random.random() < 0.6:  # at the same moment as the other operator
@@ -314,9 +340,10 @@ def operate(world: World, environment: Environment) -> None:
 def look_after(world: World, environment: Environment) -> None:
     """The janitor's rounds, more or less each minute."""
     random, janitor = environment.random, environment.janitor()
+    environment.freezable = True
     while True:
-        late = 240 if random.random() < 0.1 else 10
-        environment.process.sleep((50 * SECOND) + int(random.random() * late * 1_000) * MS)
+        late = 5 if random.random() < 0.1 else 1
+        environment.process.sleep(int((0.8 + 0.4 * random.random()) * late * world.settings.janitor_s * SECOND))
         try:
             janitor.round(world.database)
             world.tally.outcomes["janitor's round"] += 1

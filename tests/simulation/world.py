@@ -30,15 +30,15 @@ from tests.simulation.workers import (
     LambdaWorker,
     LongRunner,
     PatientWorker,
+    RenewingWorker,
     Vandal,
     Worker,
     look_after,
     operate,
 )
 
-from collections.abc import Callable
-
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from random import Random
 
 DATABASE = "orders"
@@ -67,11 +67,13 @@ class Settings:
     habits: Habits = field(default_factory=Habits)
     gap_s: float = 3.0
     deadline_s: float = 20.0
+    spare_s: float = 20.0
     long_statements: float = 0.02
     runaways: float = 0.0
     overstays: float = 0.0
     opens_anyway: float = 0.0
     budget_change_s: float = 60.0
+    janitor_s: float = 60.0
 
     def choice_of_budget(self, random: Random) -> tuple[int, int]:
         """What an operator may wish for."""
@@ -220,9 +222,12 @@ class World:
             return
         environment = self.environment(name)
         environment.process.on_end.append(
-            lambda: self.hub.after(int(environment.random.random() * 5 * SECOND), self._spawn, kind, name)
+            lambda: self._respawn(int(environment.random.random() * 5 * SECOND), kind, name)
         )
         environment.start(ACTORS[kind](self, environment))
+
+    def _respawn(self, after_us: int, kind: str, name: str) -> None:
+        self.hub.after(after_us, self._spawn, kind, name)
 
     def _epilogue(self) -> None:
         """Everybody is killed at once; after the last lease and the allowance, all of the budget can be lent again."""
@@ -275,6 +280,7 @@ ACTORS: dict[str, Callable[[World, Environment], Callable[[], None]]] = {
     "keeping": _working(lambda world, environment: ConnectingWorker(world, environment, keep_seconds=KEEP_SECONDS)),
     "longkeeping": _working(lambda world, environment: LongRunner(world, environment, keep_seconds=KEEP_SECONDS)),
     "hoarder": _working(Hoarder),
+    "renewing": _working(RenewingWorker),
     "longrunner": _working(LongRunner),
     "patient": _working(PatientWorker),
     "vandal": _working(Vandal),

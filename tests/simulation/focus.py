@@ -1,0 +1,131 @@
+"""Worlds that concentrate on one part of the protocol, so that its rare races come often. All else stays as drawn."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from connection_governor.fence import Fence
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.simulation.world import Settings
+
+
+def plans(settings: Settings) -> Settings:
+    """Operators and janitors in each other's way, all the time, while the leases of large shards run out."""
+    return replace(
+        settings,
+        actors=("operator",) * 4 + ("janitor",) * 3 + ("hoarder",) * 3 + ("longrunner",) * 2,
+        budget=4,
+        shards=2,
+        budgets=((6, 3), (0, 1), (4, 2), (7, 4)),
+        weather=replace(settings.weather, slow=0.4, late=0.03, twice=0.05, lost=0.02),
+        troubles=replace(settings.troubles, crash=20, outage=0, brink=0.15),
+        gap_s=1,
+        budget_change_s=5,
+        janitor_s=4,
+    )
+
+
+def limits(settings: Settings) -> Settings:
+    """Holders that use their leases to the last moment and are frozen then, and others that wait for their end."""
+    return replace(
+        settings,
+        actors=("longrunner",) * 2 + ("patient",),
+        fence=Fence(idle_seconds=5, statement_seconds=4.0, write_seconds=1),
+        budget=1,
+        shards=1,
+        weather=replace(settings.weather, lost=0, throttled=0),
+        troubles=replace(
+            settings.troubles, crash=60, freeze=0, outage=0, kill_session=0, database_restart=0, brink=0.03
+        ),
+        habits=replace(settings.habits, silent_death=0.9),
+        long_statements=0.1,
+        runaways=0.0,
+        overstays=0.8,
+        spare_s=3,
+        gap_s=0.5,
+    )
+
+
+def openings(settings: Settings) -> Settings:
+    """The same, and most are frozen before they open a session, until their lease is about to end."""
+    settings = limits(settings)
+    return replace(settings, troubles=replace(settings.troubles, at_opening=True), overstays=0)
+
+
+def deadlines(settings: Settings) -> Settings:
+    """Functions that are killed at their deadline in the middle of the longest statement, and others that wait."""
+    return replace(
+        limits(settings),
+        actors=("connecting",) * 3 + ("patient",),
+        deadline_s=3,
+        overstays=0.9,
+        long_statements=0.3,
+    )
+
+
+def keeping(settings: Settings) -> Settings:
+    """Connections kept between invocations, in a budget that leaves room for it, until somebody takes it all."""
+    return replace(
+        settings,
+        actors=("keeping",) * 4 + ("longkeeping",) * 2 + ("janitor",),
+        budget=14,
+        shards=1,
+        budgets=((14, 1), (12, 1)),
+        troubles=replace(
+            settings.troubles,
+            crash=20,
+            freeze=60,
+            brink=0,
+            kill_session=0,
+            outage=0,
+            database_restart=0,
+            fewer_connections=0,
+        ),
+        habits=replace(settings.habits, silent_death=0.9),
+        runaways=0.0,
+        overstays=0.0,
+        gap_s=6,
+        deadline_s=15,
+    )
+
+
+def lags(settings: Settings) -> Settings:
+    """Leases renewed at the last moment, seen by reads that lag and taken over by those who are frozen in between."""
+    return replace(
+        settings,
+        actors=("renewing",) * 5 + ("patient",) * 3 + ("longrunner",) * 2,
+        budget=4,
+        shards=2,
+        skew_ms=500,
+        clock_bound_ms=249 if settings.honest_clocks else settings.clock_bound_ms,
+        lag_ms=4_000,
+        weather=replace(settings.weather, slow=0.3, late=0.05),
+        troubles=replace(settings.troubles, brink=0.3, outage=0),
+    )
+
+
+def storms(settings: Settings) -> Settings:
+    """A network in which hardly anything goes as it should, and a budget over several shards that has room."""
+    return replace(
+        settings,
+        actors=("function",) * 3 + ("remote",) * 2 + ("longrunner", "patient") + ("renewing",) * 3,
+        budget=9,
+        shards=3,
+        weather=replace(settings.weather, throttled=0.25, answer_lost=0.15, failed_late=0.1, late=0.05, twice=0.05),
+        troubles=replace(settings.troubles, outage=0),
+    )
+
+
+FOCUSES: dict[str, Callable[[Settings], Settings]] = {
+    "plans": plans,
+    "limits": limits,
+    "openings": openings,
+    "deadlines": deadlines,
+    "keeping": keeping,
+    "lags": lags,
+    "storms": storms,
+}

@@ -1,0 +1,158 @@
+"""Runs many worlds on all processors, adds up what was met, and explains a world that fails.
+
+python -m tests.simulation.runs                                  SIMULATION_STEPS steps, and the table of what was met
+python -m tests.simulation.runs --replay SEED [--without NAME]   one world: its history up to what broke
+python -m tests.simulation.runs --digest SEED                    a hash of one world's whole history
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from tests.simulation.campaign import FOCUS_EVERY, world_of
+from tests.simulation.chaos import Troubles
+from tests.simulation.focus import FOCUSES
+from tests.simulation.ledger import Tally
+from tests.simulation.world import World
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from tests.simulation.ledger import Violation
+
+DEFAULT_STEPS = 1_000_000
+STEPS_A_WORLD = 4_000
+LAST_LINES = 60
+TROUBLES = tuple(field.name for field in fields(Troubles))
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A world in which an invariant broke."""
+
+    seed: str
+    what: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What all worlds did together."""
+
+    tally: Tally
+    failures: tuple[Failure, ...]
+    seconds: float
+
+
+def steps_wanted() -> int:
+    """How many steps to make: the environment variable SIMULATION_STEPS, or a million."""
+    return int(os.environ.get("SIMULATION_STEPS", DEFAULT_STEPS))
+
+
+def seed_of(number: int) -> str:
+    """The seed with this number; every third concentrates on something, each on the next thing in turn."""
+    names = list(FOCUSES)
+    return f"{number}-{names[number // FOCUS_EVERY % len(names)]}" if number % FOCUS_EVERY == 0 else str(number)
+
+
+def run(steps: int) -> Outcome:
+    """Worlds of 4,000 steps each, until together they have made so many."""
+    started, total, failures = time.monotonic(), Tally(), []
+    numbers = range(-(-steps // STEPS_A_WORLD))
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        for tally, failure in pool.map(_run_one, map(seed_of, numbers), chunksize=4):
+            total.add(tally)
+            failures += [failure] if failure else []
+    return Outcome(total, tuple(failures), time.monotonic() - started)
+
+
+def _run_one(seed: str) -> tuple[Tally, Failure | None]:
+    world = world_of(seed)
+    violation = world.violation(STEPS_A_WORLD)
+    return world.tally, Failure(seed, str(violation)) if violation else None
+
+
+def table(tally: Tally) -> str:
+    """How often each fault, each branch of the engine and each outcome was met."""
+    lines = [f"{tally.steps:,} steps"]
+    for title, counts in (("fault", tally.faults), ("branch", tally.branches), ("outcome", tally.outcomes)):
+        lines += ["", f"| {title} | times |", "| --- | ---: |"]
+        lines += [f"| {name} | {count:,} |" for name, count in sorted(counts.items())]
+    return "\n".join(lines) + "\n"
+
+
+def world_without(seed: str, names: Collection[str], *, record: bool = False) -> World:
+    """The world of a seed, less some of its actors (by their place, such as `actor3`) and troubles."""
+    settings = world_of(seed).settings
+    actors = tuple(kind for place, kind in enumerate(settings.actors) if f"actor{place}" not in names)
+    gone: dict[str, Any] = {name: 0 for name in names if name in TROUBLES}
+    troubles = replace(settings.troubles, **gone)
+    return World(seed, replace(settings, actors=actors, troubles=troubles), record=record)
+
+
+def minimised(seed: str) -> list[str]:
+    """Which actors and troubles a failing world does not need in order to break the same invariant."""
+    broken = _broken(seed, ())
+    without: list[str] = []
+    for name in [f"actor{place}" for place in range(len(world_of(seed).settings.actors))] + list(TROUBLES):
+        if _broken(seed, (*without, name)) == broken:
+            without.append(name)
+    return without
+
+
+def _broken(seed: str, without: Collection[str]) -> str:
+    violation = world_without(seed, without).violation(STEPS_A_WORLD)
+    return violation.invariant if violation else ""
+
+
+def explained(failure: Failure) -> str:
+    """For people: what broke, how to see it again, and the end of the smallest history that still shows it."""
+    without = minimised(failure.seed)
+    flags = "".join(f" --without {name}" for name in without)
+    command = f"python -m tests.simulation.runs --replay {failure.seed}{flags}"
+    return f"{failure.what}\nreplay: {command}\n" + "\n".join(history(failure.seed, without)[-LAST_LINES:])
+
+
+def history(seed: str, without: Collection[str] = ()) -> list[str]:
+    """The world's history, up to what broke; microseconds, who, what."""
+    world = world_without(seed, without, record=True)
+    violation: Violation | None = world.violation(STEPS_A_WORLD)
+    return [*(world.history or ()), f"VIOLATION {violation}" if violation else "no violation"]
+
+
+def digest(seed: str) -> str:
+    """A hash of the world's whole history."""
+    world = world_of(seed, record=True)
+    world.violation(STEPS_A_WORLD)
+    return world.digest()
+
+
+def main() -> int:
+    """The command line; the exit status is 1 if anything broke."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--replay", metavar="SEED")
+    parser.add_argument("--without", action="append", default=[], metavar="NAME", help="an actor or trouble")
+    parser.add_argument("--digest", metavar="SEED")
+    options = parser.parse_args()
+    say = partial(print, flush=True)
+    if options.digest:
+        say(digest(options.digest))
+    elif options.replay:
+        say("\n".join(history(options.replay, options.without)))
+    else:
+        outcome = run(steps_wanted())
+        say(table(outcome.tally), f"\n{outcome.seconds:.0f} s, {len(outcome.failures)} violations", sep="")
+        for failure in outcome.failures:
+            say("\n" + explained(failure))
+        return bool(outcome.failures)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
