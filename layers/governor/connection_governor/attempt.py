@@ -66,8 +66,8 @@ class Attempt:
         return self._on_looks(others, races=RACES if self._again else len(others))
 
     def of_one_who_waits(self, keys: Sequence[ShardKey]) -> Grant | None:
-        """Look at one shard; when the wait is over, also at all others that were not seen full in the meantime."""
-        return self._on_looks(keys[:1] if self._again else [keys[0], *self._not_seen_lately(keys[1:])], races=RACES)
+        """Look at one shard; when the wait is over, at all that were not seen full in the meantime, at one at least."""
+        return self._on_looks(keys[:1] if self._again else self._not_seen_lately(keys) or keys[:1], races=RACES)
 
     def _on_unthrottled(self, keys: list[ShardKey]) -> Grant | None:
         """Write to the first of these that is not throttled, and take it off the list."""
