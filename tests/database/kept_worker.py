@@ -22,7 +22,7 @@ def main() -> None:
         store, target, credentials=Credentials(*options["credentials"]), keep_seconds=options["keep_seconds"]
     )
     for _ in sys.stdin:
-        seen = {"lease_id": None, "connection_id": None, "error": None}
+        seen: dict[str, object] = {"lease_id": None, "connection_id": None, "error": None}
         try:
             with governor.connection(context=Invocation(), timeout=2.0) as connection:
                 seen["connection_id"] = ask(connection, "SELECT CONNECTION_ID()")

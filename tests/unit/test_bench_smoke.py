@@ -46,7 +46,7 @@ def test_every_benchmark_is_registered_and_says_its_name() -> None:
 def test_every_way_has_its_turn_in_every_round() -> None:
     """One after the other, whatever else the machine does would be counted to one of them."""
     turns: list[str] = []
-    ways = {name: lambda name=name: turns.append(name) for name in ("a", "b")}  # type: ignore[misc]
+    ways = {name: lambda name=name: turns.append(name) for name in ("a", "b")}
     taken = interleaved(ways, Effort(rounds=3, each=2, warm=1))
     assert "".join(turns) == "ab" + 3 * "aabb"
     assert [len(series.wall_ms) for series in taken.values()] == [3, 3]
