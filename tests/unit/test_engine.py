@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from connection_governor.attempt import TRIES_ON_A_SHARD
-from connection_governor.engine import SETTLE_EACH_MS
+from connection_governor.engine import SETTLE_EACH_MS, Engine
 from connection_governor.errors import InvalidRequest
 from connection_governor.lease import Grant, Refusal
 from connection_governor.memory import MemoryStore
@@ -138,3 +138,12 @@ def test_settings_not_yet_read_are_not_known(world: World) -> None:
     """What only a metric needs must cost no request."""
     assert world.another_engine().known_settings("orders") is None
     assert world.engine.known_settings("orders") == world.settings()
+
+
+def test_a_worker_may_allow_for_more_difference_between_clocks_but_not_for_less(world: World) -> None:
+    """Less than the settings say would take a lease over from a holder whose clock is within the allowance."""
+    allowances = [
+        Engine(world.store, world.clock, world.entropy, least_skew_ms=least).settings("orders").skew_ms
+        for least in (0, SKEW_MS - 1, SKEW_MS + 1)
+    ]
+    assert allowances == [SKEW_MS, SKEW_MS, SKEW_MS + 1]

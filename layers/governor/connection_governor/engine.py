@@ -57,9 +57,11 @@ class Engine:
         store: where the leases are.
         clock: tells the time that is written into leases.
         entropy: where lease ids and jitter come from.
+        least_skew_ms: allow for at least this difference between clocks, even where the settings name less.
     """
 
-    def __init__(self, store: LeaseStore, clock: Clock, entropy: Entropy) -> None:
+    def __init__(self, store: LeaseStore, clock: Clock, entropy: Entropy, *, least_skew_ms: int = 0) -> None:
+        self._least_skew_ms = least_skew_ms
         self._store = store
         self._clock = clock
         self._entropy = entropy
@@ -84,6 +86,7 @@ class Engine:
         settings = self._retry(lambda: self._store.settings(database, consistent=False), TAKING)
         if settings is None:
             raise UnknownDatabase(database)
+        settings = replace(settings, skew_ms=max(settings.skew_ms, self._least_skew_ms))
         self._settings[database] = (settings, now_ms)
         return settings
 

@@ -106,7 +106,8 @@ class DynamoDBCaller:
 def service(environment: Environment) -> Service:
     """The governor in this process: what the function serves, and the `direct` transport."""
     store = dynamodb_store(environment)
-    engine = Engine(store, SYSTEM_CLOCK, SYSTEM_ENTROPY)
+    skew_ms = environment.number("GOVERNOR_SKEW_MS", 0)
+    engine = Engine(store, SYSTEM_CLOCK, SYSTEM_ENTROPY, least_skew_ms=skew_ms)
     return Service(engine, Operations(store, SYSTEM_CLOCK, SYSTEM_ENTROPY), Reporter(), SYSTEM_CLOCK)
 
 
