@@ -11,7 +11,7 @@ SOURCES := $(wildcard layers functions harness bench tests)
 export ALLOWED ITERATIONS CONCURRENCY SEED STACK_PORT DATABASE_PORT
 
 .DEFAULT_GOAL := help
-.PHONY: demo stack test lint bench clean help prepare
+.PHONY: demo stack test simulate lint bench clean help prepare
 
 demo: $(READY)  ## run a fleet on a local stack, with a crash drill; results in build/demo/
 	@$(RUN)/python -m harness demo
@@ -21,6 +21,9 @@ stack: $(READY)  ## start the same stack, deployed and seeded, and keep it until
 
 test: lint prepare  ## check everything: lint, types, all tests (needs Java and npm too)
 	$(RUN)/pytest --durations=10 $(TESTS)
+
+simulate: $(READY)  ## simulate SIMULATION_STEPS steps (20000000: the nightly size) and show what was met
+	@$(RUN)/python -m tests.simulation.runs
 
 lint: $(READY)  ## check style, types and the direction of imports
 	$(RUN)/ruff check .

@@ -7,7 +7,7 @@ itself would refuse (unused values, reserved words) is left to the conformance t
 from __future__ import annotations
 
 import re
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from connection_governor.dynamodb import DynamoDBStore
@@ -86,9 +86,14 @@ class RequestTable:
         item = self._read(payload["Key"]["pk"]["S"], consistent=payload["ConsistentRead"])
         return {"Item": item} if item else {}
 
-    def _BatchGetItem(self, payload: Item, _request: Request) -> object:  # noqa: N802 - DynamoDB's word
+    def _BatchGetItem(self, payload: Item, request: Request) -> object:  # noqa: N802 - DynamoDB's word
         ((table, asked),) = payload["RequestItems"].items()
-        found = [self._read(key["pk"]["S"], consistent=asked["ConsistentRead"]) for key in asked["Keys"]]
+        look = (
+            partial(self._versions.since, sent_us=request.sent_us)
+            if asked["ConsistentRead"]
+            else self._versions.lagging
+        )
+        found = [look(key["pk"]["S"]) for key in asked["Keys"]]
         return {"Responses": {table: [item for item in found if item]}}
 
     def _read(self, pk: str, *, consistent: bool) -> Item | None:

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 def plans(settings: Settings) -> Settings:
-    """Operators and janitors in each other's way, all the time, while the leases of large shards run out."""
+    """Operators and janitors in each other's way, all the time."""
     return replace(
         settings,
-        actors=("operator",) * 4 + ("janitor",) * 3 + ("hoarder",) * 3 + ("longrunner",) * 2,
+        actors=("operator",) * 4 + ("janitor",) * 3 + ("holder",) * 3 + ("renewing",) * 2,
         budget=4,
         shards=2,
         budgets=((6, 3), (0, 1), (4, 2), (7, 4)),
@@ -26,6 +26,23 @@ def plans(settings: Settings) -> Settings:
         gap_s=1,
         budget_change_s=5,
         janitor_s=4,
+    )
+
+
+def moves(settings: Settings) -> Settings:
+    """Capacity that comes back bit by bit to a plan that waits for it, and many who hand it out at once."""
+    return replace(
+        settings,
+        actors=("operator",) * 2 + ("janitor",) * 5 + ("holder",) * 4,
+        budget=6,
+        shards=3,
+        budgets=((6, 3), (3, 1), (6, 2)),
+        weather=replace(settings.weather, slow=0.4, late=0.01, twice=0.02, lost=0.02, throttled=0, failed=0),
+        troubles=replace(settings.troubles, crash=60, freeze=0, outage=0, brink=0.1),
+        gap_s=1,
+        hold_s=15,
+        budget_change_s=20,
+        janitor_s=1.5,
     )
 
 
@@ -93,6 +110,20 @@ def keeping(settings: Settings) -> Settings:
     )
 
 
+def rounds(settings: Settings) -> Settings:
+    """Janitors, one round after the other, while sessions come and go."""
+    return replace(
+        settings,
+        actors=("janitor",) * 3 + ("connecting",) * 4 + ("keeping",),
+        budget=8,
+        shards=2,
+        budgets=((8, 2), (6, 1)),
+        troubles=replace(settings.troubles, crash=30, outage=0, brink=0.05),
+        gap_s=0.5,
+        janitor_s=0.5,
+    )
+
+
 def lags(settings: Settings) -> Settings:
     """Leases renewed at the last moment, seen by reads that lag and taken over by those who are frozen in between."""
     return replace(
@@ -112,7 +143,7 @@ def storms(settings: Settings) -> Settings:
     """A network in which hardly anything goes as it should, and a budget over several shards that has room."""
     return replace(
         settings,
-        actors=("function",) * 3 + ("remote",) * 2 + ("longrunner", "patient") + ("renewing",) * 3,
+        actors=("function",) * 3 + ("remote",) * 2 + ("longrunner", "patient") + ("renewing",) * 3 + ("vandal",),
         budget=9,
         shards=3,
         weather=replace(settings.weather, throttled=0.25, answer_lost=0.15, failed_late=0.1, late=0.05, twice=0.05),
@@ -122,10 +153,12 @@ def storms(settings: Settings) -> Settings:
 
 FOCUSES: dict[str, Callable[[Settings], Settings]] = {
     "plans": plans,
+    "moves": moves,
     "limits": limits,
     "openings": openings,
     "deadlines": deadlines,
     "keeping": keeping,
+    "rounds": rounds,
     "lags": lags,
     "storms": storms,
 }

@@ -70,6 +70,7 @@ IN_MEMORY = [
         "memory",
         ("shard.remaining < connections - freed", "shard.remaining < connections and not taken"),
         table="memory",
+        focus="plans",
     ),
     _m(
         "release of what is not stored",
@@ -89,6 +90,7 @@ IN_MEMORY = [
             "            if shard is None or not leases:",
         ),
         table="memory",
+        focus="storms",
     ),
     _m(
         "release believes the caller's count",
@@ -136,6 +138,7 @@ IN_MEMORY = [
             "self._shards[key] = Shard(key, allowed=0, remaining=0, fence=0, plan=plan)",
         ),
         table="memory",
+        focus="plans",
     ),
 ]
 
@@ -225,6 +228,7 @@ IN_DYNAMODB = [
         "dynamodb",
         ('"Item": item, "ConditionExpression": NO_ITEM}', '"Item": item}'),
         table="dynamodb",
+        focus="plans",
     ),
     _m(
         "DynamoDB: settings without PLAN_AS_READ",
@@ -246,6 +250,7 @@ IN_RULES = [
         "any record of an id is one's own",
         "decide",
         ("AlreadyGranted() if stored == record else IdInUse()", "AlreadyGranted()"),
+        focus="storms",
     ),
     _m(
         "an earlier end counts as renewed",
@@ -283,6 +288,13 @@ IN_ENGINE = [
         "refuse after one shard",
         "attempt",
         ("return self._on_looks(others, races=RACES if self._again else len(others))", "return None"),
+        focus="storms",
+    ),
+    _m(
+        "release of whatever has the id and a later end",
+        "decide",
+        ("return stored if same else None", "return stored"),
+        focus="storms",
     ),
     _m(
         "retry with a new lease id",
@@ -390,6 +402,26 @@ IN_SESSIONS = [
         "kept",
         ("if lease.expires_at_ms < needed_ms:", "if False:"),
         focus="keeping",
+    ),
+    _m(
+        "a kept lease covers the body but not what may follow",
+        "kept",
+        (
+            "return ask.last_use_ms(clock) + (fence.guard_ms if ask.context is None else fence.margin_ms)",
+            "return ask.last_use_ms(clock)",
+        ),
+        focus="keeping",
+    ),
+    _m(
+        "the janitor reads the leases before the sessions",
+        "janitor",
+        ("observation = self._watch.observe() if self._watch else None", "observation = None"),
+        (
+            "killed = self._end_overdue(observation, status)",
+            "observation = self._watch.observe() if self._watch else None\n"
+            "        killed = self._end_overdue(observation, status)",
+        ),
+        focus="rounds",
     ),
 ]
 

@@ -60,6 +60,7 @@ class Request:
         verb: what it asks, for the history.
         arguments: its arguments, for the history and the table.
         call: which of the sender's calls it belongs to; a retry belongs to the same.
+        sent_us: when it was sent: a read shows nothing older.
         stray: delivered although its sender may have gone on without it: a late delivery or a second one.
     """
 
@@ -68,6 +69,7 @@ class Request:
     arguments: tuple[Any, ...]
     call: int
     stray: bool = False
+    sent_us: int = 0
 
 
 class Network:
@@ -98,6 +100,7 @@ class Network:
     def call(self, request: Request) -> Any:  # noqa: ANN401 - the verb's answer
         """Called by the sender: returns the answer, or raises what it sees instead."""
         ticket = request.sender.ticket()
+        request.sent_us = self._hub.now_us
         fate = "lost" if self.outage else FATES[bisect(self._sums, self._random.random())]
         if fate == "calm":
             self._hub.after(self._hop_us(), self._arrive, request, ticket)
@@ -149,7 +152,9 @@ class Network:
         self._answer(request, ticket, PATIENCE_US, GovernorUnavailable("time-out"))
 
     def _twice(self, request: Request, ticket: int) -> None:
-        copy = Request(request.sender, request.verb, request.arguments, request.call, stray=True)
+        copy = Request(
+            request.sender, request.verb, request.arguments, request.call, stray=True, sent_us=request.sent_us
+        )
         first_us = self._hop_us()
         brief = self._random.random() < 0.6
         self._hub.after(first_us, self._arrive, request, ticket)

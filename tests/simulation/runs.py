@@ -20,6 +20,7 @@ from tests.simulation.campaign import FOCUS_EVERY, world_of
 from tests.simulation.chaos import Troubles
 from tests.simulation.focus import FOCUSES
 from tests.simulation.ledger import Tally
+from tests.simulation.network import Weather
 from tests.simulation.world import World
 
 if TYPE_CHECKING:
@@ -31,6 +32,9 @@ DEFAULT_STEPS = 1_000_000
 STEPS_A_WORLD = 4_000
 LAST_LINES = 60
 TROUBLES = tuple(field.name for field in fields(Troubles))
+REQUESTS = "requests"  # of the DynamoDB store: without them the memory store is simulated, which is easier to read
+FEW_STEPS = 150
+FATES = tuple(field.name for field in fields(Weather))
 
 
 @dataclass(frozen=True)
@@ -79,36 +83,50 @@ def _run_one(seed: str) -> tuple[Tally, Failure | None]:
 
 
 def table(tally: Tally) -> str:
-    """How often each fault, each branch of the engine and each outcome was met."""
+    """How often each fault, each branch of the engine and each outcome was met, and what wrong clocks broke."""
     lines = [f"{tally.steps:,} steps"]
-    for title, counts in (("fault", tally.faults), ("branch", tally.branches), ("outcome", tally.outcomes)):
+    for title, counts in (
+        ("fault", tally.faults),
+        ("branch", tally.branches),
+        ("outcome", tally.outcomes),
+        ("broken while clocks were beyond the allowance", tally.broken),
+    ):
         lines += ["", f"| {title} | times |", "| --- | ---: |"]
         lines += [f"| {name} | {count:,} |" for name, count in sorted(counts.items())]
     return "\n".join(lines) + "\n"
 
 
 def world_without(seed: str, names: Collection[str], *, record: bool = False) -> World:
-    """The world of a seed, less some of its actors (by their place, such as `actor3`) and troubles."""
+    """The world of a seed, less some of its actors (by place: `actor3`), troubles, fates, and DynamoDB's `requests`."""
     settings = world_of(seed).settings
     actors = tuple(kind for place, kind in enumerate(settings.actors) if f"actor{place}" not in names)
     gone: dict[str, Any] = {name: 0 for name in names if name in TROUBLES}
     troubles = replace(settings.troubles, **gone)
-    return World(seed, replace(settings, actors=actors, troubles=troubles), record=record)
+    calm: dict[str, Any] = {name: 0 for name in names if name in FATES}
+    weather = replace(settings.weather, **calm)
+    table = "memory" if REQUESTS in names else settings.table
+    return World(seed, replace(settings, actors=actors, troubles=troubles, weather=weather, table=table), record=record)
 
 
 def minimised(seed: str) -> list[str]:
-    """Which actors and troubles a failing world does not need in order to break the same invariant."""
-    broken = _broken(seed, ())
+    """Which actors, troubles and fates a failing world does not need in order to break the same invariant as soon."""
+    broken, steps = _broken(seed, ())
     without: list[str] = []
-    for name in [f"actor{place}" for place in range(len(world_of(seed).settings.actors))] + list(TROUBLES):
-        if _broken(seed, (*without, name)) == broken:
+    for name in (
+        [REQUESTS] + [f"actor{place}" for place in range(len(world_of(seed).settings.actors))] + [*TROUBLES, *FATES]
+    ):
+        still, needed = _broken(seed, (*without, name))
+        if still == broken and needed <= max(steps, FEW_STEPS):
             without.append(name)
+            steps = needed
     return without
 
 
-def _broken(seed: str, without: Collection[str]) -> str:
-    violation = world_without(seed, without).violation(STEPS_A_WORLD)
-    return violation.invariant if violation else ""
+def _broken(seed: str, without: Collection[str]) -> tuple[str, int]:
+    """What breaks, and after how many steps."""
+    world = world_without(seed, without)
+    violation = world.violation(STEPS_A_WORLD)
+    return violation.invariant if violation else "", world.tally.steps
 
 
 def explained(failure: Failure) -> str:

@@ -139,6 +139,7 @@ class VirtualWatch:
 
     def observe(self) -> Observation:
         """See `janitor.Watch`."""
+        self._process.brink()
         self._process.sleep(self._server.hop_us())
         seen = tuple(
             Session(session.connection_id, "worker", "", "Sleep", 0, session.name or None)

@@ -45,7 +45,13 @@ class Versions:
 
     def lagging(self, key: object) -> Any:  # noqa: ANN401 - an item of either store
         """The item as it was a moment ago: one of its whole versions, never older than the lag allows."""
-        seen_us = self._hub.now_us - int(self._random.random() ** 2 * self._lag_us)
+        return self._as_of(key, self._hub.now_us - int(self._random.random() ** 2 * self._lag_us))
+
+    def since(self, key: object, sent_us: int) -> Any:  # noqa: ANN401 - an item of either store
+        """The item as it was at some moment since the request was sent: several items are read at several moments."""
+        return self._as_of(key, self._hub.now_us - int(self._random.random() * (self._hub.now_us - sent_us)))
+
+    def _as_of(self, key: object, seen_us: int) -> Any:  # noqa: ANN401 - an item of either store
         kept = self._kept.get(key, [(0, None)])
         for since_us, value in reversed(kept):
             if since_us <= seen_us:
@@ -81,7 +87,7 @@ class MemoryTable:
         """See `Table.deliver`."""
         read = self._reads.get(request.verb)
         if read is not None:
-            return read(*request.arguments)
+            return read(*request.arguments, sent_us=request.sent_us)
         if request.verb == "save_settings":
             return self._save_settings(*request.arguments)
         key = getattr(request.arguments[0], "key", request.arguments[0])
@@ -97,12 +103,14 @@ class MemoryTable:
         """See `Table.store_of`."""
         return DistantStore(process, network)
 
-    def _read(self, keys: tuple[ShardKey, ...], consistent: bool) -> list[Shard | None]:
-        if consistent:
+    def _read(self, keys: tuple[ShardKey, ...], consistent: bool, *, sent_us: int) -> list[Shard | None]:
+        if len(keys) == 1 and consistent:
             return self._store.read(keys, consistent=True)
+        if consistent:
+            return [self._versions.since(key, sent_us) for key in keys]
         return [self._versions.lagging(key) for key in keys]
 
-    def _settings(self, database: str, consistent: bool) -> Settings | None:
+    def _settings(self, database: str, consistent: bool, *, sent_us: int) -> Settings | None:  # noqa: ARG002 - one item
         if consistent:
             return self._store.settings(database, consistent=True)
         lagging: Settings | None = self._versions.lagging(database)

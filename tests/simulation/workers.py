@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from pymysql import err
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from connection_governor.governor import Governor
     from connection_governor.lease import Lease
     from connection_governor.mysql import FencedConnection
+    from connection_governor.operations import Operations
     from tests.simulation.environment import Environment
     from tests.simulation.world import World
 
@@ -210,6 +212,23 @@ class Hoarder(Worker):
         self.rest(30)
 
 
+class Holder(Worker):
+    """Holds a few leases, gives some of them back, and leaves the others to their end."""
+
+    def one_invocation(self) -> None:
+        """See `Worker`."""
+        hold_s = self.world.settings.hold_s
+        leases: list[Lease] = []
+        with suppress(NoConnectionsLeft):
+            for _ in range(self.random.randint(1, 4)):
+                lease_ms = 2_000 + int(self.seconds(3 * hold_s) * 1_000)
+                leases.append(self.governor.acquire(timeout=self.seconds(4), lease_ms=lease_ms))
+        for lease in leases:
+            self.rest(hold_s)
+            if self.random.random() < 0.7:
+                self.governor.release(lease)
+
+
 class LongRunner(Worker):
     """Code outside Lambda: no deadline, and it may be frozen for minutes in the middle of anything."""
 
@@ -288,6 +307,7 @@ class Vandal(Worker):
             {"expires_at_ms": lease.expires_at_ms + 1},
             {"shard": lease.shard + 1},
             {"holder": "somebody"},
+            {"holder": "somebody", "expires_at_ms": lease.expires_at_ms - 1},
         ):
             forged = _replace(lease, **change)
             self.environment.process.call += 1
@@ -328,13 +348,19 @@ def operate(world: World, environment: Environment) -> None:
         environment.process.sleep(int(random.expovariate(1 / world.settings.budget_change_s) * SECOND))
         if random.random() < 0.6:  # at the same moment as the other operator
             environment.process.sleep(-world.hub.now_us % (10 * SECOND))
-        budget, shards = world.settings.choice_of_budget(random)
-        world.note("budget", environment.name, budget, shards)
-        world.tally.fault("budget changed")
-        try:
-            operations.set_budget(world.database, budget, shards=shards)
-        except GovernorUnavailable as error:
-            world.tally.outcomes[f"set_budget: {type(error).__name__}"] += 1
+        for _ in range(random.choice((1, 1, 3))):  # one who changes his mind, now and then
+            _set_budget(world, environment, operations)
+            environment.process.sleep(int(random.random() ** 2 * 4 * SECOND))
+
+
+def _set_budget(world: World, environment: Environment, operations: Operations) -> None:
+    budget, shards = world.settings.choice_of_budget(environment.random)
+    world.note("budget", environment.name, budget, shards)
+    world.tally.fault("budget changed")
+    try:
+        operations.set_budget(world.database, budget, shards=shards)
+    except GovernorUnavailable as error:
+        world.tally.outcomes[f"set_budget: {type(error).__name__}"] += 1
 
 
 def look_after(world: World, environment: Environment) -> None:

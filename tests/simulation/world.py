@@ -17,7 +17,8 @@ from tests.simulation.dialing import set_virtual_time
 from tests.simulation.environment import Environment
 from tests.simulation.expressions import RequestTable
 from tests.simulation.function import GovernorFunction
-from tests.simulation.hub import MS, SECOND, START_US, Hub, Process
+from tests.simulation.history import line_of, seconds
+from tests.simulation.hub import MS, SECOND, Hub, Process
 from tests.simulation.ledger import Ledger, Tally, Violation, end_ms
 from tests.simulation.network import Network, Request, Weather
 from tests.simulation.patience import Patience
@@ -27,6 +28,7 @@ from tests.simulation.table import MemoryTable, Table, Versions
 from tests.simulation.workers import (
     ConnectingWorker,
     Hoarder,
+    Holder,
     LambdaWorker,
     LongRunner,
     PatientWorker,
@@ -68,6 +70,7 @@ class Settings:
     gap_s: float = 3.0
     deadline_s: float = 20.0
     spare_s: float = 20.0
+    hold_s: float = 6.0
     long_statements: float = 0.02
     runaways: float = 0.0
     overstays: float = 0.0
@@ -181,7 +184,7 @@ class World:
     def note(self, *words: object) -> None:
         """A line of the history."""
         if self.history is not None:
-            self.history.append(f"{self.hub.now_us - START_US:>12} {' '.join(map(str, words))}")
+            self.history.append(f"{seconds(self.hub.now_us):>9} {' '.join(map(str, words))}")
 
     def digest(self) -> str:
         """A hash of the whole history."""
@@ -196,8 +199,7 @@ class World:
         self.tally.steps += 1
         answer = self.table.deliver(request)
         if self.history is not None:
-            stray = " (stray)" if request.stray else ""
-            self.note(request.sender.name, f"{request.verb}{stray}", request.arguments, "->", answer)
+            self.note(line_of(request, answer))
         return answer
 
     def _first_budget(self) -> None:
@@ -280,6 +282,7 @@ ACTORS: dict[str, Callable[[World, Environment], Callable[[], None]]] = {
     "keeping": _working(lambda world, environment: ConnectingWorker(world, environment, keep_seconds=KEEP_SECONDS)),
     "longkeeping": _working(lambda world, environment: LongRunner(world, environment, keep_seconds=KEEP_SECONDS)),
     "hoarder": _working(Hoarder),
+    "holder": _working(Holder),
     "renewing": _working(RenewingWorker),
     "longrunner": _working(LongRunner),
     "patient": _working(PatientWorker),
