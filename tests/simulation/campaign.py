@@ -1,4 +1,4 @@
-"""Many worlds, one after the other: their seeds, what they found together, and what a failing one prints."""
+"""Which worlds there are: their seeds, from the first on, and what each concentrates on."""
 
 from __future__ import annotations
 
@@ -13,8 +13,14 @@ from tests.simulation.world import World
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-
+STEPS_A_WORLD = 4_000
 FOCUS_EVERY = 3
+
+
+def seed_of(number: int) -> str:
+    """The seed with this number; every third concentrates on something, each on the next thing in turn."""
+    names = list(FOCUSES)
+    return f"{number}-{names[number // FOCUS_EVERY % len(names)]}" if number % FOCUS_EVERY == 0 else str(number)
 
 
 def world_of(seed: str, *, table: str | None = None, record: bool = False) -> World:
@@ -32,12 +38,7 @@ def world_of(seed: str, *, table: str | None = None, record: bool = False) -> Wo
     return World(seed, settings if table is None else replace(settings, table=table), record=record)
 
 
-def worlds(*, first: int = 0, table: str | None = None, focus: str | None = None) -> Iterator[World]:
-    """The worlds of the seeds from `first` on.
-
-    Every third concentrates on something, each on the next thing in turn; all do if `focus` is named.
-    """
-    names = list(FOCUSES)
-    for number in count(first):
-        turn = focus or (names[number // FOCUS_EVERY % len(names)] if number % FOCUS_EVERY == 0 else "")
-        yield world_of(f"{number}-{turn}" if turn else str(number), table=table)
+def worlds(*, table: str | None = None, focus: str | None = None) -> Iterator[World]:
+    """The worlds of all seeds in turn; all concentrate on `focus` if it is named."""
+    for number in count():
+        yield world_of(f"{number}-{focus}" if focus else seed_of(number), table=table)

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 TABLE = ROOT / "build" / "mutants.md"
 DEFAULT_STEPS = 150_000
-STEPS_A_WORLD = 4_000
 PACKAGE = "connection_governor"
 SOURCES = Path(os.environ.get("MUTANT_SOURCES", ROOT / "layers" / "governor")) / PACKAGE
 
@@ -97,7 +96,7 @@ def run_here(mutant: Mutant, steps: int) -> Fate:
     """Apply a mutant to this process and run worlds until one breaks. Must be called before the package is imported."""
     assert PACKAGE not in sys.modules, "a mutant needs a process that has not imported the package"
     sys.meta_path.insert(0, _Mutation(mutant))
-    from tests.simulation.campaign import worlds  # noqa: PLC0415 - only now, so that it imports the mutant
+    from tests.simulation.campaign import STEPS_A_WORLD, worlds  # noqa: PLC0415 - only now, so that it imports the mutant
 
     survived = 0
     for world in worlds(table=mutant.table, focus=mutant.focus):

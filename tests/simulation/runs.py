@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from tests.simulation.campaign import FOCUS_EVERY, world_of
+from rich.console import Console
+from rich.progress import track
+
+from tests.simulation.campaign import STEPS_A_WORLD, seed_of, world_of
 from tests.simulation.chaos import Troubles
-from tests.simulation.focus import FOCUSES
 from tests.simulation.ledger import Tally
 from tests.simulation.network import Weather
 from tests.simulation.world import World
@@ -29,8 +33,8 @@ if TYPE_CHECKING:
     from tests.simulation.ledger import Violation
 
 DEFAULT_STEPS = 1_000_000
-STEPS_A_WORLD = 4_000
 LAST_LINES = 60
+STOPPED = 130  # the exit status after Ctrl-C
 TROUBLES = tuple(field.name for field in fields(Troubles))
 REQUESTS = "requests"  # of the DynamoDB store: without them the memory store is simulated, which is easier to read
 FEW_STEPS = 150
@@ -59,21 +63,21 @@ def steps_wanted() -> int:
     return int(os.environ.get("SIMULATION_STEPS", DEFAULT_STEPS))
 
 
-def seed_of(number: int) -> str:
-    """The seed with this number; every third concentrates on something, each on the next thing in turn."""
-    names = list(FOCUSES)
-    return f"{number}-{names[number // FOCUS_EVERY % len(names)]}" if number % FOCUS_EVERY == 0 else str(number)
-
-
-def run(steps: int) -> Outcome:
-    """Worlds of 4,000 steps each, until together they have made so many."""
+def run(steps: int, *, shown: bool = False) -> Outcome:
+    """Worlds of 4,000 steps each, until together they have made so many; `shown`: how far it is, in the terminal."""
     started, total, failures = time.monotonic(), Tally(), []
     numbers = range(-(-steps // STEPS_A_WORLD))
-    with ProcessPoolExecutor(os.cpu_count()) as pool:
-        for tally, failure in pool.map(_run_one, map(seed_of, numbers), chunksize=4):
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), initializer=_leave_ctrl_c_to_the_parent) as pool:
+        outcomes = pool.map(_run_one, map(seed_of, numbers), chunksize=4)
+        told = Console(stderr=True)
+        for tally, failure in track(outcomes, f"{steps:,} steps", len(numbers), console=told, disable=not shown):
             total.add(tally)
             failures += [failure] if failure else []
     return Outcome(total, tuple(failures), time.monotonic() - started)
+
+
+def _leave_ctrl_c_to_the_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _run_one(seed: str) -> tuple[Tally, Failure | None]:
@@ -164,7 +168,7 @@ def main() -> int:
     elif options.replay:
         say("\n".join(history(options.replay, options.without)))
     else:
-        outcome = run(steps_wanted())
+        outcome = run(steps_wanted(), shown=True)
         say(table(outcome.tally), f"\n{outcome.seconds:.0f} s, {len(outcome.failures)} violations", sep="")
         for failure in outcome.failures:
             say("\n" + explained(failure))
@@ -173,4 +177,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with suppress(KeyboardInterrupt):
+        sys.exit(main())
+    sys.exit(STOPPED)
