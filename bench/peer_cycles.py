@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 import boto3
 from botocore.config import Config
 
-from bench.direct import governor_cycle
+from bench.direct import BareConnection, governor_cycle
 from bench.measure import FULL, TINY, interleaved
-from bench.tables import TOKEN, governed_table
+from bench.tables import TOKEN, governed_table, update_pair
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,8 +37,10 @@ def main() -> None:
     warnings.simplefilter("ignore")
     session = boto3.Session("AKID", "SECRET", TOKEN, region_name=_REGION)
     with Path("/dev/null").open("w", encoding="utf-8") as log, redirect_stdout(log):
+        ours = governed_table(url)
         cycles = {
-            "connection-governor": governor_cycle(governed_table(url)),
+            "connection-governor": governor_cycle(ours),
+            "ready-made bytes": BareConnection(url).pair(update_pair(ours)),
             "python-dynamodb-lock": python_dynamodb_lock(session, url),
             "dynamodblock": dynamodblock(session, url),
             **zae_limiter(url),

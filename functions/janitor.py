@@ -31,7 +31,8 @@ def handler(_event: object, _context: LambdaContext) -> dict[str, Any]:
         except err.MySQLError as unreachable:
             blind = unreachable
         done = Janitor(operations(here), watch, Reporter(), SYSTEM_CLOCK).round(here.required("GOVERNOR_DATABASE"))
+    blind = blind or done.blind
     if blind:
-        logger.error("MySQL was not looked at", extra={"error": str(blind.args)})
+        logger.error("MySQL could not be watched", extra={"error": str(blind.args)})
         raise blind
     return {"in_use": done.status.in_use, "reclaimed": len(done.reclaimed), "killed": len(done.killed)}

@@ -23,7 +23,7 @@ from connection_governor.operations import Operations
 from connection_governor.secrets import Credentials
 from tests.database.conftest import SHORT, WORKER, ask
 from tests.database.test_kept import Invocation, governor_on, lease_ids
-from tests.faulty_store import FaultyStore
+from tests.faulty_store import LOST, FaultyStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -218,6 +218,21 @@ def test_a_refused_sign_in_gives_the_async_lease_back(store: FaultyStore, target
 
     with pytest.raises(pymysql.err.OperationalError):
         asyncio.run(work())
+    assert lease_ids(store) == set()
+
+
+def test_an_async_worker_may_choose_to_connect_without_a_lease(store: FaultyStore, target: Target) -> None:
+    """Breaks: what `on_unavailable` promises holds for some drivers only."""
+    store.plan("grant", *[LOST] * 50)
+    governor = governor_on(store, target, keep_seconds=0, on_unavailable="open")
+
+    async def work() -> object:
+        async with AsyncGovernor(governor).connection(context=Invocation()) as connection:
+            assert connection.lease is None
+            await connection.query("SELECT 7")
+            return connection.usable_until_ms
+
+    assert asyncio.run(work()) is None
     assert lease_ids(store) == set()
 
 

@@ -387,15 +387,16 @@ IN_SESSIONS = [
         "release before close",
         "sessions",
         (
-            "        connection.close()\n        if connection.lease is not None and not connection.may_linger:\n            self._borrower.give_back(connection.lease)\n",
+            "        connection.close()\n        if connection.lease is not None:\n"
+            "            self.settle(connection.lease, may_linger=connection.may_linger)\n",
             "        if connection.lease is not None:\n            self._borrower.give_back(connection.lease)\n        connection.close()\n",
         ),
     ),
-    _m("release although the server may be at work", "sessions", (" and not connection.may_linger:", ":")),
+    _m("release although the server may be at work", "sessions", ("        if may_linger:\n", "        if False:\n")),
     _m(
         "the janitor kills what is held",
         "janitor",
-        ("if session.program_name not in held and self._watch", "if self._watch"),
+        ("session.program_name not in held and self._watch", "self._watch"),
     ),
     _m(
         "a kept lease need not cover the next body",
@@ -415,11 +416,10 @@ IN_SESSIONS = [
     _m(
         "the janitor reads the leases before the sessions",
         "janitor",
-        ("observation = self._watch.observe() if self._watch else None", "observation = None"),
+        ("        observation, blind = self._observed()\n", ""),
         (
-            "killed = self._end_overdue(observation, status)",
-            "observation = self._watch.observe() if self._watch else None\n"
-            "        killed = self._end_overdue(observation, status)",
+            "killed, refused = self._end_overdue(observation, status)",
+            "observation, blind = self._observed()\n        killed, refused = self._end_overdue(observation, status)",
         ),
         focus="rounds",
     ),

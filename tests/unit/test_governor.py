@@ -434,6 +434,16 @@ def test_a_session_that_may_live_on_keeps_its_lease(world: World, governor: Gove
     with governor.connection() as connection:
         cast("CalmSession", connection).may_linger = True
     assert world.shard().in_use == 1
+    (said,) = metric(world, "message")
+    assert connection.lease is not None
+    assert said == {
+        "message": "lease left to expire",
+        "lease_id": connection.lease.lease_id,
+        "database": "orders",
+        "holder": "checkout/2f1c",
+        "expires_at_ms": connection.lease.expires_at_ms,
+        "reason": "MySQL may still be at work for its session",
+    }
 
 
 def test_a_metric_that_fails_keeps_no_lease(world: World, mysql: Mysql, make: Callable[..., Governor]) -> None:

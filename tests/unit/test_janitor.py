@@ -6,12 +6,13 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
+from pymysql import err
 
 from connection_governor.clock import SYSTEM_CLOCK
 from connection_governor.emf import Reporter
 from connection_governor.engine import Engine
 from connection_governor.entropy import SYSTEM_ENTROPY
-from connection_governor.janitor import Janitor
+from connection_governor.janitor import Janitor, Round
 from connection_governor.lease import Grant, Lease, Wanted
 from connection_governor.memory import MemoryStore
 from connection_governor.observe import Observation, Session
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+DENIED = err.OperationalError(1142, "SELECT command denied")
+
+
 class Sessions:
     """What MySQL lists; KILL removes."""
 
@@ -28,13 +32,18 @@ class Sessions:
         self.names_known = names_known
         self.listed = [Session(n, "worker", "host", "Sleep", 1, name) for n, name in enumerate(names)]
         self.killed: list[str | None] = []
+        self.refuses_to = ""  # observe, or kill a second session
 
     def observe(self) -> Observation:
         """All of them."""
+        if self.refuses_to == "observe":
+            raise DENIED
         return Observation(tuple(self.listed), names_known=self.names_known)
 
     def kill(self, session: Session) -> bool:
         """As the server does."""
+        if self.refuses_to == "kill" and self.killed:
+            raise DENIED
         self.killed.append(session.program_name)
         return True
 
@@ -60,14 +69,19 @@ def lend(store: MemoryStore) -> Callable[[str, int], Lease]:
     return lend
 
 
-def round_of(store: MemoryStore, sessions: Sessions | None) -> dict[str, object]:
-    """One round; the line of metrics that it wrote."""
+def one_round(store: MemoryStore, sessions: Sessions | None) -> tuple[dict[str, object], Round]:
+    """One round: the line of metrics that it wrote, and what it did."""
     lines: list[str] = []
     operations = Operations(store, SYSTEM_CLOCK, SYSTEM_ENTROPY)
-    Janitor(operations, sessions, Reporter(lines.append), SYSTEM_CLOCK).round("orders")
+    done = Janitor(operations, sessions, Reporter(lines.append), SYSTEM_CLOCK).round("orders")
     (line,) = lines
     parsed: dict[str, object] = json.loads(line)
-    return parsed
+    return parsed, done
+
+
+def round_of(store: MemoryStore, sessions: Sessions | None) -> dict[str, object]:
+    """One round's line of metrics."""
+    return one_round(store, sessions)[0]
 
 
 def test_what_is_over_is_reclaimed_and_counted(store: MemoryStore, lend: Callable[[str, int], Lease]) -> None:
@@ -109,3 +123,23 @@ def test_gauges_are_published_with_no_traffic_and_without_mysql(store: MemorySto
     """An alarm without data would stay silent through the outage that it is for."""
     line = round_of(store, None)
     assert (line["Remaining Connections"], line["AllowedConnections"], line["Utilization"]) == (3, 3, 0.0)
+
+
+def test_the_leases_are_looked_after_whatever_mysql_says(store: MemoryStore, lend: Callable[[str, int], Lease]) -> None:
+    """A right that MySQL takes away would stop the reclaiming, and leave the alarms without data."""
+    lend("expired1", -10_000)
+    sessions = Sessions("governor:k3Zq81Bd:orders#0")
+    sessions.refuses_to = "observe"
+    line, done = one_round(store, sessions)
+    assert (line["LeasesExpired"], line["Remaining Connections"]) == (1, 3)
+    assert "ObservedConnections" not in line
+    assert done.blind is DENIED
+
+
+def test_a_refused_kill_is_told_and_hides_nothing(store: MemoryStore) -> None:
+    """What was ended before it was refused is counted, and the gauges are published."""
+    sessions = Sessions("governor:k3Zq81Bd:orders#0", "governor:k3Zq81Be:orders#0")
+    sessions.refuses_to = "kill"
+    line, done = one_round(store, sessions)
+    assert (line["ObservedConnections"], line["killed"]) == (1, [0])
+    assert done.blind is DENIED

@@ -200,3 +200,14 @@ def test_the_functions_errors_are_raised_as_what_they_are(world: World, remote: 
     world.store.plan("grant", *[LOST] * 99)
     with pytest.raises(GovernorUnavailable):
         remote.acquire(world.wanted())
+
+
+def test_what_the_function_has_retried_is_not_retried_again(
+    world: World, remote: RemoteGovernor, invoked: Invoked
+) -> None:
+    """In an outage of DynamoDB each worker would make sixteen requests where four are meant."""
+    world.store.plan("grant", *[LOST] * 99)
+    with pytest.raises(GovernorUnavailable):
+        remote.acquire(world.wanted())
+    assert len(invoked.payloads) == 1
+    assert world.store.methods().count("grant") == TAKING.tries

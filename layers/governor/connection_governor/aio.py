@@ -13,9 +13,10 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from connection_governor.asking import DEFAULT_TIMEOUT_S
+from connection_governor.errors import GovernorUnavailable
 from connection_governor.governor import Governor
 from connection_governor.lease import Lease
-from connection_governor.sessions import usable_until_ms
+from connection_governor.sessions import UNGOVERNED, usable_until_ms
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Generator
@@ -32,12 +33,13 @@ class AsyncGovernor:
     """A `Governor` for coroutines.
 
     Args:
-        governor: does the work. It must not be set to connect without a lease: that is for `Governor` only.
+        governor: does the work.
     """
 
     def __init__(self, governor: Governor) -> None:
         self._governor = governor
         self._borrower = governor.borrower
+        self._sessions = governor.sessions
 
     @classmethod
     def from_env(cls, *, fence: Fence | None = None) -> AsyncGovernor:
@@ -117,24 +119,34 @@ class AsyncGovernor:
 
         governor = self._governor
         ask = governor.ask(database, timeout=timeout, lease_ms=lease_ms, holder=holder, context=context)
-        lease = await self._acquire(ask, governor.session_end_ms(ask))
-        usable_ms = usable_until_ms(lease, governor.fence, frozen=context is None)
+        lease = await self._lease_or_none(ask)
+        name, usable_ms = UNGOVERNED, None
+        if lease is not None:
+            name, usable_ms = lease.session_name, usable_until_ms(lease, governor.fence, frozen=context is None)
         try:
-            opener = governor.opener()
-            connection = await open_async(opener, governor.fence, lease.session_name, usable_ms)
+            connection = await open_async(self._sessions.opener(), governor.fence, name, usable_ms)
         except BaseException:
-            await self._give_back(lease)
+            if lease is not None:
+                await self._give_back(lease)
             raise
         connection.lease = lease
         try:
             yield connection
         finally:
-            await asyncio.shield(self._end(connection, lease))
+            await asyncio.shield(self._end(connection))
 
-    async def _end(self, connection: AsyncFencedConnection, lease: Lease) -> None:
+    async def _lease_or_none(self, ask: Ask) -> Lease | None:
+        """None where the governor cannot be reached and this worker chose to connect all the same."""
+        try:
+            return await self._acquire(ask, self._governor.session_end_ms(ask))
+        except GovernorUnavailable as error:
+            self._sessions.go_on_ungoverned(ask, error)
+            return None
+
+    async def _end(self, connection: AsyncFencedConnection) -> None:
         await connection.take_leave()
-        if not connection.may_linger:
-            await self._give_back(lease)
+        if connection.lease is not None:
+            await asyncio.to_thread(self._sessions.settle, connection.lease, may_linger=connection.may_linger)
 
     async def _give_back(self, lease: Lease) -> None:
         await asyncio.shield(asyncio.to_thread(self._borrower.give_back, lease))

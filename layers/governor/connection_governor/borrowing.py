@@ -122,9 +122,18 @@ class Borrower:
         try:
             self.release(lease)
         except GovernorError as error:
-            self._reporter.note(
-                "lease left to expire", lease_id=lease.lease_id, database=lease.database, error=str(error)
-            )
+            self.leave_to_expire(lease, str(error))
+
+    def leave_to_expire(self, lease: Lease, reason: str) -> None:
+        """Give nothing back, and say so in the log: whoever looks for a missing slot finds why, and until when."""
+        self._reporter.note(
+            "lease left to expire",
+            lease_id=lease.lease_id,
+            database=lease.database,
+            holder=lease.holder,
+            expires_at_ms=lease.expires_at_ms,
+            reason=reason,
+        )
 
     def status(self, database: str) -> dict[str, Any]:
         """Who holds what. Raises as the transport's `status`."""

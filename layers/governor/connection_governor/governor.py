@@ -87,10 +87,10 @@ class Governor:
         self.fence = fence or Fence()
         self._keep_seconds = _keep_seconds(keep_seconds)
         self.borrower = Borrower(transport, outside.clock, outside.entropy, outside.reporter, outside.notes)
-        self._sessions = Sessions(
+        self.sessions = Sessions(
             self.borrower, outside.opener, outside.clock, outside.reporter, outside.notes, on_unavailable
         )
-        self._keeper = Keeper(self.borrower, self._sessions, outside.clock)
+        self._keeper = Keeper(self.borrower, self.sessions, outside.clock)
 
     @classmethod
     def from_env(cls, *, fence: Fence | None = None) -> Governor:
@@ -239,7 +239,7 @@ class Governor:
         try:
             yield connection
         finally:
-            self._sessions.end(connection)
+            self.sessions.end(connection)
 
     def connect(
         self,
@@ -256,7 +256,7 @@ class Governor:
         """
         ask = self.ask(database, timeout=timeout, lease_ms=lease_ms, holder=holder, context=context)
         connection = self._begin(ask)
-        connection.on_close = lambda: self._sessions.end(connection)
+        connection.on_close = lambda: self.sessions.end(connection)
         return connection
 
     def close(self) -> None:
@@ -264,7 +264,7 @@ class Governor:
         self._keeper.give_up()
 
     def _begin(self, ask: Ask) -> FencedConnection:
-        return self._sessions.begin(ask, self.fence, self.session_end_ms(ask))
+        return self.sessions.begin(ask, self.fence, self.session_end_ms(ask))
 
     def session_end_ms(self, ask: Ask) -> Callable[[], int]:
         """Tells the end of a lease for one session, as of when it is called.
@@ -276,14 +276,6 @@ class Governor:
         if ask.context is None and (ask.lease_ms or DEFAULT_LEASE_MS) <= guard_ms:
             raise InvalidRequest("lease_ms", f"must be above {guard_ms}: what the fence needs at the end")
         return lambda: ask.end_ms(self.clock, margin_ms)
-
-    def opener(self) -> Opener:
-        """What opens the sessions.
-
-        Raises:
-            InvalidRequest: the environment says no database.
-        """
-        return self._sessions.opener()
 
     def ask(self, database: str | None = None, *, holder: str | None = None, timeout: float = 0, **more: Any) -> Ask:  # noqa: ANN401 - see `Ask.of`
         """A checked request, for drivers of other kinds. Raises as `Ask.of`."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from pymysql import err
+
 from connection_governor.emf import gauges
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Watch(Protocol):
-    """MySQL's own view of a database's sessions."""
+    """MySQL's own view of a database's sessions; raises `pymysql.err.MySQLError` where it cannot be had."""
 
     def observe(self) -> Observation:
         """The governed users' sessions at this moment."""
@@ -32,12 +34,21 @@ class Watch(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """What one round found and did."""
+    """What one round found and did.
+
+    Attributes:
+        status: the leases, after it.
+        reclaimed: those that were over.
+        killed: the sessions whose lease was over.
+        observation: what MySQL said; None where it was not asked, or did not answer.
+        blind: why MySQL could not be watched to the end of the round.
+    """
 
     status: Status
     reclaimed: Sequence[Lease]
     killed: Sequence[Session]
     observation: Observation | None
+    blind: err.MySQLError | None
 
 
 class Janitor:
@@ -59,27 +70,44 @@ class Janitor:
     def round(self, database: str) -> Round:
         """One round: sessions first, leases after, so that a session opened in between is never taken for overdue.
 
+        The leases are looked after whatever MySQL says.
+
         Raises:
             UnknownDatabase: no budget was ever set.
             GovernorUnavailable: the store could not be reached.
         """
-        observation = self._watch.observe() if self._watch else None
+        observation, blind = self._observed()
         reclaimed = self._operations.reclaim(database)
         status = self._operations.status(database)
         if not status.settled:
             status = self._operations.settle(status.settings)
-        killed = self._end_overdue(observation, status)
-        outcome = Round(status, reclaimed, killed, observation)
+        killed, refused = self._end_overdue(observation, status)
+        outcome = Round(status, reclaimed, killed, observation, blind or refused)
         self._report(outcome)
         return outcome
 
-    def _end_overdue(self, observation: Observation | None, status: Status) -> list[Session]:
+    def _observed(self) -> tuple[Observation | None, err.MySQLError | None]:
+        try:
+            return (self._watch.observe() if self._watch else None), None
+        except err.MySQLError as refused:
+            return None, refused
+
+    def _end_overdue(
+        self, observation: Observation | None, status: Status
+    ) -> tuple[list[Session], err.MySQLError | None]:
         """KILL only sessions of this database whose lease is stored no more: released, taken over or just reclaimed."""
+        killed: list[Session] = []
         if self._watch is None or observation is None or not observation.names_known:
-            return []
+            return killed, None
         held = {lease.session_name for lease in status.leases()}
-        own = [session for session in observation.sessions if session.database == status.settings.database]
-        return [session for session in own if session.program_name not in held and self._watch.kill(session)]
+        try:
+            for session in observation.sessions:
+                own = session.database == status.settings.database
+                if own and session.program_name not in held and self._watch.kill(session):
+                    killed.append(session)
+        except err.MySQLError as refused:
+            return killed, refused
+        return killed, None
 
     def _report(self, outcome: Round) -> None:
         status = outcome.status

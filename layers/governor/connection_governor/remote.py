@@ -122,4 +122,4 @@ def _raised(error: Payload, payload: Payload) -> Exception:
         return InvalidRequest(error["field"], error["message"])
     if error["code"] == "unknown_database":
         return UnknownDatabase(payload.get("database") or payload["lease"]["database"])
-    return GovernorUnavailable(error["message"])
+    return GovernorUnavailable(error["message"], passing=False)  # the function has tried as often as makes sense

@@ -74,8 +74,15 @@ class Sessions:
     def end(self, connection: FencedConnection) -> None:
         """Close the session and give its lease back, unless MySQL may still be at work for it."""
         connection.close()
-        if connection.lease is not None and not connection.may_linger:
-            self._borrower.give_back(connection.lease)
+        if connection.lease is not None:
+            self.settle(connection.lease, may_linger=connection.may_linger)
+
+    def settle(self, lease: Lease, *, may_linger: bool) -> None:
+        """Give back the lease of a session that has ended, or leave it to expire."""
+        if may_linger:
+            self._borrower.leave_to_expire(lease, "MySQL may still be at work for its session")
+        else:
+            self._borrower.give_back(lease)
 
     def opener(self) -> Opener:
         """What opens the sessions; made when it is first needed.
