@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from connection_governor.attempt import TRIES_ON_A_SHARD
+from connection_governor.decide import shard_order
 from connection_governor.engine import SETTLE_EACH_MS, Engine
 from connection_governor.errors import InvalidRequest
-from connection_governor.lease import Grant, Refusal
+from connection_governor.lease import Grant, Refusal, ShardKey
 from connection_governor.memory import MemoryStore
 from tests.conformance.worlds import LEASE_MS, SKEW_MS, World
 from tests.faulty_store import LOST, WRITES
@@ -132,6 +135,39 @@ def test_the_observed_turnover_shortens_the_advice_to_wait(world: World) -> None
         leases.append(world.lend(ends_in_ms=600_000))
     world.clock.advance(1_000)
     assert world.refuse().retry_after_ms == 100
+
+
+def test_looks_while_waiting_spread_over_the_shards(world: World) -> None:
+    """Looks at shards just seen full find out nothing, and at the end all the others have to be read at once."""
+    world.operations.set_budget("orders", 4, shards=4)
+    engine, until_ms = world.another_engine(), world.clock.now + 5_000
+    for _ in range(4):
+        assert isinstance(engine.acquire(world.wanted()), Grant)
+    engine = Engine(world.store, world.clock, world.entropy)
+    engine.settings("orders")
+    world.store.calls.clear()
+    for _ in range(8):
+        world.clock.advance(100)
+        assert isinstance(engine.acquire(world.wanted(), look_first=True, until_ms=until_ms), Refusal)
+    looked = [tuple(arguments[0]) for method, arguments in world.store.calls if method == "read"]
+    assert [len(keys) for keys in looked] == [1] * 8
+    assert set(looked[:4]) == {(ShardKey("orders", index),) for index in range(4)}
+    assert looked[4:] == looked[:4]
+
+
+def test_a_repeated_look_from_afar_starts_where_the_first_did(world: World) -> None:
+    """The function cannot tell a retry from a new call: elsewhere it would not find the lease that it lent."""
+    world.operations.set_budget("orders", 4, shards=4)
+    engine, wanted = world.another_engine(), world.wanted()
+    first = engine.acquire(wanted, look_first=True)
+    assert isinstance(first, Grant)
+    rival = world.wanted()
+    while next(shard_order(rival.lease_id, 4)) != first.lease.shard:
+        rival = world.wanted()
+    assert isinstance(engine.acquire(rival, look_first=True), Refusal)  # now that shard has been seen full
+    again = engine.acquire(wanted, look_first=True)
+    assert isinstance(again, Grant)
+    assert again.lease == replace(first.lease, fence=None)
 
 
 def test_settings_not_yet_read_are_not_known(world: World) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import pickle
+import pprint
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -92,6 +93,12 @@ def test_dataclasses_knows_them(point: Any) -> None:  # noqa: ANN401 - one class
     match one:
         case point(x, y):
             assert (x, y) == (1, 5)
+
+
+@BOTH
+def test_they_can_be_printed_prettily(point: type) -> None:
+    """Breaks: the debugger's and the test runner's view of a lease that does not fit into one line."""
+    assert "x=1" in pprint.pformat(point(1, 5), width=1)
 
 
 def test_replace_checks_the_changed_value() -> None:

@@ -62,11 +62,13 @@ class Attempt:
         if grant := self._on_unthrottled(others):
             return grant
         if self._again:
-            del others[LOOKS:]
+            others = self._turnover.longest_unseen(others)[:LOOKS]
         return self._on_looks(others, races=RACES if self._again else len(others))
 
     def of_one_who_waits(self, keys: Sequence[ShardKey]) -> Grant | None:
         """Look at one shard; when the wait is over, at all that were not seen full in the meantime, at one at least."""
+        if self._until_ms is not None:  # else a caller from afar may repeat this: it must find what it got here before
+            keys = self._turnover.longest_unseen(keys)
         return self._on_looks(keys[:1] if self._again else self._not_seen_lately(keys) or keys[:1], races=RACES)
 
     def _on_unthrottled(self, keys: list[ShardKey]) -> Grant | None:

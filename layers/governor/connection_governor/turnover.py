@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from connection_governor.lease import Shard, ShardKey
 
 LONGEST_GAP_MS = 30_000  # a rate measured over a freeze says nothing about now
@@ -33,6 +35,10 @@ class Turnover:
         """Grants a second, as last seen; as those of other shards where only they are known; 0 where nothing is."""
         known = self._rates.values()
         return self._rates.get(key, sum(known) / len(known) if known else 0.0)
+
+    def longest_unseen(self, keys: Sequence[ShardKey]) -> list[ShardKey]:
+        """The same shards, that first which was never seen full, or seen so longest ago: looks spread over them all."""
+        return sorted(keys, key=lambda key: self._last[key][1] if key in self._last else 0)
 
     def seen_lately(self, key: ShardKey, *, now_ms: int) -> Shard | None:
         """The shard as it was when it was seen full, if that is not longer ago than a wait usually lasts."""

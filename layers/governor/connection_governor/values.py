@@ -50,7 +50,8 @@ def _value_class(cls: type) -> type:
         "__slots__": names,
         "__match_args__": names,
         "__value_defaults__": defaults,
-        "__dataclass_fields__": _AsDataclasses(),
+        "__dataclass_fields__": _AsDataclasses("__dataclass_fields__"),
+        "__dataclass_params__": _AsDataclasses("__dataclass_params__"),
         "__init__": _compiled_at_first_use,
         "__setattr__": _refuse,
         "__delattr__": _refuse,
@@ -113,26 +114,26 @@ def _refuse(self: object, name: str, *_value: object) -> None:
 
 
 class _AsDataclasses:
-    """What `dataclasses` looks for; made once for each class, and that module loaded, when it does."""
+    """An attribute that `dataclasses` or `pprint` look for; made once for each class, and that module loaded, then."""
 
-    def __init__(self) -> None:
-        self._described: dict[str, Any] | None = None
+    def __init__(self, attribute: str) -> None:
+        self._attribute = attribute
+        self._made: Any = None
 
-    def __get__(self, value: object, cls: Any) -> dict[str, Any]:  # noqa: ANN401 - any value class
-        if self._described is None:
-            self._described = self._describe(cls)
-        return self._described
+    def __get__(self, value: object, cls: Any) -> Any:  # noqa: ANN401 - any value class
+        if self._made is None:
+            self._made = getattr(_dataclass_like(cls), self._attribute)
+        return self._made
 
-    def _describe(self, cls: Any) -> dict[str, Any]:  # noqa: ANN401 - any value class
-        import dataclasses  # noqa: PLC0415 - see the module's description
 
-        defaults = cls.__value_defaults__
-        fields = []
-        for name in getattr(cls, _NAMES):
-            default = defaults.get(name, dataclasses.MISSING)
-            made = isinstance(default, _Made)
-            spec = dataclasses.field(default_factory=default.factory) if made else dataclasses.field(default=default)
-            fields.append((name, Any, spec))
-        like: Any = dataclasses.make_dataclass(cls.__name__, fields, frozen=True)
-        described: dict[str, Any] = like.__dataclass_fields__
-        return described
+def _dataclass_like(cls: Any) -> Any:  # noqa: ANN401 - any value class
+    import dataclasses  # noqa: PLC0415 - see the module's description
+
+    defaults = cls.__value_defaults__
+    fields = []
+    for name in getattr(cls, _NAMES):
+        default = defaults.get(name, dataclasses.MISSING)
+        made = isinstance(default, _Made)
+        spec = dataclasses.field(default_factory=default.factory) if made else dataclasses.field(default=default)
+        fields.append((name, Any, spec))
+    return dataclasses.make_dataclass(cls.__name__, fields, frozen=True)
