@@ -51,9 +51,8 @@ class Patience:
         now_us = self._hub.now_us
         free_since_us = max(self._full_until_us, self._free_from_us, since_us)
         if now_us - free_since_us > PATIENCE_US:
-            raise Violation(
-                "kept waiting", f"{who} waited while capacity was free for {(now_us - free_since_us) // MS} ms"
-            )
+            waited_ms = (now_us - free_since_us) // MS
+            self._ledger.breaks("kept waiting", f"{who} waited while capacity was free for {waited_ms} ms")
 
     def check_refusal(self, who: str, began_us: int, lag_us: int) -> None:
         """A newcomer's only try, for one connection, has just been refused: no shard may have had room throughout.

@@ -255,16 +255,19 @@ class ServerSession:
         """How long a statement takes, and how it ends."""
         verb, _, seconds = sql.partition(" ")
         if verb not in ("WORK", "WRITE", "STREAM", "RUNAWAY"):
-            return QUICK_US, OK
+            return QUICK_US, self._ok()
         wanted_us = int(float(seconds) * SECOND)
         limit_us = int(self._settings.get("max_statement_time", 0) * SECOND) or wanted_us
         if verb == "RUNAWAY":
             self._hub.after(self._longest_us(limit_us), self._run_away)
-            return wanted_us, OK
+            return wanted_us, self._ok()
         if wanted_us > limit_us:
             return limit_us, error_packet(1969, "max_statement_time")
         self._in_transaction = self._in_transaction or verb == "WRITE"
-        return wanted_us, OK_IN_TRANSACTION if self._in_transaction else OK
+        return wanted_us, self._ok()
+
+    def _ok(self) -> bytes:
+        return OK_IN_TRANSACTION if self._in_transaction else OK
 
     def _roll_back_us(self) -> int:
         """How long it takes to undo what was written and not committed."""

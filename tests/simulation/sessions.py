@@ -66,6 +66,8 @@ class Sessions:
         self.covered += 1
         self.peak = max(self.peak, self.covered)
         if self.covered > self._ledger.lent:
+            self._excuse_runaways()
+        if self.covered > self._ledger.lent:
             self._ledger.check_lent(self.covered)
 
     def closed(self, session: ServerSession) -> None:
@@ -86,6 +88,15 @@ class Sessions:
                     session.stray = True
                     self.covered -= 1
                     self._tally.outcomes["kept session goes on without a lease"] += 1
+
+    def _excuse_runaways(self) -> None:
+        """A statement that ran past every limit may outlive its lease, also one that is over and stored still."""
+        for place, sessions in self._by_place.items():
+            for session in sessions:
+                if session.runaway and session.ready and not session.stray and place not in self._ledger.held:
+                    session.stray = True
+                    self.covered -= 1
+                    self._tally.outcomes["session beyond its lease: statement ran away"] += 1
 
     def _lease_gone(self, place: Place) -> None:
         """A lease was released, taken over or reclaimed: none of its sessions may be left."""

@@ -24,7 +24,7 @@ FAULTS = {
     "lost", "max_connections changed", "MySQL restarted", "outage", "session killed by hand", "slow", "thawed",
     "throttled", "twice", "budget changed", "slow to close", "statement ran away",
 }  # fmt: skip
-MAY_BREAK = {"over-grant", "taken early", "once", "phantom", "cut short", "MySQL agrees"}
+MAY_BREAK = {"over-grant", "taken early", "once", "phantom", "cut short", "kept waiting", "MySQL agrees"}
 BRANCHES = {
     "decide.after_refused_grant: AlreadyGranted",
     "decide.after_refused_grant: Full",
