@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import compileall
 import json
 import os
+import shutil
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
+from py_compile import PycInvalidationMode
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, NamedTuple
+
+import pymysql
 
 from bench.measure import FULL, Effort, Series, Spread, ratio
 from bench.results import Row
@@ -64,26 +71,52 @@ _VARIABLES = {
 def rows(effort: Effort = FULL) -> Iterator[Row]:
     """Both over bare Python, and over Python with the driver loaded, as a worker has it."""
     rounds = 15 if effort is FULL else effort.rounds
-    bare = _interleaved({"ours": _OURS, "boto3": _BOTO3}, "", rounds)
-    yield _row("first signed request ready (with TLS context) / import boto3 + client, CPU", bare, "cpu_ms", MOST_TIME)
-    yield _row(
-        "first signed request ready (with TLS context) / import boto3 + client, wall", bare, "wall_ms", MOST_TIME
-    )
-    beside = _interleaved({"ours": _OURS, "boto3": _BOTO3}, _DRIVER, rounds)
-    yield _row("the same after PyMySQL is imported, CPU", beside, "cpu_ms", None)
-    ours, theirs = (Spread.of([run["added_kb"] / 1024 for run in beside[name]]) for name in ("ours", "boto3"))
-    yield Row(
-        NAME,
-        "memory added to bare Python + PyMySQL, MB (boto3's beside it)",
-        f"at most {MOST_MB:g}",
-        f"{ours} (boto3 {theirs})",
-        ours.median <= MOST_MB,
-        {"ours_mb": ours.median, "boto3_mb": theirs.median},
-    )
+    with TemporaryDirectory() as folder:
+        layer, sources = Path(folder) / "layer", Path(folder) / "sources"
+        _copy_layer(layer, sources)
+        ways = {"ours": _Way(_OURS, layer), "boto3": _Way(_BOTO3, layer)}
+        bare = _interleaved(ways, "", rounds)
+        yield _row(
+            "first signed request ready (with TLS context) / import boto3 + client, CPU", bare, "cpu_ms", MOST_TIME
+        )
+        yield _row(
+            "first signed request ready (with TLS context) / import boto3 + client, wall", bare, "wall_ms", MOST_TIME
+        )
+        beside = _interleaved(ways, _DRIVER, rounds)
+        yield _row("the same after PyMySQL is imported, CPU", beside, "cpu_ms", None)
+        ours, theirs = (Spread.of([run["added_kb"] / 1024 for run in beside[name]]) for name in ("ours", "boto3"))
+        yield Row(
+            NAME,
+            "memory added to bare Python + PyMySQL, MB (boto3's beside it)",
+            f"at most {MOST_MB:g}",
+            f"{ours} (boto3 {theirs})",
+            ours.median <= MOST_MB,
+            {"ours_mb": ours.median, "boto3_mb": theirs.median},
+        )
+        whole = f"{_OURS}\n{_DRIVER}"
+        read_only = {"byte code": _Way(whole, layer), "sources alone": _Way(whole, sources, kept=False)}
+        code = _interleaved(read_only, "", rounds)
+        yield _row("client and PyMySQL, with the layer's byte code / from sources alone, CPU", code, "cpu_ms", None)
+
+
+class _Way(NamedTuple):
+    """A program, the layer that it runs on, and whether what it compiles is kept: not where Lambda mounts a layer."""
+
+    body: str
+    layer: Path
+    kept: bool = True
+
+
+def _copy_layer(layer: Path, sources: Path) -> None:
+    """The package and its driver with byte code, as the layer is built, and without."""
+    for package in (ROOT / "layers" / "governor" / "connection_governor", Path(pymysql.__file__).parent):
+        shutil.copytree(package, sources / package.name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(sources, layer)
+    compileall.compile_dir(layer, quiet=1, invalidation_mode=PycInvalidationMode.UNCHECKED_HASH)
 
 
 def _row(figure: str, runs: Mapping[str, list[dict[str, float]]], field: str, most: float | None) -> Row:
-    taken = ratio([run[field] for run in runs["ours"]], [run[field] for run in runs["boto3"]])
+    taken = ratio(*([run[field] for run in these] for these in runs.values()))
     details = {
         name: Series(tuple(run["cpu_ms"] for run in these), tuple(run["wall_ms"] for run in these)).report()
         for name, these in runs.items()
@@ -92,18 +125,20 @@ def _row(figure: str, runs: Mapping[str, list[dict[str, float]]], field: str, mo
     return Row(NAME, figure, f"at most {most}" if most else "", str(taken), reached, details)
 
 
-def _interleaved(bodies: Mapping[str, str], before: str, rounds: int) -> dict[str, list[dict[str, float]]]:
-    runs: dict[str, list[dict[str, float]]] = {name: [] for name in bodies}
+def _interleaved(ways: Mapping[str, _Way], before: str, rounds: int) -> dict[str, list[dict[str, float]]]:
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
     for number in range(rounds + 1):
-        for name, body in bodies.items():
-            run = _run(_MEASURED.format(before=before, body=body))
+        for name, way in ways.items():
+            run = _run(_MEASURED.format(before=before, body=way.body), way)
             if number:  # the first round writes byte code and fills the page cache
                 runs[name].append(run)
     return runs
 
 
-def _run(program: str) -> dict[str, float]:
-    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT / "layers" / "governor"), **_VARIABLES}
+def _run(program: str, way: _Way) -> dict[str, float]:
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(way.layer), **_VARIABLES}
+    if not way.kept:
+        environment["PYTHONDONTWRITEBYTECODE"] = "1"
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
     taken: dict[str, float] = json.loads(done.stdout)
     return taken
