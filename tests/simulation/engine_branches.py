@@ -87,7 +87,7 @@ def _raises(changes: list[plan.Change], shards: Any, settings: Any) -> str:  # n
 
 
 _RULES: list[tuple[Any, str, Callable[..., str]]] = [
-    (decide, "after_refused_grant", _decision),
+    (decide, "next_step", _decision),
     (decide, "room_for", _decision),
     (decide, "after_refused_renew", _decision),
     (plan, "stamps", _stamps),

@@ -26,14 +26,14 @@ FAULTS = {
 }  # fmt: skip
 MAY_BREAK = {"over-grant", "taken early", "once", "phantom", "cut short", "kept waiting", "MySQL agrees"}
 BRANCHES = {
-    "decide.after_refused_grant: AlreadyGranted",
-    "decide.after_refused_grant: Full",
-    "decide.after_refused_grant: GiveBack",
-    "decide.after_refused_grant: IdInUse",
-    "decide.after_refused_grant: NoSuchShard",
-    "decide.after_refused_grant: Write, taking over 1",
-    "decide.after_refused_grant: Write, taking over nobody",
-    "decide.after_refused_grant: Write, taking over several",
+    "decide.next_step: AlreadyGranted",
+    "decide.next_step: Full",
+    "decide.next_step: GiveBack",
+    "decide.next_step: IdInUse",
+    "decide.next_step: NoSuchShard",
+    "decide.next_step: Write, taking over 1",
+    "decide.next_step: Write, taking over nobody",
+    "decide.next_step: Write, taking over several",
     "decide.after_refused_renew: AlreadyRenewed",
     "decide.after_refused_renew: Full",
     "decide.after_refused_renew: NotHeld",

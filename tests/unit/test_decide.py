@@ -28,7 +28,7 @@ def shard(allowed: int, *records: str, fence: int = 9) -> Shard:
 
 
 def step(seen: Shard | None, wanted: str | None = None, lease_id: str = "new-0001") -> decide.NextStep:
-    return decide.after_refused_grant(seen, lease_id, wanted or record(), now_ms=NOW_MS, skew_ms=SKEW_MS)
+    return decide.next_step(seen, lease_id, wanted or record(), now_ms=NOW_MS, skew_ms=SKEW_MS)
 
 
 # A grant that was not written

@@ -66,6 +66,15 @@ def test_a_lease_goes_through_its_payload_unchanged(world: World) -> None:
     assert lease_of(lease_payload(lease)) == lease
 
 
+@pytest.mark.parametrize("name", ["lease_id", "database", "holder", "connections", "fence", "expires_at_ms", "shard"])
+def test_a_field_of_a_lease_is_named_as_one(world: World, name: str) -> None:
+    """`connections` alone would send whoever looks for the mistake to the request, which has none."""
+    wrong = {**lease_payload(world.lend()), name: []}
+    with pytest.raises(InvalidRequest) as refused:
+        lease_of(wrong)
+    assert refused.value.field == f"lease.{name}"
+
+
 def test_metrics_count_the_functions_refusals_once(world: World) -> None:
     """A bundled client counts its own: `waiting` says that one is behind this."""
     world.lend(connections=3)

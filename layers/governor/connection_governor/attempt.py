@@ -167,7 +167,7 @@ class Attempt:
         self._retrying(lambda: self._store.give_back(key, over))
 
     def _decide(self, shard: Shard | None) -> decide.NextStep:
-        return decide.after_refused_grant(
+        return decide.next_step(
             shard,
             self._wanted.lease_id,
             self._wanted.record,

@@ -3,8 +3,9 @@
 Assumed: any two clocks that write leases differ by at most `skew_ms`. Not guaranteed beyond it: a lease may then be
 taken over from a holder whose clock is too far behind (its session's time-outs are what is left).
 
-    a grant was not written, the shard shows    what to do
-    ----------------------------------------    ------------------------------------------------
+    a grant was refused, or a look came first:
+    the shard shows                             what to do
+    ------------------------------------------  ------------------------------------------------
     no item                                     NoSuchShard
     our id with our whole record                AlreadyGranted (an earlier try's answer was lost)
     our id with another record                  IdInUse
@@ -132,8 +133,8 @@ def connections_of(leases: Leases) -> int:
     return sum(record_connections(record) for _, record in leases)
 
 
-def after_refused_grant(shard: Shard | None, lease_id: str, record: str, *, now_ms: int, skew_ms: int) -> NextStep:
-    """What to do after a conditional grant was not written, from the shard that the answer showed."""
+def next_step(shard: Shard | None, lease_id: str, record: str, *, now_ms: int, skew_ms: int) -> NextStep:
+    """What to do about an acquire, from the shard that a refused grant's answer, or a look, has shown."""
     if shard is None:
         return NoSuchShard()
     stored = shard.leases.get(lease_id)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from connection_governor import checks
 from connection_governor.errors import GovernorError, GovernorUnavailable, InvalidRequest, UnknownDatabase
 from connection_governor.lease import Grant, Lease, Refusal, Wanted
-from connection_governor.remote import lease_payload
+from connection_governor.remote import LEASE_FIELDS, lease_payload
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 Payload = dict[str, Any]
 
 ANONYMOUS = ""  # the published sample's payload names nobody; no holder with a name has this tag
-_LEASE_FIELDS = frozenset({"lease_id", "database", "holder", "connections", "fence", "expires_at_ms", "shard"})
 
 
 class Requests:
@@ -142,20 +141,29 @@ def lease_of(payload: object) -> Lease:
     """The lease that a request carries, every field checked."""
     if not isinstance(payload, dict):
         raise InvalidRequest("lease", "must be the object that acquire answered")
-    missing = sorted(_LEASE_FIELDS - {"fence"} - payload.keys())
-    if missing:
-        raise InvalidRequest(f"lease.{missing[0]}", "is missing")
+    for name in LEASE_FIELDS:
+        if name != "fence" and name not in payload:
+            raise InvalidRequest(f"lease.{name}", "is missing")
+    try:
+        return _checked_lease(payload)
+    except InvalidRequest as error:
+        raise InvalidRequest(f"lease.{error.field}", error.message) from error
+
+
+def _checked_lease(payload: Payload) -> Lease:
     return Lease(
         lease_id=checks.lease_id(payload["lease_id"]),
         database=checks.database_name(payload["database"]),
         holder=checks.holder_name(payload["holder"]),
         connections=checks.connection_count(payload["connections"]),
-        fence=None
-        if payload.get("fence") is None
-        else checks.whole_number("fence", payload["fence"], least=0, most=2**63),
+        fence=_checked_fence(payload.get("fence")),
         expires_at_ms=checks.whole_number("expires_at_ms", payload["expires_at_ms"], least=0, most=checks.MAX_END_MS),
         shard=checks.whole_number("shard", payload["shard"], least=0, most=checks.MAX_SHARDS - 1),
     )
+
+
+def _checked_fence(fence: object) -> int | None:
+    return None if fence is None else checks.whole_number("fence", fence, least=0, most=2**63)
 
 
 def _refusal(refusal: Refusal) -> Payload:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Payload = dict[str, Any]
 
 _TELLTALE = {"acquire": "granted", "renew": "renewed", "release": "released", "status": "allowed"}
-_LEASE_FIELDS = ("lease_id", "database", "holder", "connections", "fence", "expires_at_ms", "shard")
+LEASE_FIELDS = ("lease_id", "database", "holder", "connections", "fence", "expires_at_ms", "shard")
 
 
 class Invoke(Protocol):
@@ -105,7 +105,7 @@ def _parsed(answer: bytes) -> Payload:
 
 def _lease(answer: Payload) -> Lease:
     """The lease of an answer; fields that a newer function may add are left out."""
-    return Lease(**{name: answer["lease"][name] for name in _LEASE_FIELDS})
+    return Lease(**{name: answer["lease"][name] for name in LEASE_FIELDS})
 
 
 def _refusal(answer: Payload) -> Refusal:
@@ -114,7 +114,7 @@ def _refusal(answer: Payload) -> Refusal:
 
 def lease_payload(lease: Lease) -> Payload:
     """A lease as JSON, as the contract shows it."""
-    return {name: getattr(lease, name) for name in _LEASE_FIELDS}
+    return {name: getattr(lease, name) for name in LEASE_FIELDS}
 
 
 def _raised(error: Payload, payload: Payload) -> Exception:
