@@ -329,6 +329,7 @@ IN_ENGINE = [
 
 IN_SESSIONS = [
     _m("forget wait_timeout", "fence", ('            "wait_timeout": self.idle_seconds,\n', ""), focus="limits"),
+    _m("forget net_write_timeout", "fence", ('            "net_write_timeout": self.write_seconds,\n', "")),
     _m(
         "forget max_statement_time",
         "fence",
