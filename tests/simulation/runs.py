@@ -1,7 +1,7 @@
 """Runs many worlds on all processors, adds up what was met, and explains a world that fails.
 
 python -m tests.simulation.runs                                  SIMULATION_STEPS steps, and the table of what was met
-python -m tests.simulation.runs --replay SEED [--without NAME]   one world: its history up to what broke
+python -m tests.simulation.runs --replay SEED [--without NAMES]  one world: its history up to what broke
 python -m tests.simulation.runs --digest SEED                    a hash of one world's whole history
 """
 
@@ -136,8 +136,8 @@ def _broken(seed: str, without: Collection[str]) -> tuple[str, int]:
 def explained(failure: Failure) -> str:
     """For people: what broke, how to see it again, and the end of the smallest history that still shows it."""
     without = minimised(failure.seed)
-    flags = "".join(f" --without {name}" for name in without)
-    command = f"python -m tests.simulation.runs --replay {failure.seed}{flags}"
+    less = f" --without {','.join(without)}" if without else ""
+    command = f"python -m tests.simulation.runs --replay {failure.seed}{less}"
     return f"{failure.what}\nreplay: {command}\n" + "\n".join(history(failure.seed, without)[-LAST_LINES:])
 
 
@@ -155,11 +155,15 @@ def digest(seed: str) -> str:
     return world.digest()
 
 
+def _names(names: str) -> list[str]:
+    return names.split(",")
+
+
 def main() -> int:
     """The command line; the exit status is 1 if anything broke."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--replay", metavar="SEED")
-    parser.add_argument("--without", action="append", default=[], metavar="NAME", help="an actor or trouble")
+    parser.add_argument("--without", type=_names, default=(), metavar="NAME,...", help="actors, troubles and fates")
     parser.add_argument("--digest", metavar="SEED")
     options = parser.parse_args()
     say = partial(print, flush=True)
