@@ -1,5 +1,6 @@
 """Starts local servers in process groups of their own, waits until they answer, and stops them whatever happens."""
 
+import atexit
 import contextlib
 import os
 import random
@@ -78,7 +79,7 @@ def _can_listen(port: int) -> bool:
 @cache
 def _guard() -> subprocess.Popen[str]:
     """The one guard of this process: see harness/guard.py."""
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-I", "-S", guard.__file__],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
@@ -86,6 +87,8 @@ def _guard() -> subprocess.Popen[str]:
         text=True,
         start_new_session=True,
     )
+    atexit.register(process.communicate)  # the end of its input is its cue: it ends what is left, and goes
+    return process
 
 
 def _tell_guard(verb: str, kind: str, name: object) -> None:

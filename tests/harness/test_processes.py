@@ -63,6 +63,18 @@ with short_folder("gov-test-") as folder:
     assert eventually(lambda: not Path(folder).exists())
 
 
+def test_a_run_that_forgot_a_server_ends_quietly_and_leaves_nothing(tmp_path: Path) -> None:
+    """Its last words would be a warning of ours, and what it left would still be there when the next one starts."""
+    program = f"""
+from pathlib import Path
+from harness.processes import start
+print(start("sleepers", ["sh", "-c", {PARENT_AND_CHILD!r}], log=Path({str(tmp_path / "log")!r})).pid)
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert not group_alive(int(done.stdout))
+    assert done.stderr == ""
+
+
 def test_a_server_that_ends_at_its_start_is_explained_by_its_log(tmp_path: Path) -> None:
     """`did not answer in 60 s` would hide why."""
     server = start("broken", ["sh", "-c", "echo no such table; exit 3"], log=tmp_path / "log")
