@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 Node = dict[str, Any]
 
+NO_VALUE = {"Ref": "AWS::NoValue"}
+
 
 class TemplateLoader(yaml.SafeLoader):
     """Reads CloudFormation's short forms (`!Ref x`) as their long ones (`{"Ref": x}`)."""
@@ -85,8 +87,36 @@ def statements(resource: Node) -> Iterator[Node]:
     documents = [policy["PolicyDocument"] for policy in properties.get("Policies", [])]
     documents += [properties["PolicyDocument"]] if "PolicyDocument" in properties else []
     for document in documents:
-        for statement in document["Statement"]:
-            yield from statement["Fn::If"][1:] if "Fn::If" in statement else [statement]
+        for statement in [statement for chosen in _either(document) for statement in chosen["Statement"]]:
+            yield from _either(statement)
+
+
+def _either(node: Node) -> list[Node]:
+    """A node as it stands, or those between which a condition chooses."""
+    return [branch for branch in node.get("Fn::If", ["", node])[1:] if branch != NO_VALUE]
+
+
+def holds(template: Node, condition: str, **given: str) -> bool:
+    """Whether a condition of the template holds with these parameters, and the defaults of the others."""
+    defaults = {name: str(parameter.get("Default", "")) for name, parameter in template["Parameters"].items()}
+    return _true(template, {"Condition": condition}, defaults | given)
+
+
+def _true(template: Node, node: Node, given: dict[str, str]) -> bool:
+    ((function, argument),) = node.items()
+    if function == "Condition":
+        return _true(template, template["Conditions"][argument], given)
+    if function == "Fn::Equals":
+        left, right = (_text(side, given) for side in argument)
+        return left == right
+    each = [_true(template, part, given) for part in argument]
+    return {"Fn::And": all(each), "Fn::Or": any(each), "Fn::Not": not each[0]}[function]
+
+
+def _text(node: object, given: dict[str, str]) -> str:
+    if not isinstance(node, dict):
+        return str(node)
+    return given[node["Ref"]] if "Ref" in node else "".join(_text(node["Fn::Join"][1], given))
 
 
 def listed(value: object) -> list[Any]:

@@ -9,9 +9,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from connection_governor.emf import METRICS, NAMESPACE, Reporter, gauges
+from connection_governor.kept import LONGEST_KEEP_S
 from harness.paths import ROOT, TEMPLATE
 from harness.tools import tool
+from tests.security.conftest import NO_VALUE, holds
 
 Node = dict[str, Any]
 Resources = dict[str, Node]
@@ -74,12 +78,82 @@ def test_a_database_that_is_made_is_private_encrypted_and_kept_as_a_snapshot(res
 def test_mysql_and_the_endpoints_are_reached_by_the_functions_only(resources: Resources) -> None:
     """An open security group is a database on the network of everyone."""
     for name in ("DatabaseSecurityGroup", "EndpointsSecurityGroup"):
-        (rule,) = resources[name]["Properties"]["SecurityGroupIngress"]
+        rule, *others = resources[name]["Properties"]["SecurityGroupIngress"]
         assert "SourceSecurityGroupId" in rule
         assert "CidrIp" not in rule
+        assert [other["Fn::If"][:2] for other in others] == [["MakeNetwork", NO_VALUE]] * len(others)
     assert "SecurityGroupIngress" not in resources["FunctionsSecurityGroup"]["Properties"]
     kinds = {resource["Type"] for resource in resources.values()}
     assert not kinds & {"AWS::EC2::InternetGateway", "AWS::EC2::NatGateway"}
+
+
+OWN = {"VpcId": "vpc-1", "RouteTableIds": "rtb-1"}
+MADE = {"CreateDatabase": "true"}
+
+
+@pytest.mark.parametrize(
+    ("given", "made"),
+    [
+        (MADE, True),
+        (MADE | {"CreateEndpoints": "true"}, True),
+        (MADE | {"CreateEndpoints": "false"}, False),
+        (OWN, False),
+        (OWN | MADE, False),
+        (OWN | {"CreateEndpoints": "true"}, True),
+        (OWN | {"CreateEndpoints": "false"}, False),
+        ({"CreateEndpoints": "true"}, False),
+    ],
+)
+def test_a_network_that_is_somebodys_gets_endpoints_only_where_asked(
+    given: dict[str, str], made: bool, template: Node
+) -> None:
+    """An endpoint takes its service's traffic of the whole network: others there would be cut off by a deployment."""
+    by_lambda = given | {"Transport": "lambda"}
+    assert holds(template, "MakeEndpoints", **given) is made
+    assert holds(template, "MakeGatewayEndpoints", **given) is made
+    assert holds(template, "MakeLambdaEndpoint", **by_lambda) is made
+
+
+def test_endpoints_in_somebodys_network_serve_everybody_there(template: Node, resources: Resources) -> None:
+    """Narrowed to this stack's table and secrets, they would break every other program in that network."""
+    endpoints = {name: r["Properties"] for name, r in resources.items() if r["Type"] == "AWS::EC2::VPCEndpoint"}
+    assert len(endpoints) == 4
+    for properties in endpoints.values():
+        condition, narrow, otherwise = properties["PolicyDocument"]["Fn::If"]
+        assert (condition, otherwise) == ("MakeNetwork", NO_VALUE)
+        assert narrow["Statement"]
+    _, everybody = resources["EndpointsSecurityGroup"]["Properties"]["SecurityGroupIngress"]
+    assert everybody["Fn::If"][2]["CidrIp"] == {"Ref": "VpcCidr"}
+    rule = template["Rules"]["EndpointsAdmitTheWholeNetwork"]
+    assert rule["Assertions"][0]["Assert"] == {"Fn::Not": [{"Fn::Equals": [{"Ref": "VpcCidr"}, ""]}]}
+
+
+def test_nothing_is_kept_for_longer_than_the_layer_takes(template: Node) -> None:
+    """A value that the template takes and the layer refuses fails every invocation of the worker."""
+    assert template["Parameters"]["KeepSeconds"]["MaxValue"] == LONGEST_KEEP_S
+
+
+def test_lambda_never_repeats_the_seed_or_a_round(functions: Resources) -> None:
+    """A seed that is tried again after its time-out would be applied after CloudFormation has rolled back."""
+    for name in ("SeedFunction", "JanitorFunction"):
+        again = functions[name]["EventInvokeConfig"]
+        assert (again["MaximumRetryAttempts"], again["MaximumEventAgeInSeconds"]) == (0, 60)
+
+
+def test_the_janitor_watches_the_users_of_an_operators_own_functions(functions: Resources) -> None:
+    """Sessions of a user that it does not know are never counted, and never ended when their lease is over."""
+    watched = functions["JanitorFunction"]["Environment"]["Variables"]["DB_WORKER_USERS"]
+    both = {"Fn::Sub": "${WorkerUser},${GovernedUsers}"}
+    assert watched == {"Fn::If": ["HasGovernedUsers", both, {"Ref": "WorkerUser"}]}
+
+
+@pytest.mark.parametrize(
+    ("users", "valid"), [("", True), ("shop", True), ("shop,pay-1", True), ("shop, pay", False), ("shop,", False)]
+)
+def test_governed_users_are_names_with_commas_between(users: str, valid: bool, template: Node) -> None:
+    """A blank would become part of a name that no session has."""
+    pattern = template["Parameters"]["GovernedUsers"]["AllowedPattern"]
+    assert bool(re.fullmatch(pattern, users)) is valid
 
 
 def test_the_custom_resource_cannot_hang_a_stack_for_an_hour(resources: Resources, functions: Resources) -> None:
