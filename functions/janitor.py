@@ -11,6 +11,7 @@ from pymysql import err
 from connection_governor.clock import SYSTEM_CLOCK
 from connection_governor.emf import Reporter
 from connection_governor.environment import Environment, operations
+from connection_governor.errors import GovernorError
 from connection_governor.janitor import Janitor
 from watching import watching
 
@@ -21,14 +22,14 @@ logger = Logger(service="janitor")
 
 
 def handler(_event: object, _context: LambdaContext) -> dict[str, Any]:
-    """One round. Where MySQL cannot be reached the leases are looked after all the same, and then it fails visibly."""
+    """One round. Where MySQL or its secret cannot be reached the leases are looked after, and then it fails visibly."""
     here = Environment.current()
     with ExitStack() as stack:
-        blind: err.MySQLError | None = None
+        blind: err.MySQLError | GovernorError | None = None
         watch = None
         try:
             watch = stack.enter_context(watching(here))
-        except err.MySQLError as unreachable:
+        except (err.MySQLError, GovernorError) as unreachable:
             blind = unreachable
         done = Janitor(operations(here), watch, Reporter(), SYSTEM_CLOCK).round(here.required("GOVERNOR_DATABASE"))
     blind = blind or done.blind

@@ -9,6 +9,7 @@ import pytest
 from pymysql import err
 
 import janitor
+from connection_governor.errors import GovernorUnavailable, InvalidRequest
 from connection_governor.memory import MemoryStore
 from connection_governor.observe import Observation
 from connection_governor.operations import Operations
@@ -53,15 +54,27 @@ def test_a_round_publishes_the_gauges_without_traffic(
     assert '"Remaining Connections":3' in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    "unreachable",
+    [
+        err.OperationalError(2003, "Can't connect to MySQL server"),
+        InvalidRequest("DB_SECRET_ARN", "cannot be read"),
+        InvalidRequest("tls_ca", "cannot be used"),
+        GovernorUnavailable("secretsmanager does not answer"),
+    ],
+)
 def test_an_unreachable_mysql_fails_after_the_leases_were_looked_after(
-    context: LambdaContext, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    unreachable: Exception,
+    context: LambdaContext,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """The gauges must not go dark with MySQL, nor may its absence go unseen: the alarm counts failed rounds."""
 
     def watching(_here: Environment) -> contextlib.AbstractContextManager[QuietServer]:
-        raise err.OperationalError(2003, "Can't connect to MySQL server")
+        raise unreachable
 
     monkeypatch.setattr(janitor, "watching", watching)
-    with pytest.raises(err.OperationalError):
+    with pytest.raises(type(unreachable)):
         janitor.handler({}, context)
     assert '"Remaining Connections":3' in capsys.readouterr().out
