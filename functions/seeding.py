@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pymysql import err
 
+import sample
 from connection_governor.errors import GovernorError, UnknownDatabase
 from connection_governor.fence import Fence, SessionStart
 from connection_governor.mysql import Target, open_session
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from connection_governor.operations import Operations
     from connection_governor.secrets import Credentials
 
-EMPLOYEES: Final = ((1, "John", "Smith"), (2, "Jane", "Doe"), (3, "Bob", "Rogers"))
 DRAIN_SECONDS: Final = 20  # of the custom resource's 60
 _PATIENT: Final = Fence(idle_seconds=60, statement_seconds=20)
 _MONITOR_CONNECTIONS: Final = 2
@@ -107,7 +107,7 @@ class Seeder:
         """
         with closing(self._administrator(wanted)) as connection, connection.cursor() as cursor:
             _check_room(cursor, wanted.allowed)
-            _make_schema(cursor, wanted.schema)
+            sample.make(cursor, wanted.schema)
             before = self._allowed_now(wanted.database)
             self._make_worker(cursor, wanted, limit=max(before, wanted.allowed))
             may_kill = self._make_monitor(cursor, wanted)
@@ -126,14 +126,11 @@ class Seeder:
         return may_kill
 
     def remove(self, wanted: Wanted) -> None:
-        """Drop the table, the schema if nothing else is in it, and the users; nothing where the data is to be kept."""
+        """Drop what the seed made of the table and its schema, and the users; nothing where the data is to be kept."""
         if not wanted.removes:
             return
         with closing(self._administrator(wanted)) as connection, connection.cursor() as cursor:
-            cursor.execute(f"DROP TABLE IF EXISTS `{wanted.schema}`.`Employees`")
-            cursor.execute("SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = %s", (wanted.schema,))
-            if cursor.fetchone() == (0,):
-                cursor.execute(f"DROP DATABASE IF EXISTS `{wanted.schema}`")
+            sample.remove(cursor, wanted.schema)
             _drop_users(cursor, set(wanted.users))
 
     def _administrator(self, wanted: Wanted) -> FencedConnection:
@@ -187,15 +184,6 @@ def _check_room(cursor: Cursor, allowed: int) -> None:
     (room,) = cursor.fetchone() or (0,)
     if allowed >= room:
         raise SeedError(f"AllowedConnections is {allowed}, but the server takes {room} in all (max_connections)")
-
-
-def _make_schema(cursor: Cursor, schema: str) -> None:
-    cursor.execute(f"CREATE DATABASE IF NOT EXISTS `{schema}`")
-    cursor.execute(
-        f"CREATE TABLE IF NOT EXISTS `{schema}`.`Employees` "
-        "(EmployeeID INT AUTO_INCREMENT PRIMARY KEY, FirstName VARCHAR(50), LastName VARCHAR(50))"
-    )
-    cursor.executemany(f"INSERT IGNORE INTO `{schema}`.`Employees` VALUES (%s, %s, %s)", EMPLOYEES)  # noqa: S608  # pattern of the template
 
 
 def _drop_users(cursor: Cursor, users: set[str]) -> None:

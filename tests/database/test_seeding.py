@@ -16,7 +16,8 @@ from connection_governor.memory import MemoryStore
 from connection_governor.mysql import FencedConnection, Target, open_session
 from connection_governor.operations import Operations
 from connection_governor.secrets import Credentials
-from seeding import EMPLOYEES, Seeder, SeedError, Wanted
+from sample import EMPLOYEES
+from seeding import Seeder, SeedError, Wanted
 from tests.virtual import SetEntropy, VirtualClock
 
 if TYPE_CHECKING:
@@ -209,12 +210,68 @@ def test_deleting_keeps_or_removes_as_asked(removes: bool, world: World) -> None
     assert (left, users) == (((0,), (0,)) if removes else ((1,), (2,)))
 
 
-def test_removing_leaves_a_schema_that_holds_something_else(world: World) -> None:
-    """A brought database holds the owner's own tables."""
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "CREATE TABLE company.orders (id INT)",
+        "CREATE TABLE company.employees (id INT)",
+        "CREATE VIEW company.orders AS SELECT 1",
+        "CREATE PROCEDURE company.orders() SELECT 1",
+        "CREATE FUNCTION company.orders() RETURNS INT RETURN 1",
+        "CREATE EVENT company.orders ON SCHEDULE EVERY 1 DAY DO SET @x = 1",
+    ],
+)
+def test_removing_leaves_a_schema_that_holds_something_else(statement: str, world: World) -> None:
+    """A brought database holds the owner's own tables and programs, of which there may be no other copy."""
     world.seeder.make(world.wanted)
-    world.server.execute("CREATE TABLE company.orders (id INT)")
+    world.server.execute(statement)
     world.seeder.remove(world.wanted)
-    assert world.ask("SELECT table_name FROM information_schema.tables WHERE table_schema = 'company'") == ("orders",)
+    assert world.ask("SELECT COUNT(*) FROM information_schema.schemata WHERE schema_name = 'company'") == (1,)
+    seeded = "SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = 'company' AND BINARY table_name = %s"
+    assert world.ask(seeded, "Employees") == (0,)
+
+
+def test_removing_leaves_an_empty_schema_that_was_there_before(world: World) -> None:
+    """Its owner has grants and a character set on it."""
+    world.server.execute("CREATE DATABASE company")
+    world.seeder.make(world.wanted)
+    world.seeder.make(world.wanted, replaces=world.wanted)
+    world.seeder.remove(world.wanted)
+    assert world.ask("SELECT COUNT(*) FROM information_schema.schemata WHERE schema_name = 'company'") == (1,)
+    assert world.ask("SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = 'company'") == (0,)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "CREATE TABLE company.Employees (EmployeeID INT, FirstName VARCHAR(9), LastName VARCHAR(9)) COMMENT 'payroll'",
+        "CREATE VIEW company.Employees AS SELECT 9 AS EmployeeID",
+    ],
+)
+def test_a_table_that_was_there_before_gets_no_rows_and_is_never_dropped(statement: str, world: World) -> None:
+    """`Employees` is a likely name for somebody's payroll."""
+    world.server.execute("CREATE DATABASE company", statement)
+    before = world.ask("SELECT COUNT(*) FROM company.Employees")
+    world.seeder.make(world.wanted)
+    assert world.ask("SELECT COUNT(*) FROM company.Employees") == before
+    world.seeder.remove(world.wanted)
+    assert world.ask("SELECT COUNT(*) FROM company.Employees") == before
+
+
+def test_rows_that_were_deleted_do_not_come_back(world: World) -> None:
+    """The table is filled once, when it is made: an update of the stack writes nothing into it."""
+    world.seeder.make(world.wanted)
+    world.server.execute("DELETE FROM company.Employees")
+    world.seeder.make(world.wanted, replaces=world.wanted)
+    assert world.ask("SELECT COUNT(*) FROM company.Employees") == (0,)
+
+
+def test_removing_twice_is_removing_once(world: World) -> None:
+    """CloudFormation repeats a deletion whose answer it did not get."""
+    world.seeder.make(world.wanted)
+    world.seeder.remove(world.wanted)
+    world.seeder.remove(world.wanted)
+    assert world.ask("SELECT COUNT(*) FROM information_schema.schemata WHERE schema_name = 'company'") == (0,)
 
 
 def test_a_renamed_worker_leaves_no_old_user_behind(world: World) -> None:

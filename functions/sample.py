@@ -1,0 +1,59 @@
+"""The sample's table and its schema: made and filled where nothing stands, dropped only where the seed made them.
+
+The table's comment says who made it, and whether its schema was made with it: MySQL keeps no comment of a schema.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from pymysql import err
+from pymysql.constants import ER
+
+if TYPE_CHECKING:
+    from pymysql.cursors import Cursor
+
+EMPLOYEES: Final = ((1, "John", "Smith"), (2, "Jane", "Doe"), (3, "Bob", "Rogers"))
+_TABLE_MADE: Final = "made by connection-governor"
+_BOTH_MADE: Final = "made by connection-governor, with its schema"
+_COMMENT: Final = """
+    SELECT table_comment FROM information_schema.tables WHERE table_schema = %s AND table_name = 'Employees'
+"""
+_EVERYTHING: Final = """
+    SELECT (SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = %s)
+         + (SELECT COUNT(*) FROM information_schema.routines WHERE routine_schema = %s)
+         + (SELECT COUNT(*) FROM information_schema.events WHERE event_schema = %s)
+"""  # tables lists views, too
+
+
+def make(cursor: Cursor, schema: str) -> None:
+    """Create and fill the table, and the schema around it; a table that is there already is left as it is."""
+    schema_made = _created(cursor, f"CREATE DATABASE `{schema}`", ER.DB_CREATE_EXISTS)
+    columns = "EmployeeID INT AUTO_INCREMENT PRIMARY KEY, FirstName VARCHAR(50), LastName VARCHAR(50)"
+    mark = _BOTH_MADE if schema_made else _TABLE_MADE
+    table = f"CREATE TABLE `{schema}`.`Employees` ({columns}) COMMENT '{mark}'"
+    if _created(cursor, table, ER.TABLE_EXISTS_ERROR):
+        cursor.executemany(f"INSERT INTO `{schema}`.`Employees` VALUES (%s, %s, %s)", EMPLOYEES)  # noqa: S608  # pattern of the template
+
+
+def remove(cursor: Cursor, schema: str) -> None:
+    """Drop the table if the seed made it, and the schema if the seed made that, too, and nothing else is in it."""
+    cursor.execute(_COMMENT, (schema,))
+    (mark,) = cursor.fetchone() or ("",)
+    if mark not in (_TABLE_MADE, _BOTH_MADE):
+        return
+    cursor.execute(_EVERYTHING, (schema, schema, schema))
+    if mark == _BOTH_MADE and cursor.fetchone() == (1,):
+        cursor.execute(f"DROP DATABASE `{schema}`")  # at once with the table, whose comment is the only proof
+    else:
+        cursor.execute(f"DROP TABLE `{schema}`.`Employees`")
+
+
+def _created(cursor: Cursor, statement: str, exists: int) -> bool:
+    try:
+        cursor.execute(statement)
+    except err.MySQLError as refused:
+        if refused.args[0] != exists:
+            raise
+        return False
+    return True
