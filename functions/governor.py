@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from aws_lambda_powertools import Logger
 
 from connection_governor import environment
+from connection_governor.waiting import InvocationEnd
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
@@ -15,16 +16,18 @@ if TYPE_CHECKING:
     from connection_governor.payloads import Requests
 
 logger = Logger(service="governor")
+invocation = InvocationEnd()
 
 
 @cache
 def requests() -> Requests:
     """What answers in this environment; made at the first request, so that importing needs no environment."""
-    return environment.requests(environment.Environment.current())
+    return environment.requests(environment.Environment.current(), invocation)
 
 
-def handler(event: object, _context: LambdaContext) -> dict[str, Any] | bool:
-    """One request, one answer; what a caller did wrong is an answer, too."""
+def handler(event: object, context: LambdaContext) -> dict[str, Any] | bool:
+    """One request, one answer, before Lambda stops it; what a caller did wrong is an answer, too."""
+    invocation.note(context)
     answer = requests().answer(event)
     if isinstance(answer, dict) and "error" in answer:
         logger.warning("not carried out", extra={"error": answer["error"]})

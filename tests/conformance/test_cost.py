@@ -191,15 +191,17 @@ governor.release(governor.renew(lease))
 """
 THE_FUNCTION = """
 import governor
+from types import SimpleNamespace
 database = {"database": "orders"}
-answer = governor.handler({"action": "acquire", "connections": 36, **database}, None)
-assert not governor.handler({"action": "acquire", **database}, None)["granted"]
-governor.handler({"action": "status", **database}, None)
-answer = governor.handler({"action": "renew", "lease": answer["lease"]}, None)
-assert governor.handler({"action": "release", "lease": answer["lease"]}, None)["released"]
-assert governor.handler({"incrementCounter": True, "RDBMSName": "orders"}, None) is True
-assert governor.handler({"incrementCounter": False, "RDBMSName": "orders"}, None) is True
-assert "error" in governor.handler({"action": "acquire", "database": "unknown"}, None)
+context = SimpleNamespace(get_remaining_time_in_millis=lambda: 10_000)
+answer = governor.handler({"action": "acquire", "connections": 36, **database}, context)
+assert not governor.handler({"action": "acquire", **database}, context)["granted"]
+governor.handler({"action": "status", **database}, context)
+answer = governor.handler({"action": "renew", "lease": answer["lease"]}, context)
+assert governor.handler({"action": "release", "lease": answer["lease"]}, context)["released"]
+assert governor.handler({"incrementCounter": True, "RDBMSName": "orders"}, context) is True
+assert governor.handler({"incrementCounter": False, "RDBMSName": "orders"}, context) is True
+assert "error" in governor.handler({"action": "acquire", "database": "unknown"}, context)
 """
 
 

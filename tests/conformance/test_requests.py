@@ -48,6 +48,34 @@ def test_a_whole_life_of_a_lease_in_payloads(world: World) -> None:
     assert answer(world, {"action": "renew", "lease": renewed["lease"]}) == {"renewed": False, "reason": "not_held"}
 
 
+def test_an_acquire_that_is_repeated_later_is_granted_the_lease_that_is_stored(world: World) -> None:
+    """A worker in any language names a length: its SDK repeats the request after a lost answer, the end has moved."""
+    request = {"action": "acquire", "database": "orders", "lease_id": LEASE_ID, "lease_ms": 10_000}
+    first = answer(world, request)["lease"]
+    world.clock.advance(3)
+    again = answer(world, request)
+    assert again["granted"]
+    assert again["lease"] == {**first, "fence": None}
+    assert world.shard().in_use == 1
+
+
+@pytest.mark.parametrize("other", [{"connections": 2}, {"holder": "billing/1"}])
+def test_the_id_of_another_lease_is_in_use(world: World, other: dict[str, Any]) -> None:
+    """Two workers that share an id would share a connection, too."""
+    request = {"action": "acquire", "database": "orders", "lease_id": LEASE_ID, "lease_ms": 10_000}
+    answer(world, request)
+    assert answer(world, request | other)["error"]["field"] == "lease_id"
+    assert world.shard().in_use == 1
+
+
+def test_an_acquire_that_is_repeated_after_its_leases_end_is_refused_by_name(world: World) -> None:
+    """Granted, it would hold what anybody may take over."""
+    request = {"action": "acquire", "database": "orders", "lease_id": LEASE_ID, "connections": 3, "lease_ms": 10_000}
+    answer(world, request)
+    world.clock.advance(10_001)
+    assert answer(world, request)["error"]["field"] == "lease_id"
+
+
 def test_a_refusal_in_a_payload(world: World) -> None:
     """A worker in another language must be able to tell a full database from an error."""
     granted(world, connections=3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from typing import TYPE_CHECKING
 
@@ -47,11 +48,11 @@ def acquire(store: MemoryStore, lease_id: str, *, ends_in_ms: int) -> None:
 
 def test_a_budget_is_created_changed_and_shown(run: Callable[..., tuple[int, str, str]]) -> None:
     """Without it an operator could not set the first budget, or would not see what they set."""
-    assert run("set-budget", "orders", "50")[:2] == (0, "orders: 0 of 50 connections lent, 50 left\n")
-    assert run("set-budget", "orders", "10", "--lease-ms", "5000")[:2] == (
-        0,
-        "orders: 0 of 10 connections lent, 10 left\n",
-    )
+    status, out, _ = run("set-budget", "orders", "50")
+    assert (status, out.splitlines()[0]) == (0, "orders: 0 of 50 connections lent, 50 left")
+    assert "WITH MAX_USER_CONNECTIONS 50" in out  # which MySQL would go on to enforce
+    status, out, _ = run("set-budget", "orders", "10", "--lease-ms", "5000")
+    assert (status, out.splitlines()[0]) == (0, "orders: 0 of 10 connections lent, 10 left")
     assert run("status", "orders")[1] == "orders: 0 of 10 connections lent, 10 left\n"
 
 
@@ -103,6 +104,9 @@ def test_json_output_has_the_contracts_fields(run: Callable[..., tuple[int, str,
         (("set-budget", "orders", "1", "--shards", "0"), "shards"),
         (("set-budget", "orders", "1", "--lease-ms", "10"), "lease_ms"),
         (("status", "nowhere"), "nowhere"),
+        (("status", "orders#0"), "database"),
+        (("reclaim", "orders#0"), "database"),
+        (("status", ""), "database"),
     ],
 )
 def test_bad_input_is_one_clear_line_that_names_the_field(
@@ -121,3 +125,17 @@ def test_help_shows_how_to_do_each_thing(capsys: pytest.CaptureFixture[str]) -> 
         cli.main(["--help"])
     text = capsys.readouterr().out
     assert all(command in text for command in ("status", "watch", "set-budget", "reclaim", "GOVERNOR_TABLE"))
+
+
+def test_a_full_disk_behind_the_output_is_one_clear_line(
+    run: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A traceback at 3 a.m. says that the governor is broken, which it is not."""
+    run("set-budget", "orders", "50")
+
+    def full(_text: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(cli, "_print", full)
+    status, _, error = run("status", "orders")
+    assert (status, error) == (1, "governor: [Errno 28] No space left on device\n")

@@ -131,6 +131,24 @@ def test_otherwise_botocores_chain_is_asked(tmp_path: Path, monkeypatch: pytest.
     assert found.current() == ("a", "s", None)
 
 
+@pytest.mark.parametrize(
+    "profiles", ["", "[ops]\nsso_session = nobody\n", "[ops]\nsource_profile = nobody\nrole_arn = arn"]
+)
+def test_what_botocores_chain_cannot_do_is_an_outage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, profiles: str
+) -> None:
+    """Breaks: an operator whose sign-in has lapsed gets botocore's traceback at 3 a.m."""
+    (tmp_path / "config").write_text(profiles.replace("[ops]", "[profile ops]"))
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with pytest.raises(GovernorUnavailable, match="no credentials") as refused:
+        credential_source({"AWS_PROFILE": "ops"}).current()
+    assert not refused.value.passing or not profiles.startswith("[ops]\nsource")
+
+
 def test_without_botocore_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     """Breaks: the user is left with an ImportError of a library that the layer does not ship."""
     original = builtins.__import__

@@ -65,6 +65,8 @@ def test_a_number_that_is_none_is_refused_by_name(text: str) -> None:
         ({"GOVERNOR_TABLE": "leases"}, "AWS_REGION"),
         ({**DIRECT, "GOVERNOR_ON_UNAVAILABLE": "ignore"}, "GOVERNOR_ON_UNAVAILABLE"),
         ({**DIRECT, "GOVERNOR_KEEP_SECONDS": "long"}, "GOVERNOR_KEEP_SECONDS"),
+        ({**DIRECT, "GOVERNOR_KEEP_SECONDS": "901"}, "GOVERNOR_KEEP_SECONDS"),
+        ({**DIRECT, "AWS_ENDPOINT_URL": "localhost"}, "AWS_ENDPOINT_URL"),
     ],
 )
 def test_what_is_missing_or_wrong_is_said_by_the_variables_name(variables: dict[str, str], name: str) -> None:
@@ -197,6 +199,16 @@ def test_a_secret_is_read_from_secrets_manager() -> None:
     (request,) = server.requests
     assert request.headers["x-amz-target"] == "secretsmanager.GetSecretValue"
     assert json.loads(request.body) == {"SecretId": "arn:secret"}
+
+
+def test_a_passing_fault_of_secrets_manager_is_passed_over() -> None:
+    """One answer of 500 would fail an invocation that has a lease already."""
+    fault = answer({"__type": "InternalServiceError"}, "500 Internal Server Error")
+    with ScriptedServer([fault, answer({"SecretString": "{}"})]) as server:
+        fetch = env.SecretFetcher(Environment({**DIRECT, "AWS_ENDPOINT_URL_SECRETS_MANAGER": server.url}))
+        assert fetch("arn:secret") == "{}"
+        assert fetch._endpoint is not None
+        fetch._endpoint.close()
 
 
 def test_a_secret_that_cannot_be_read_is_said_by_the_variables_name() -> None:

@@ -263,6 +263,42 @@ def test_the_wait_never_passes_the_deadline(world: World, governor: Governor) ->
     assert world.clock.now == start + 1_500
 
 
+def test_a_lease_that_is_over_when_its_answer_comes_is_not_handed_out(world: World, governor: Governor) -> None:
+    """Frozen before the answer, a worker would go on under a lease that others may take over at any moment."""
+    world.store.before["grant"] = lambda: world.clock.advance(40_000)
+    with pytest.raises(GovernorUnavailable, match="after the lease's end"), governor.lease(timeout=0):
+        pass
+    assert world.shard().in_use == 0
+
+
+def test_who_has_time_left_tries_again_with_a_new_lease(world: World, governor: Governor) -> None:
+    """A slow answer to a short lease is no reason to give up waiting."""
+    world.store.before["grant"] = lambda: world.clock.advance(1_500)
+    lease = governor.acquire(timeout=5.0, lease_ms=1_000)
+    assert lease.expires_at_ms == world.clock.now + 1_000
+    assert list(world.shard().leases) == [lease.lease_id]
+
+
+def test_a_refusal_after_a_wait_tells_the_budget_as_it_is(world: World, governor: Governor) -> None:
+    """A shard that is both remembered and looked at again is one shard: the dashboard showed twice the budget."""
+    world.lend(connections=3)
+    with pytest.raises(NoConnectionsLeft) as refused:
+        governor.acquire(timeout=2.0)
+    assert (refused.value.allowed, refused.value.in_use) == (3, 3)
+    (line,) = metric(world, "NoConnLeftError")
+    assert (line["AllowedConnections"], line["ConnectionsInUse"]) == (3, 3)
+
+
+def test_leases_taken_over_by_an_acquire_are_counted(world: World, governor: Governor) -> None:
+    """Under load it is acquires that reclaim, not the janitor: crashes would not show when it matters."""
+    world.lend(connections=2)
+    world.lend(connections=1)
+    world.clock.advance(100_000)
+    governor.acquire()
+    (line,) = metric(world, "LeasesExpired")
+    assert (line["LeasesExpired"], line["Granted"]) == (2, 1)
+
+
 # Renew and release
 
 
@@ -396,6 +432,22 @@ def test_a_lease_too_short_for_the_fence_is_refused_before_it_is_asked_for(world
         pass
     assert refused.value.field == "lease_ms"
     assert world.store.calls == []
+
+
+def test_a_length_that_leaves_no_time_before_the_fence_is_refused_with_a_context_too(
+    world: World, governor: Governor
+) -> None:
+    """Every statement would be refused as too late, and the worker look for the mistake in its time-outs."""
+    context = Context(20_000)
+    with (
+        pytest.raises(InvalidRequest) as refused,
+        governor.connection(lease_ms=FENCE.margin_ms, context=context),
+    ):
+        pass
+    assert refused.value.field == "lease_ms"
+    assert world.store.calls == []
+    with governor.connection(lease_ms=FENCE.margin_ms + 1, context=context):
+        pass
 
 
 def test_where_mysql_refuses_the_lease_goes_back_and_the_real_error_surfaces(

@@ -7,18 +7,22 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from connection_governor import decide
 from connection_governor.errors import GovernorUnavailable, InvalidRequest
-from connection_governor.lease import Grant
+from connection_governor.lease import Grant, Shard, record_expiry_ms
 from connection_governor.retry import TAKING
 from connection_governor.store import Written
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from dataclasses import replace
 
     from connection_governor.clock import Clock
-    from connection_governor.lease import Leases, Settings, Shard, ShardKey, Wanted
+    from connection_governor.lease import Leases, Settings, ShardKey, Wanted
     from connection_governor.retry import Retry
     from connection_governor.store import LeaseStore, Unwritten
     from connection_governor.turnover import Turnover
+
+else:
+    from connection_governor.values import replace
 
 T = TypeVar("T")
 
@@ -46,7 +50,7 @@ class Attempt:
     """One pass of one acquire over the shards; `seen` collects the full ones, `missed` says that one does not exist."""
 
     def __init__(self, tools: Tools, settings: Settings, wanted: Wanted, until_ms: int | None, *, waited: bool) -> None:
-        self.seen: list[Shard] = []
+        self._seen: dict[ShardKey, Shard] = {}
         self.missed = False
         self._store, self._clock, self._retry, self._turnover = tools
         self._settings = settings
@@ -55,6 +59,11 @@ class Attempt:
         self._waited = waited
         self._may_leave = False
         self._again = waited if until_ms is None else self._clock.now_ms() < until_ms
+
+    @property
+    def seen(self) -> list[Shard]:
+        """The full shards, as last seen."""
+        return list(self._seen.values())
 
     def of_a_newcomer(self, keys: Sequence[ShardKey]) -> Grant | None:
         """Write to one shard without looking; look at others, and write where there is room."""
@@ -88,7 +97,7 @@ class Attempt:
         for key in keys:
             shard = self._turnover.seen_lately(key, now_ms=self._clock.now_ms())
             if shard is not None and isinstance(self._decide(shard), decide.Full):
-                self.seen.append(shard)
+                self._seen[key] = shard
             else:
                 unseen.append(key)
         return unseen
@@ -122,15 +131,16 @@ class Attempt:
         return not self._again or decide.will_last(shard, turnover_per_s=self._turnover.per_second(shard.key))
 
     def _saw(self, shard: Shard) -> None:
-        self.seen.append(shard)
+        self._seen[shard.key] = shard
         self._turnover.note(shard, now_ms=self._clock.now_ms())
 
     def _on_shard(self, key: ShardKey, taken: Leases = ()) -> Grant | None:
         shard: Shard | None = None
+        given_back = 0
         for _ in range(TRIES_ON_A_SHARD):
             outcome = self._write(key, taken)
             if isinstance(outcome, Written):
-                return self._granted(key, outcome, outcome.fence)
+                return self._granted(key, outcome, outcome.fence, expired=given_back + len(taken))
             shard = outcome.shard
             decision = self._decide(shard)
             if isinstance(decision, decide.AlreadyGranted) and shard is not None:
@@ -138,7 +148,7 @@ class Attempt:
             if isinstance(decision, decide.IdInUse):
                 raise InvalidRequest("lease_id", "is in use: every acquire needs a new one")
             if isinstance(decision, decide.GiveBack):
-                self._give_back(key, decision.taken)
+                given_back += self._give_back(key, decision.taken)
             elif not isinstance(decision, decide.Write):
                 break
             taken = decision.taken if isinstance(decision, decide.Write) else ()
@@ -163,8 +173,10 @@ class Attempt:
 
         return self._retrying(once)
 
-    def _give_back(self, key: ShardKey, over: Leases) -> None:
-        self._retrying(lambda: self._store.give_back(key, over))
+    def _give_back(self, key: ShardKey, over: Leases) -> int:
+        """Free these; how many were."""
+        freed = isinstance(self._retrying(lambda: self._store.give_back(key, over)), Written)
+        return len(over) if freed else 0
 
     def _decide(self, shard: Shard | None) -> decide.NextStep:
         return decide.next_step(
@@ -173,17 +185,22 @@ class Attempt:
             self._wanted.record,
             now_ms=self._clock.now_ms(),
             skew_ms=self._settings.skew_ms,
+            any_end=self._wanted.any_end,
         )
 
-    def _granted(self, key: ShardKey, shown: Written | Shard, fence: int | None) -> Grant:
+    def _granted(self, key: ShardKey, shown: Written | Shard, fence: int | None, *, expired: int = 0) -> Grant:
+        lease = self._wanted.lent_by(key, fence)
+        if isinstance(shown, Shard):  # lent by an earlier try: what counts is the end that is stored
+            lease = replace(lease, expires_at_ms=record_expiry_ms(shown.leases[lease.lease_id]))
         total, in_use, estimated = totals(self._settings, shown.allowed, shown.allowed - shown.remaining)
         return Grant(
-            lease=self._wanted.lent_by(key, fence),
+            lease=lease,
             allowed=total,
             in_use=in_use,
             remaining=total - in_use,
             estimated=estimated,
             pressure=is_pressed(shown, self._clock.now_ms()),
+            expired=expired,
         )
 
     def _retrying(self, call: Callable[[], T]) -> T:

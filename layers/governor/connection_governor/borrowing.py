@@ -5,7 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from connection_governor.emf import gauges
-from connection_governor.errors import GovernorError, InvalidRequest, LeaseLost, NoConnectionsLeft, UnknownDatabase
+from connection_governor.errors import (
+    GovernorError,
+    GovernorUnavailable,
+    InvalidRequest,
+    LeaseLost,
+    NoConnectionsLeft,
+    UnknownDatabase,
+)
 from connection_governor.lease import Grant, Refusal, Wanted
 from connection_governor.waiting import Wait
 
@@ -81,7 +88,11 @@ class Borrower:
             if outcome is None:
                 outcome = self._try(ask, end_ms(), wait)
             if isinstance(outcome, Grant):
-                return outcome.lease
+                if outcome.lease.expires_at_ms > self._clock.now_ms():
+                    return outcome.lease
+                self._too_late(outcome.lease, wait)
+                outcome = None
+                continue
             pause_s = wait.pause_s(outcome.retry_after_ms)
             if pause_s is None:
                 raise self._refused(ask, outcome, started_ms)
@@ -159,6 +170,12 @@ class Borrower:
             self._notes.gone(wanted.lease_id)
             self._note_pressure(ask.database, pressure=True)
         return outcome
+
+    def _too_late(self, lease: Lease, wait: Wait) -> None:
+        """The answer came after the lease's end, as after a freeze: give it back; another try if there is time."""
+        self.give_back(lease)
+        if self._clock.now_ms() >= wait.give_up_ms:
+            raise GovernorUnavailable("the governor's answer came after the lease's end")
 
     def _note_pressure(self, database: str, *, pressure: bool) -> None:
         if pressure:

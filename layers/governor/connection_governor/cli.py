@@ -32,6 +32,7 @@ Looks at, and changes, the connections that the governor lends.
 Lowering a budget disconnects nobody: it stops new grants until enough has come back."""
 
 _LONGEST_PAUSE_S = 3_600
+_LEASE_HELP = "length of a lease where a caller of the function names none (the Python client: 30,000)"
 
 _EPILOG = """\
 environment: GOVERNOR_TABLE (the stack's output TableName), AWS_REGION, AWS credentials as for the AWS CLI,
@@ -55,6 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except (KeyboardInterrupt, BrokenPipeError):
         return 0
+    except OSError as error:  # such as a full disk behind our output
+        print(f"governor: {error}", file=sys.stderr)  # noqa: T201 - a command line prints
+        return 1
     return 0
 
 
@@ -68,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     budget = _command(commands, "set-budget", _set_budget, "allow so many connections")
     budget.add_argument("allowed", type=int, help="how many connections may be lent at once")
     budget.add_argument("--shards", type=int, help="items to split the budget among (default: one per 36 connections)")
-    budget.add_argument("--lease-ms", type=int, help="length of a lease where the caller names none")
+    budget.add_argument("--lease-ms", type=int, help=_LEASE_HELP)
     budget.add_argument("--skew-ms", type=int, help="how far any two clocks that write leases may differ")
     budget.add_argument("--anonymous-lease-ms", type=int, help="length of leases taken with the published payload")
     _command(commands, "reclaim", _reclaim, "take back what expired leases hold")
@@ -114,6 +118,9 @@ def _set_budget(operations: Operations, options: argparse.Namespace) -> None:
         anonymous_lease_ms=options.anonymous_lease_ms,
     )
     _show(status_report(status), options)
+    if not options.json:
+        limit = f"MAX_USER_CONNECTIONS {options.allowed}"
+        _print(f"MySQL is not told: where a worker's user has a limit, ALTER USER ... WITH {limit}")
 
 
 def _reclaim(operations: Operations, options: argparse.Namespace) -> None:

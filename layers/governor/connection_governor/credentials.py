@@ -5,13 +5,14 @@ Nothing here reads `os.environ`: the environment is handed in.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 from connection_governor.errors import GovernorUnavailable
 from connection_governor.sigv4 import Credentials
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from connection_governor.clock import Clock
 
@@ -39,23 +40,35 @@ class ChainCredentials:
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         try:
+            from botocore.exceptions import BotoCoreError  # noqa: PLC0415  # as the next
             from botocore.session import Session  # noqa: PLC0415  # 100 ms and 15 MB that no worker in Lambda pays
         except ImportError as error:
             raise GovernorUnavailable(
                 "no credentials in the environment, and botocore is not installed to look elsewhere: "
                 "pip install 'connection-governor[aws]', or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
             ) from error
-        found = Session(profile=environment.get("AWS_PROFILE")).get_credentials()
+        self._errors = BotoCoreError
+        with self._as_unavailable():
+            found = Session(profile=environment.get("AWS_PROFILE")).get_credentials()
         if found is None:
             raise GovernorUnavailable("no credentials found: neither in the environment nor by botocore's chain")
         self._found = found
 
     def current(self) -> Credentials:
         """Those that the chain holds; botocore renews them."""
-        frozen = self._found.get_frozen_credentials()
+        with self._as_unavailable():
+            frozen = self._found.get_frozen_credentials()
         if not frozen.access_key or not frozen.secret_key:
             raise GovernorUnavailable("botocore's chain gave credentials without a key")
         return Credentials(frozen.access_key, frozen.secret_key, frozen.token)
+
+    @contextmanager
+    def _as_unavailable(self) -> Iterator[None]:
+        """An unknown profile, a broken file, a lapsed sign-in: botocore's words, without its traceback."""
+        try:
+            yield
+        except self._errors as error:
+            raise GovernorUnavailable(f"no credentials: {error}", passing=False) from error
 
 
 def credential_source(environment: Mapping[str, str], clock: Clock | None = None) -> CredentialSource:

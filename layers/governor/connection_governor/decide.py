@@ -8,6 +8,8 @@ taken over from a holder whose clock is too far behind (its session's time-outs 
     ------------------------------------------  ------------------------------------------------
     no item                                     NoSuchShard
     our id with our whole record                AlreadyGranted (an earlier try's answer was lost)
+    our id, another end, for a caller who
+    names none and so cannot repeat it          AlreadyGranted, while that end lies ahead
     our id with another record                  IdInUse
     room, or room once what expired is freed    Write(taken): the same write again, with what it frees
     more that expired than one write can free   GiveBack(taken): free these, and write again
@@ -133,12 +135,16 @@ def connections_of(leases: Leases) -> int:
     return sum(record_connections(record) for _, record in leases)
 
 
-def next_step(shard: Shard | None, lease_id: str, record: str, *, now_ms: int, skew_ms: int) -> NextStep:
+def next_step(
+    shard: Shard | None, lease_id: str, record: str, *, now_ms: int, skew_ms: int, any_end: bool = False
+) -> NextStep:
     """What to do about an acquire, from the shard that a refused grant's answer, or a look, has shown."""
     if shard is None:
         return NoSuchShard()
     stored = shard.leases.get(lease_id)
     if stored is not None:
+        if any_end and _differ_in_end_only(stored, record) and record_expiry_ms(stored) > now_ms:
+            return AlreadyGranted()
         return AlreadyGranted() if stored == record else IdInUse()
     return room_for(shard, record_connections(record), now_ms=now_ms, skew_ms=skew_ms)
 
@@ -163,7 +169,7 @@ def after_refused_renew(
     stored = shard.leases.get(lease_id) if shard else None
     if stored is None:
         return NotHeld()
-    same = record_connections(stored) == record_connections(wanted) and record_tag(stored) == record_tag(wanted)
+    same = _differ_in_end_only(stored, wanted)
     if same and record_expiry_ms(stored) >= record_expiry_ms(wanted):
         return AlreadyRenewed(record_expiry_ms(stored))
     return Full() if stored == record else NotHeld()
@@ -178,8 +184,12 @@ def renewed_since(shard: Shard | None, lease_id: str, record: str) -> str | None
     stored = shard.leases.get(lease_id) if shard else None
     if stored is None or record_expiry_ms(stored) <= record_expiry_ms(record):
         return None
-    same = record_connections(stored) == record_connections(record) and record_tag(stored) == record_tag(record)
+    same = _differ_in_end_only(stored, record)
     return stored if same else None
+
+
+def _differ_in_end_only(one: str, other: str) -> bool:
+    return record_connections(one) == record_connections(other) and record_tag(one) == record_tag(other)
 
 
 def will_last(shard: Shard, *, turnover_per_s: float) -> bool:

@@ -72,8 +72,8 @@ class Engine:
         self._settings: dict[str, tuple[Settings, int]] = {}
         self._settle_from_ms: dict[str, int] = {}
 
-    def settings(self, database: str) -> Settings:
-        """The database's settings, at most a minute old.
+    def settings(self, database: str, *, until_ms: int | None = None) -> Settings:
+        """The database's settings, at most a minute old; no retry for them starts later than `until_ms`.
 
         Raises:
             UnknownDatabase: no budget was ever set for it.
@@ -83,7 +83,7 @@ class Engine:
         now_ms = self._clock.now_ms()
         if kept is not None and 0 <= now_ms - read_at_ms < SETTINGS_KEPT_MS:
             return kept
-        settings = self._retry(lambda: self._store.settings(database, consistent=False), TAKING)
+        settings = self._retry(lambda: self._store.settings(database, consistent=False), TAKING, until_ms=until_ms)
         if settings is None:
             raise UnknownDatabase(database)
         settings = replace(settings, skew_ms=max(settings.skew_ms, self._least_skew_ms))
@@ -109,7 +109,7 @@ class Engine:
             UnknownDatabase: no budget was ever set for it.
             GovernorUnavailable: the store could not be reached within bounded retries.
         """
-        settings = self.settings(wanted.database)
+        settings = self.settings(wanted.database, until_ms=until_ms)
         smallest = decide.share(settings.allowed, settings.shards, settings.shards - 1)
         checks.connection_count(wanted.connections, most=max(1, smallest))
         keys = [ShardKey(wanted.database, index) for index in decide.shard_order(wanted.lease_id, settings.shards)]

@@ -16,11 +16,14 @@ from connection_governor.engine import Engine
 from connection_governor.entropy import SYSTEM_ENTROPY
 from connection_governor.errors import GovernorUnavailable, InvalidRequest
 from connection_governor.governor import Outside
+from connection_governor.kept import LONGEST_KEEP_S
 from connection_governor.notes import NO_NOTES, NoteFile
 from connection_governor.operations import Operations
 from connection_governor.payloads import Requests
 from connection_governor.remote import RemoteGovernor
+from connection_governor.retry import TAKING, Retry
 from connection_governor.service import Service
+from connection_governor.waiting import InvocationEnd
 from connection_governor.wire import Endpoint, ServiceError, invoke, json_call
 
 if TYPE_CHECKING:
@@ -57,11 +60,13 @@ class Environment:
             raise InvalidRequest(name, "must be set in the environment")
         return self.get(name)
 
-    def number(self, name: str, default: int) -> int:
+    def number(self, name: str, default: int, *, most: int | None = None) -> int:
         """A variable that holds a whole number."""
         text = self.get(name, str(default))
         if not text.isdecimal():
             raise InvalidRequest(name, f"must be a whole number, not {text!r}")
+        if most is not None and int(text) > most:
+            raise InvalidRequest(name, f"must be at most {most}, not {text}")
         return int(text)
 
     def choice(self, name: str, default: str, *choices: str) -> str:
@@ -78,18 +83,25 @@ class Environment:
             return f"{function[:55]}/{self.get('AWS_LAMBDA_LOG_STREAM_NAME')[-8:] or os.getpid()}"
         return f"{socket.gethostname()[:40]}/{os.getpid()}"
 
-    def endpoint(self, service: str, *, read_timeout_s: float = 2.0) -> Endpoint:
-        """A kept connection to one of AWS's services."""
+    def endpoint(
+        self, service: str, *, read_timeout_s: float = 2.0, invocation: InvocationEnd | None = None
+    ) -> Endpoint:
+        """A kept connection to one of AWS's services; no request outlasts the invocation, where one is given."""
         region = self.get("AWS_REGION") or self.get("AWS_DEFAULT_REGION")
         if not region:
             raise InvalidRequest("AWS_REGION", "must be set in the environment")
         url = endpoint_url(service, region, self.variables)
-        return Endpoint(service, region, credential_source(self.variables), url=url, read_timeout_s=read_timeout_s)
+        source = credential_source(self.variables)
+        try:
+            return Endpoint(service, region, source, url=url, read_timeout_s=read_timeout_s, invocation=invocation)
+        except InvalidRequest as error:
+            raise InvalidRequest("AWS_ENDPOINT_URL", error.message) from error
 
 
-def dynamodb_store(environment: Environment) -> DynamoDBStore:
+def dynamodb_store(environment: Environment, invocation: InvocationEnd | None = None) -> DynamoDBStore:
     """The store in the table that `GOVERNOR_TABLE` names."""
-    return DynamoDBStore(DynamoDBCaller(environment.endpoint("dynamodb")), environment.required("GOVERNOR_TABLE"))
+    caller = DynamoDBCaller(environment.endpoint("dynamodb", invocation=invocation))
+    return DynamoDBStore(caller, environment.required("GOVERNOR_TABLE"))
 
 
 class DynamoDBCaller:
@@ -103,9 +115,9 @@ class DynamoDBCaller:
         return json_call(self._endpoint, f"{_DYNAMODB_VERSION}.{operation}", payload)
 
 
-def service(environment: Environment) -> Service:
+def service(environment: Environment, invocation: InvocationEnd | None = None) -> Service:
     """The governor in this process: what the function serves, and the `direct` transport."""
-    store = dynamodb_store(environment)
+    store = dynamodb_store(environment, invocation)
     skew_ms = environment.number("GOVERNOR_SKEW_MS", 0)
     engine = Engine(store, SYSTEM_CLOCK, SYSTEM_ENTROPY, least_skew_ms=skew_ms)
     return Service(engine, Operations(store, SYSTEM_CLOCK, SYSTEM_ENTROPY), Reporter(), SYSTEM_CLOCK)
@@ -116,39 +128,42 @@ def operations(environment: Environment) -> Operations:
     return Operations(dynamodb_store(environment), SYSTEM_CLOCK, SYSTEM_ENTROPY)
 
 
-def requests(environment: Environment) -> Requests:
+def requests(environment: Environment, invocation: InvocationEnd | None = None) -> Requests:
     """What the governor function answers with."""
-    return Requests(service(environment), SYSTEM_CLOCK, SYSTEM_ENTROPY)
+    return Requests(service(environment, invocation), SYSTEM_CLOCK, SYSTEM_ENTROPY)
 
 
-def remote_governor(environment: Environment) -> RemoteGovernor:
+def remote_governor(environment: Environment, invocation: InvocationEnd | None = None) -> RemoteGovernor:
     """The function that `GOVERNOR_FUNCTION` names, as a transport."""
     function = environment.required("GOVERNOR_FUNCTION")
-    caller = FunctionCaller(environment.endpoint("lambda", read_timeout_s=_INVOKE_TIMEOUT_S), function)
-    return RemoteGovernor(caller, SYSTEM_CLOCK, SYSTEM_ENTROPY)
+    endpoint = environment.endpoint("lambda", read_timeout_s=_INVOKE_TIMEOUT_S, invocation=invocation)
+    return RemoteGovernor(FunctionCaller(endpoint, function), SYSTEM_CLOCK, SYSTEM_ENTROPY)
 
 
 def governor_parts(environment: Environment) -> dict[str, Any]:
     """What a worker's `Governor` is made of."""
+    invocation = InvocationEnd()
     transport = environment.choice("GOVERNOR_TRANSPORT", "direct", "lambda", "direct")
+    reach = remote_governor if transport == "lambda" else service
     return {
-        "transport": remote_governor(environment) if transport == "lambda" else service(environment),
+        "transport": reach(environment, invocation),
         "outside": Outside(
             clock=SYSTEM_CLOCK,
             entropy=SYSTEM_ENTROPY,
             reporter=Reporter(),
-            opener=partial(opener, environment) if environment.get("DB_HOST") else None,
+            opener=partial(opener, environment, invocation) if environment.get("DB_HOST") else None,
             operations=partial(operations, environment) if environment.get("GOVERNOR_TABLE") else None,
             notes=NoteFile() if environment.get("AWS_LAMBDA_RUNTIME_API") else NO_NOTES,
+            invocation=invocation,
         ),
         "holder": environment.holder(),
         "database": environment.get("GOVERNOR_DATABASE") or None,
         "on_unavailable": environment.choice("GOVERNOR_ON_UNAVAILABLE", "raise", "raise", "open"),
-        "keep_seconds": environment.number("GOVERNOR_KEEP_SECONDS", 0),
+        "keep_seconds": environment.number("GOVERNOR_KEEP_SECONDS", 0, most=LONGEST_KEEP_S),
     }
 
 
-def opener(environment: Environment) -> Opener:
+def opener(environment: Environment, invocation: InvocationEnd | None = None) -> Opener:
     """Opens sessions of the database that the `DB_...` variables name."""
     from connection_governor.mysql import Target  # noqa: PLC0415 - a worker without a database of ours needs no driver
     from connection_governor.opening import Opener  # noqa: PLC0415
@@ -161,7 +176,7 @@ def opener(environment: Environment) -> Opener:
         tls=environment.choice("DB_TLS", "verify", "verify", "require", "off"),
         tls_ca=environment.get("DB_TLS_CA") or None,
     )
-    credentials = DatabaseCredentials(SecretFetcher(environment))
+    credentials = DatabaseCredentials(SecretFetcher(environment, invocation))
     return Opener(target, credentials, environment.required("DB_SECRET_ARN"), SYSTEM_CLOCK)
 
 
@@ -183,15 +198,21 @@ class FunctionCaller:
 class SecretFetcher:
     """From a secret's ARN to its string; connects to Secrets Manager when first asked."""
 
-    def __init__(self, environment: Environment) -> None:
+    def __init__(self, environment: Environment, invocation: InvocationEnd | None = None) -> None:
         self._environment = environment
+        self._invocation = invocation
         self._endpoint: Endpoint | None = None
+        self._retry = Retry(SYSTEM_CLOCK, SYSTEM_ENTROPY)
 
     def __call__(self, arn: str) -> str:
         """The secret's current string."""
-        self._endpoint = self._endpoint or self._environment.endpoint("secretsmanager")
+        endpoint = self._endpoint or self._environment.endpoint("secretsmanager", invocation=self._invocation)
+        self._endpoint = endpoint
+        asked = {"SecretId": arn}
         try:
-            answer = json_call(self._endpoint, "secretsmanager.GetSecretValue", {"SecretId": arn}, _SECRETS_JSON)
+            answer = self._retry(
+                lambda: json_call(endpoint, "secretsmanager.GetSecretValue", asked, _SECRETS_JSON), TAKING
+            )
         except ServiceError as refused:
             raise InvalidRequest("DB_SECRET_ARN", f"cannot be read: {refused}") from refused
         secret: str = answer["SecretString"]

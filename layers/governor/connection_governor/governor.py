@@ -14,10 +14,11 @@ from connection_governor.kept import LONGEST_KEEP_S, Keeper, kept_fence
 from connection_governor.notes import NO_NOTES
 from connection_governor.operations import status_report
 from connection_governor.sessions import Sessions
+from connection_governor.waiting import InvocationEnd
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from dataclasses import dataclass
+    from dataclasses import dataclass, field
 
     from connection_governor.borrowing import Transport
     from connection_governor.clock import Clock
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from connection_governor.operations import Operations
     from connection_governor.waiting import InvocationContext
 else:
-    from connection_governor.values import dataclass
+    from connection_governor.values import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,7 @@ class Outside:
         opener: makes the opener of MySQL sessions when the first is needed; None: `lease` only.
         operations: makes the operator's verbs when they are first needed; None: no `set_budget`.
         notes: tells the extension what is held, where there is one.
+        invocation: told of each invocation's context, so that no request outlasts it.
     """
 
     clock: Clock
@@ -52,6 +54,7 @@ class Outside:
     opener: Callable[[], Opener] | None = None
     operations: Callable[[], Operations] | None = None
     notes: Notes = NO_NOTES
+    invocation: InvocationEnd = field(default_factory=InvocationEnd)
 
 
 class Governor:
@@ -272,15 +275,20 @@ class Governor:
         Raises:
             InvalidRequest: too short for the fence.
         """
-        guard_ms, margin_ms = self.fence.guard_ms, self.fence.margin_ms
-        if ask.context is None and (ask.lease_ms or DEFAULT_LEASE_MS) <= guard_ms:
-            raise InvalidRequest("lease_ms", f"must be above {guard_ms}: what the fence needs at the end")
+        margin_ms = self.fence.margin_ms
+        needed_ms = self.fence.guard_ms if ask.context is None else margin_ms
+        length_ms = ask.lease_ms if ask.context is not None else ask.lease_ms or DEFAULT_LEASE_MS
+        if length_ms is not None and length_ms <= needed_ms:
+            raise InvalidRequest("lease_ms", f"must be above {needed_ms}: what the fence needs at the end")
         return lambda: ask.end_ms(self.clock, margin_ms)
 
     def ask(self, database: str | None = None, *, holder: str | None = None, timeout: float = 0, **more: Any) -> Ask:  # noqa: ANN401 - see `Ask.of`
         """A checked request, for drivers of other kinds. Raises as `Ask.of`."""
         holder = self._holder if holder is None else holder
-        return Ask.of(database or self._database, holder=holder, timeout=timeout, **more)
+        ask = Ask.of(database or self._database, holder=holder, timeout=timeout, **more)
+        if ask.context is not None:
+            self._outside.invocation.note(ask.context)
+        return ask
 
 
 def _keep_seconds(seconds: object) -> int:

@@ -72,13 +72,17 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A lease asked for: made before the first try, and repeated to the letter by its retries."""
+    """A lease asked for: made before the first try, and repeated to the letter by its retries.
+
+    `any_end`: the caller names a length and not an end, so that a retry of its asks for a later end than its first try.
+    """
 
     database: str
     lease_id: str
     holder: str
     connections: int
     expires_at_ms: int
+    any_end: bool = False
 
     @property
     def record(self) -> str:
@@ -92,7 +96,10 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """A lease with the totals of its database; `estimated` where they were scaled from one of several shards."""
+    """A lease with the totals of its database; `estimated` where they were scaled from one of several shards.
+
+    `expired`: how many leases that were over were taken back for it.
+    """
 
     lease: Lease
     allowed: int
@@ -100,6 +107,7 @@ class Grant:
     remaining: int
     estimated: bool
     pressure: bool
+    expired: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,10 +69,11 @@ class Operations:
         """Everything about a database, exact as of its read.
 
         Raises:
+            InvalidRequest: that is no database's name.
             UnknownDatabase: no budget was ever set for it.
             GovernorUnavailable: the store could not be reached.
         """
-        settings = self._settlement.settings(database)
+        settings = self._settlement.settings(checks.database_name(database))
         if settings is None:
             raise UnknownDatabase(database)
         return Status(settings, tuple(shard for shard in self._settlement.read(settings) if shard is not None))

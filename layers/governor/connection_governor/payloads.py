@@ -83,6 +83,7 @@ class Requests:
             holder=checks.holder_name(request.get("holder", "unnamed")),
             connections=checks.connection_count(request.get("connections", 1)),
             expires_at_ms=self._end_ms(request, database),
+            any_end=request.get("expires_at_ms") is None,
         )
         outcome = self._service.acquire(wanted, waiting=waiting)
         if isinstance(outcome, Refusal):

@@ -55,6 +55,8 @@ class Service:
         values = gauges(allowed=outcome.allowed, in_use=outcome.in_use, exact=not outcome.estimated)
         if isinstance(outcome, Grant):
             who = {"holder": wanted.holder, "lease_id": wanted.lease_id, "fence": outcome.lease.fence}
+            if outcome.expired:
+                values["LeasesExpired"] = outcome.expired
             self._reporter.granted(wanted.database, values, took_ms=now_ms - started_ms, now_ms=now_ms, **who)
         elif waiting is None:
             who = {"holder": wanted.holder, "retry_after_ms": outcome.retry_after_ms}

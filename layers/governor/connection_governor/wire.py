@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from connection_governor.clock import SYSTEM_CLOCK
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from connection_governor.clock import Clock
     from connection_governor.credentials import CredentialSource
     from connection_governor.sigv4 import Credentials
+    from connection_governor.waiting import InvocationEnd
 
 _THROTTLED: Final = frozenset(
     {
@@ -78,11 +80,11 @@ class Endpoint:
     """One service of one region, reached over a kept connection (TLS, or plain for emulators).
 
     Safe to share among threads: each exchange has a connection to itself, and up to four are kept. The times are in
-    seconds; a call's own `timeout_s` can only shorten them. `ca_file` names the only authorities to trust (default:
-    Amazon's, then the system's).
+    seconds; a call's own `timeout_s` can only shorten them, and so does the end of the `invocation` that it belongs to.
+    `ca_file` names the only authorities to trust (default: Amazon's, then the system's).
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # most have a default
         self,
         service: str,
         region: str,
@@ -93,6 +95,7 @@ class Endpoint:
         connect_timeout_s: float = 1.0,
         read_timeout_s: float = 2.0,
         ca_file: str | None = None,
+        invocation: InvocationEnd | None = None,
     ) -> None:
         self.name = f"{service} in {region}"
         self._address = Address.of(url or endpoint_url(service, region, {}))
@@ -103,6 +106,7 @@ class Endpoint:
         self._connect_timeout_s = connect_timeout_s
         self._read_timeout_s = read_timeout_s
         self._ca_file = ca_file
+        self._invocation = invocation
         self._skew_ms = 0
         self._forms: dict[object, tuple[Form, bytes]] = {}
         # Taken from and put back at the end: append and pop of a list are atomic, so no lock is needed.
@@ -112,11 +116,16 @@ class Endpoint:
         """Sign and send; return the answer whatever its status. `GovernorUnavailable` where there is none in time."""
         if timeout_s is None:
             timeout_s = self._connect_timeout_s + self._read_timeout_s
-        deadline = time.monotonic() + timeout_s
+        allowed_s = timeout_s if self._invocation is None else self._invocation.shortened_s(timeout_s)
+        deadline = time.monotonic() + allowed_s
         request = self._signed(self._prefix + path, headers, body)
         try:
             return self._send(request, deadline)
         except TimeoutError as error:
+            if allowed_s < timeout_s and time.monotonic() >= deadline:
+                raise GovernorUnavailable(
+                    f"{self.name} did not answer before the invocation's end", passing=False
+                ) from error
             raise GovernorUnavailable(f"{self.name} did not answer in time") from error
         except OSError as error:
             raise GovernorUnavailable(f"{self.name} cannot be reached: {error}") from error
@@ -137,8 +146,9 @@ class Endpoint:
 
     def close(self) -> None:
         """Close the kept connections; the endpoint can still be used."""
-        while self._idle:
-            self._idle.pop()[2].close()
+        with suppress(IndexError):  # empty, perhaps because another thread took the last one
+            while True:
+                self._idle.pop()[2].close()
 
     def _signed(self, target: str, headers: Mapping[str, str], body: bytes) -> bytes:
         credentials = self._credentials.current()

@@ -1,0 +1,104 @@
+"""A service that takes connections and never answers: nobody waits for it beyond the invocation's end."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import governor as function
+from connection_governor import environment as env
+from connection_governor.clock import SYSTEM_CLOCK
+from connection_governor.environment import Environment
+from connection_governor.errors import GovernorUnavailable
+from connection_governor.governor import Governor
+from connection_governor.lease import Lease
+from connection_governor.waiting import InvocationEnd
+from tests.scripted_server import ScriptedServer, Silence
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+LEFT_MS = 700
+SLACK_S = 0.5  # of a busy machine; without a deadline each of these takes two seconds at least
+LEASE = Lease("k3Zq81Bd", "orders", "checkout/1", 1, 1, SYSTEM_CLOCK.now_ms() + 600_000, 0)
+
+
+class Invocation:
+    """A Lambda context that really runs out."""
+
+    def __init__(self, left_ms: int) -> None:
+        self._ends_s = time.monotonic() + left_ms / 1_000
+
+    def get_remaining_time_in_millis(self) -> int:
+        """What is left of it."""
+        return max(0, int((self._ends_s - time.monotonic()) * 1_000))
+
+    def overrun_s(self) -> float:
+        """By how much it has been outlasted."""
+        return time.monotonic() - self._ends_s
+
+
+@pytest.fixture
+def silent() -> Iterator[dict[str, str]]:
+    """The variables of a worker whose every AWS service is silent."""
+    with ScriptedServer([Silence()] * 8) as server:
+        yield {
+            "AWS_ENDPOINT_URL": server.url,
+            "AWS_REGION": "eu-west-1",
+            "AWS_ACCESS_KEY_ID": "AKID",
+            "AWS_SECRET_ACCESS_KEY": "secret",
+            "GOVERNOR_TABLE": "leases",
+            "GOVERNOR_FUNCTION": "governor",
+            "GOVERNOR_DATABASE": "orders",
+        }
+
+
+VERBS: dict[str, Callable[[Governor, Any], object]] = {
+    "acquire, one try": lambda governor, context: governor.acquire(context=context),
+    "acquire, waiting": lambda governor, context: governor.acquire(timeout=2.0, context=context),
+    "renew": lambda governor, context: governor.renew(LEASE, context=context),
+    "release": lambda governor, context: (governor.ask(context=context), governor.release(LEASE)),
+}
+
+
+@pytest.mark.parametrize("transport", ["direct", "lambda"])
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_silent_service_is_given_up_before_the_deadline(silent: dict[str, str], transport: str, verb: str) -> None:
+    """Breaks: Lambda kills the worker where an error was promised, and what it was to do in an outage is not done."""
+    governor = Governor(**env.governor_parts(Environment({**silent, "GOVERNOR_TRANSPORT": transport})))
+    context = Invocation(LEFT_MS)
+    with pytest.raises(GovernorUnavailable):
+        VERBS[verb](governor, context)
+    assert context.overrun_s() < SLACK_S
+
+
+def test_the_function_answers_before_it_is_killed(silent: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Breaks: the published sample's workers take Lambda's error object, as everything but `false`, for a grant."""
+    for name, value in silent.items():
+        monkeypatch.setenv(name, value)
+    function.requests.cache_clear()
+    context: Any = Invocation(LEFT_MS)
+    answer = function.handler({"incrementCounter": True, "RDBMSName": "orders"}, context)
+    function.requests.cache_clear()
+    assert answer is False
+    assert context.overrun_s() < SLACK_S
+
+
+def test_a_deadline_that_has_passed_bounds_nobody() -> None:
+    """Breaks: what is given back without a context in the next invocation is given up before it is sent."""
+    invocation = InvocationEnd()
+    assert invocation.shortened_s(3.0) == 3.0
+    invocation.note(Invocation(0))
+    assert invocation.shortened_s(3.0) == 3.0
+    invocation.note(Invocation(1_000))
+    assert 0.5 < invocation.shortened_s(3.0) < 0.8
+    assert invocation.shortened_s(0.1) == 0.1
+
+
+def test_near_the_end_half_of_what_is_left_is_used() -> None:
+    """Breaks: a release in an invocation's last moment, which mostly takes five milliseconds, is not even tried."""
+    invocation = InvocationEnd()
+    invocation.note(Invocation(100))
+    assert 0.02 < invocation.shortened_s(3.0) <= 0.05
