@@ -9,7 +9,7 @@ from aws_lambda_powertools import Logger
 from connection_governor import environment
 from connection_governor.clock import SYSTEM_CLOCK
 from custom_resource import NEVER_MADE, Answer
-from seeding import Seeder, Wanted, explain
+from seeding import Seeder, Wanted, explain, whereabouts
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
@@ -25,7 +25,8 @@ def handler(event: dict[str, Any], context: LambdaContext) -> None:
             answer.succeed(carry_out(event))
             logger.info("seeded", extra={"request": event["RequestType"]})
         except Exception as error:  # noqa: BLE001  # an answer must go out, else the stack waits for its time-out
-            logger.error("failed", extra={"request": event.get("RequestType"), "error": type(error).__name__})  # noqa: TRY400  # a traceback may quote a secret
+            told = {"request": event.get("RequestType"), "error": type(error).__name__, "at": whereabouts(error)}
+            logger.error("failed", extra=told)  # noqa: TRY400  # a traceback may quote a secret
             answer.fail(explain(error))
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from pathlib import Path
+from traceback import walk_tb
 from typing import TYPE_CHECKING, Any, Final
 
 from pymysql import err
@@ -198,3 +200,8 @@ def explain(error: Exception) -> str:
     if isinstance(error, err.MySQLError):
         return f"MySQL error {error.args[0] if error.args else '?'}"
     return f"{type(error).__name__}, see the function's log"
+
+
+def whereabouts(error: Exception) -> list[str]:
+    """The files and lines that it came through, the innermost last; nothing that was a value there."""
+    return [f"{Path(frame.f_code.co_filename).name}:{line}" for frame, line in walk_tb(error.__traceback__)]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from pymysql import err
 
 import seed
+import seeding
 from custom_resource import NEVER_MADE
 from seeding import SeedError
 
@@ -57,6 +59,25 @@ def test_every_failure_is_answered_and_no_secret_is_told(
     assert logged
     assert PASSWORD not in told
     assert request_to_create["ResponseURL"] not in told
+
+
+def test_the_log_tells_where_an_unexpected_error_came_from(
+    request_to_create: Event,
+    context: LambdaContext,
+    sent: list[dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The answer sends the operator to the log, where a class's name alone explains nothing."""
+    del request_to_create["ResourceProperties"]["Allowed"]
+    monkeypatch.setattr("seed.environment.operations", lambda _here: None)
+    seed.handler(request_to_create, context)
+    assert sent[0]["Reason"] == "KeyError, see the function's log"
+    (record,) = caplog.records
+    *_, innermost = json.loads(seed.logger.registered_handler.format(record))["at"]
+    file, line = innermost.split(":")
+    assert file == "seeding.py"
+    assert '"Allowed"' in Path(seeding.__file__).read_text().splitlines()[int(line) - 1]
 
 
 def test_the_reason_of_a_refusal_reaches_the_operator(
