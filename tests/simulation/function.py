@@ -58,6 +58,10 @@ class GovernorFunction:
                 return instance
         return _Instance(self, self._world)
 
+    def lose(self) -> None:
+        """Invocations that are still under way never arrive."""
+        self._network.lose()
+
     def free(self, instance: _Instance) -> None:
         """An instance has answered and is frozen until the next invocation."""
         self._idle.append(instance)

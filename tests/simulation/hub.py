@@ -31,6 +31,12 @@ class Event:
         """Let it not happen."""
         self.call = None
 
+    def happen(self) -> None:
+        """Let it happen now, and not again."""
+        call, self.call = self.call, None
+        if call is not None:
+            call(*self.arguments)
+
 
 class Hub:
     """The scheduler: runs events in the order of their virtual time, microseconds since 1970 UTC."""
@@ -51,6 +57,10 @@ class Hub:
     def after(self, delay_us: int, call: Callable[..., object], *arguments: object) -> Event:
         """Let something happen after a while."""
         return self.at(self.now_us + delay_us, call, *arguments)
+
+    def due(self, *calls: Callable[..., object]) -> list[Event]:
+        """What is still to happen by these calls, in its order."""
+        return [event for _, _, event in sorted(self._queue) if event.call in calls]
 
     def run(self, *, until_us: int | None = None, stop: Callable[[], bool] | None = None) -> None:
         """Let things happen until a time, or until `stop` says so, or until nothing is left."""

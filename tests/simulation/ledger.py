@@ -22,7 +22,7 @@ holder gave it back.
 from __future__ import annotations
 
 import heapq
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
 from tests.simulation.hub import MS
@@ -92,6 +92,9 @@ class Ledger:
         tally: counts what was met.
         skew_ms: the database's allowance for clocks.
         honest_clocks: whether all clocks keep within it; if not, what time decides is counted and not asserted.
+
+    Attributes:
+        changed_us: when anything was last written.
     """
 
     def __init__(self, hub: Hub, tally: Tally, *, skew_ms: int, honest_clocks: bool) -> None:
@@ -104,10 +107,12 @@ class Ledger:
         self.settings: Settings | None = None
         self.held: dict[Place, Held] = {}
         self.lent = 0
+        self.changed_us = hub.now_us
         self._ends: list[tuple[int, Place]] = []
         self.given_up: set[Place] = set()
         self._granted_by_call: Counter[tuple[str, int]] = Counter()
         self._plans: dict[int, int] = {}
+        self._stamped: defaultdict[int, set[int]] = defaultdict(set)
         self._in_force: list[tuple[int, int]] = [(0, 0)]
         self.on_gone: Callable[[Place], None] = _nobody
         self.on_change: Callable[[], None] = _nothing
@@ -117,8 +122,10 @@ class Ledger:
     def changed(self, before: Shard | None, after: Shard, request: Request) -> None:
         """A write was applied to a shard."""
         self._forget_expired()
+        self.changed_us = self._hub.now_us
         index = after.key.index
         self.shards[index] = after
+        self._stamped[after.plan].add(index)
         self._check_counter(after)
         if before is None:
             self._budget_moved()
@@ -137,6 +144,7 @@ class Ledger:
         if self.settings is not None and settings.plan <= self.settings.plan:
             raise Violation("plan", f"plan {settings.plan} was stored after plan {self.settings.plan}")
         self.settings = settings
+        self.changed_us = self._hub.now_us
         self._plans[settings.plan] = settings.allowed
         self._budget_moved()
         self.on_change()
@@ -263,13 +271,23 @@ class Ledger:
     # Budget plans.
 
     def _budget_moved(self) -> None:
-        """A plan is in force from its storing until every shard carries a newer one."""
-        oldest = min((shard.plan for shard in self.shards.values()), default=0)
-        for plan in [plan for plan in self._plans if plan < oldest]:
+        """A plan is in force from its storing until one later plan has stamped every shard."""
+        whole = max((plan for plan, stamped in self._stamped.items() if stamped >= self.shards.keys()), default=0)
+        for plan in [plan for plan in self._plans if plan < whole]:
             del self._plans[plan]
+        for plan in [plan for plan in self._stamped if plan < whole]:
+            del self._stamped[plan]
         budget = max(self._plans.values(), default=0)
         if budget != self._in_force[-1][1]:
             self._in_force.append((self._hub.now_us, budget))
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether every shard carries the last plan, and all of its budget is handed out to them."""
+        settings, shards = self.settings, self.shards.values()
+        if settings is None or any(shard.plan != settings.plan for shard in shards):
+            return False
+        return sum(shard.allowed for shard in shards) == settings.allowed
 
     # Time.
 

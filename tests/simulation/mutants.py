@@ -245,6 +245,16 @@ IN_RULES = [
         ("record_expiry_ms(record) + skew_ms < now_ms", "record_expiry_ms(record) < now_ms"),
     ),
     _m("take over what is not over", "decide", ("if is_over(seen[1], now_ms=now_ms, skew_ms=skew_ms)", "")),
+    _m(
+        "take over 30 s late",
+        "decide",
+        ("record_expiry_ms(record) + skew_ms < now_ms", "record_expiry_ms(record) + skew_ms + 30_000 < now_ms"),
+    ),
+    _m(
+        "take over 0.3 s late",
+        "decide",
+        ("record_expiry_ms(record) + skew_ms < now_ms", "record_expiry_ms(record) + skew_ms + 300 < now_ms"),
+    ),
     _m("never take over", "decide", ("if portions and shard.remaining", "if False and shard.remaining")),
     _m(
         "any record of an id is one's own",
@@ -289,6 +299,17 @@ IN_ENGINE = [
         "attempt",
         ("return self._on_looks(others, races=RACES if self._again else len(others))", "return None"),
         focus="storms",
+    ),
+    _m(
+        "who is refused finishes no plan",
+        "engine",
+        ("if short and now_ms >=", "if False and now_ms >="),
+        focus="plans",
+    ),
+    _m(
+        "a plan reclaims nothing",
+        "settlement",
+        ("        self.reclaim(settings)\n        for _ in", "        for _ in"),
     ),
     _m(
         "release of whatever has the id and a later end",

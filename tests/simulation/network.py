@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from random import Random
 
-    from tests.simulation.hub import Hub, Process
+    from tests.simulation.hub import Event, Hub, Process
     from tests.simulation.ledger import Tally
 
 PATIENCE_US = 2 * SECOND  # the wire client's time-out for an answer
@@ -108,6 +108,19 @@ class Network:
             self._tally.fault(fate)
             getattr(self, f"_{fate}")(request, ticket)
         return request.sender.wait()
+
+    def hasten(self) -> None:
+        """All that is still under way arrives now."""
+        for event in self._under_way():
+            event.happen()
+
+    def lose(self) -> None:
+        """All that is still under way never arrives."""
+        for event in self._under_way():
+            event.cancel()
+
+    def _under_way(self) -> list[Event]:
+        return self._hub.due(self._arrive, self._arrive_unheard, self._arrive_astray)
 
     def _hop_us(self) -> int:
         return 500 + int(self._random.random() * 5_000)

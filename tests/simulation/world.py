@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from random import Random
 
+    from tests.simulation.clocks import SkewedClock
+
 DATABASE = "orders"
 KEEP_SECONDS = 8
 TABLES: dict[str, Callable[[Versions, Ledger], Table]] = {"memory": MemoryTable, "dynamodb": RequestTable}
@@ -232,43 +234,67 @@ class World:
         self.hub.after(after_us, self._spawn, kind, name)
 
     def _epilogue(self) -> None:
-        """Everybody is killed at once; after the last lease and the allowance, all of the budget can be lent again."""
+        """Everybody is killed at once; at the last lease's end and the allowance, all of the budget can be lent again.
+
+        That moment is told by the clock of the newcomer who asks. A request that is under way until then, or arrives at
+        that very moment at last, may store a lease with a later end, and thereby put it off.
+        """
         self._over = True
         self.chaos.end()
+        self.network.set_weather(Weather())
+        self._kill_everybody()
+        newcomer = Environment(self, "newcomer")
+        self._until_all_are_over(newcomer.clock)
+        self.function.lose()
+        self._kill_everybody()  # whom late invocations have started
+        self.network.hasten()
+        self._until_all_are_over(newcomer.clock)
+        self.hub.run(until_us=self.ledger.changed_us + self.settings.lag_ms * MS)
+        self._lend_all(newcomer)
+
+    def _kill_everybody(self) -> None:
+        self.note("everybody is killed")
         for environment in self.environments:
             environment.process.end()
-        self.network.set_weather(Weather())
-        self.hub.run(until_us=self.hub.now_us + 400 * SECOND)
-        if not self.settings.honest_clocks:
-            return
-        self.hub.run(until_us=max(self.hub.now_us, self._last_end_us()) + SECOND)
-        self._lend_all()
 
-    def _last_end_us(self) -> int:
+    def _until_all_are_over(self, clock: SkewedClock) -> None:
+        """Until this clock shows the first millisecond after the last lease's end and the allowance."""
+        while (left_ms := self._last_end_ms() + self.settings.skew_ms + 1 - clock.now_ms()) > 0:
+            self.hub.run(until_us=self.hub.now_us + left_ms * MS)
+
+    def _last_end_ms(self) -> int:
         ends = (end_ms(record) for shard in self.ledger.shards.values() for record in shard.leases.values())
-        return (max(ends, default=0) + 2 * self.settings.skew_ms) * MS
+        return max(ends, default=0)
 
-    def _lend_all(self) -> None:
-        """A newcomer asks for every connection of the budget, with no janitor to help."""
+    def _lend_all(self, newcomer: Environment) -> None:
+        """A newcomer asks for every connection of the budget, with no janitor to help, and gets each at its only try.
+
+        Where a budget change was left half done, one refusal shows it, and finishes it.
+        """
         budget = self.ledger.settings.allowed if self.ledger.settings else 0
+        may_be_refused = not self.ledger.is_settled
         lent: list[bool] = []
+        self.note(newcomer.name, "asks for all", budget, "of a plan half done" if may_be_refused else "")
 
         def ask_for_all() -> None:
-            for _ in range(budget):
+            nonlocal may_be_refused
+            while len(lent) < budget:
                 try:
-                    governor.acquire(timeout=30, lease_ms=600_000)
-                except NoConnectionsLeft:
-                    break
-                lent.append(True)
+                    governor.acquire(lease_ms=600_000)
+                    lent.append(True)
+                except NoConnectionsLeft as refusal:
+                    if not may_be_refused:
+                        break
+                    may_be_refused = False
+                    newcomer.process.sleep((refusal.retry_after_ms + self.settings.lag_ms) * MS)
             done.append(True)
 
         done: list[bool] = []
-        environment = Environment(self, "newcomer")
-        governor = environment.governor()
-        environment.start(ask_for_all)
+        governor = newcomer.governor()
+        newcomer.start(ask_for_all)
         self.hub.run(stop=lambda: bool(done))
         if len(lent) != budget:
-            raise Violation("lost slot", f"{len(lent)} of {budget} could be lent after everybody was gone")
+            raise Violation("lost slot", f"{len(lent)} of {budget} could be lent at once when every lease was over")
 
 
 def _working(worker: Callable[[World, Environment], Worker]) -> Callable[[World, Environment], Callable[[], None]]:
