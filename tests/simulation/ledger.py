@@ -16,7 +16,7 @@ holder gave it back.
     once                    one acquire stores one lease, late or second deliveries apart; a release removes what its
                             holder had; a renewal only moves the end, and never back
     taken early             no lease is taken over or reclaimed before its end by any clock of the allowance
-    phantom                 what a holder was told it has is stored, until it is over
+    phantom                 what a holder was told it has is stored, as its own, until it is over
 """
 
 from __future__ import annotations
@@ -155,6 +155,9 @@ class Ledger:
         """A holder was told that it has a lease until its end."""
         place = (lease.shard, lease.lease_id)
         held = self.held.get(place)
+        record = self.shards[lease.shard].leases.get(lease.lease_id, "")
+        if record and tag(record) != tag(lease.record):
+            self.breaks("phantom", f"a holder was told of {lease}, which is another's: {tag(record)}")
         if held is None or held.end_ms < lease.expires_at_ms or held.connections != lease.connections:
             if self._is_over(lease.expires_at_ms):
                 return
@@ -336,3 +339,7 @@ def end_ms(record: str) -> int:
 
 def connections(record: str) -> int:
     return _DIGITS[record[7]] * 64 + _DIGITS[record[8]]
+
+
+def tag(record: str) -> str:
+    return record[9:]
