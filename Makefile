@@ -6,7 +6,7 @@ export PYTHON
 
 RUN := .venv/bin
 READY := .venv/.synced
-SOURCES := $(wildcard layers functions harness bench tests)
+SOURCES := $(wildcard layers functions harness bench examples tests)
 # Passed on to the commands where given on make's command line or in the environment.
 export ALLOWED ITERATIONS CONCURRENCY SEED STACK_PORT DATABASE_PORT
 
