@@ -32,7 +32,7 @@ def _another(stack: Stack, name: str, **changed: str) -> Stack:
 @pytest.fixture(scope="module")
 def shop(stack: Stack) -> Stack:
     """A stack that these tests may crash workers of: its slots come back late."""
-    return _another(stack, "shop")
+    return _another(stack, "shop", GovernedUsers="billing,search")
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +82,37 @@ def test_a_stack_with_everything_made_is_created_changed_and_deleted(stack: Stac
     delete(stack.aws, "whole")
     assert _ask(stack, users) == []
     assert _ask(stack, "SHOW DATABASES LIKE 'whole'") == []
+
+
+def test_a_network_that_is_somebodys_is_left_alone_unless_asked(stack: Stack) -> None:
+    """Endpoints take over their services' names and routes for everybody in that network.
+
+    The local AWS keeps the functions' network and does nothing with it, so they run all the same.
+    """
+    ec2 = stack.aws.client("ec2")
+    vpc = ec2.create_vpc(CidrBlock="10.9.0.0/16")["Vpc"]["VpcId"]
+    subnet = ec2.create_subnet(VpcId=vpc, CidrBlock="10.9.0.0/24")["Subnet"]["SubnetId"]
+    routes = ec2.create_route_table(VpcId=vpc)["RouteTable"]["RouteTableId"]
+    its_endpoints = [{"Name": "vpc-id", "Values": [vpc]}]
+
+    brought = _another(stack, "brought", VpcId=vpc, SubnetIds=subnet, RouteTableIds=routes)
+    assert ec2.describe_vpc_endpoints(Filters=its_endpoints)["VpcEndpoints"] == []
+    with pytest.raises(StackError, match="Give VpcCidr"):
+        brought.redeploy(CreateEndpoints="true")
+    brought.redeploy(CreateEndpoints="true", VpcCidr="10.9.0.0/16")
+    made = ec2.describe_vpc_endpoints(Filters=its_endpoints)["VpcEndpoints"]
+    assert len(made) == 3
+    assert brought.invoke("WorkerFunctionName", {"hold_ms": 0})["rows"] == 3
+    delete(stack.aws, "brought")
+
+
+def test_the_janitor_is_told_of_governed_users_and_lambda_not_to_repeat_it(shop: Stack) -> None:
+    """What the template says must arrive at the function."""
+    client, janitor = shop.aws.client("lambda"), shop.deployment.outputs["JanitorFunctionName"]
+    variables = client.get_function_configuration(FunctionName=janitor)["Environment"]["Variables"]
+    assert variables["DB_WORKER_USERS"] == "shop_worker,billing,search"
+    (again,) = client.list_function_event_invoke_configs(FunctionName=janitor)["FunctionEventInvokeConfigs"]
+    assert again["MaximumRetryAttempts"] == 0
 
 
 def test_a_database_that_cannot_be_reached_fails_the_stack_and_says_why(stack: Stack) -> None:
