@@ -211,6 +211,15 @@ def test_a_passing_fault_of_secrets_manager_is_passed_over() -> None:
         fetch._endpoint.close()
 
 
+def test_a_binary_secret_is_said_by_the_variables_name() -> None:
+    """A KeyError would tell nobody which secret, nor what is wrong with it."""
+    with ScriptedServer([answer({"SecretBinary": "eA=="})]) as server:
+        fetch = env.SecretFetcher(Environment({**DIRECT, "AWS_ENDPOINT_URL_SECRETS_MANAGER": server.url}))
+        assert missing(lambda: fetch("arn:secret")) == "DB_SECRET_ARN"
+        assert fetch._endpoint is not None
+        fetch._endpoint.close()
+
+
 def test_a_secret_that_cannot_be_read_is_said_by_the_variables_name() -> None:
     """A missing right shows at the first connection: it must say which secret's."""
     refusal = answer({"__type": "AccessDeniedException", "message": "not yours"}, "400 Bad Request")

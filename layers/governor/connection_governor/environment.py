@@ -215,5 +215,7 @@ class SecretFetcher:
             )
         except ServiceError as refused:
             raise InvalidRequest("DB_SECRET_ARN", f"cannot be read: {refused}") from refused
+        if "SecretString" not in answer:
+            raise InvalidRequest("DB_SECRET_ARN", f"{arn} must hold text, not bytes")
         secret: str = answer["SecretString"]
         return secret
