@@ -17,7 +17,7 @@ from connection_governor.engine import Engine
 from connection_governor.extension import NotedProcess, Survivor, give_back, has_ended
 from connection_governor.lease import Grant, Lease, Wanted
 from connection_governor.memory import MemoryStore
-from connection_governor.notes import LINE_BYTES, MOST_LINES, UNKNOWN_SHARD, Note, NoteFile
+from connection_governor.notes import LINE_BYTES, MOST_LINES, STALE_MS, UNKNOWN_SHARD, Note, NoteFile
 from connection_governor.operations import Operations
 from connection_governor.service import Service
 from tests.virtual import NOW_MS, SetEntropy, VirtualClock
@@ -114,6 +114,27 @@ def test_the_file_does_not_grow(tmp_path: Path) -> None:
     assert path.stat().st_size == MOST_LINES * LINE_BYTES
 
 
+def test_lines_of_leases_that_were_left_to_expire_are_used_again(tmp_path: Path) -> None:
+    """Breaks: after 64 failed acquires nothing of that environment's is ever noted again."""
+    clock = VirtualClock()
+    notes = NoteFile(str(tmp_path), clock)
+    for number in range(MOST_LINES):
+        notes.wanted(wanted(number))
+    seen = only_file(tmp_path)
+    clock.advance(wanted().expires_at_ms + STALE_MS - NOW_MS)
+    notes.wanted(replace(wanted(100), expires_at_ms=clock.now_ms() + 30_000))
+    assert "lease100" not in {note.lease.lease_id for note in seen.notes()}  # by another's clock one may still be held
+    clock.advance(1)
+    for number in (101, 102):
+        notes.wanted(replace(wanted(number), expires_at_ms=clock.now_ms() + 30_000))
+    notes.gone("lease000")  # given back at last: its line is another's by now
+    noted = {note.lease.lease_id for note in seen.notes()}
+    assert len(noted) == MOST_LINES
+    assert noted >= {"lease101", "lease102"}
+    assert noted.isdisjoint({"lease000", "lease001"})
+    seen.close()
+
+
 def test_where_there_is_no_extension_nothing_happens(tmp_path: Path) -> None:
     """Breaks: every worker without the layer."""
     notes = NoteFile(str(tmp_path / "missing"))
@@ -196,6 +217,17 @@ def test_what_dead_processes_noted_is_given_back_and_forgotten(tmp_path: Path, s
     assert Survivor(str(tmp_path), service).settle(until=0) == 2
     assert held(service) == ["lease003"]
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_what_has_long_ended_by_itself_costs_no_time(tmp_path: Path) -> None:
+    """Breaks: the two seconds go to leases of an hour ago, and those that are held are not given back."""
+    notes = NoteFile(str(tmp_path))
+    notes.wanted(wanted())
+    assert notes._file is not None
+    os.close(notes._file)
+    clock = VirtualClock()
+    clock.advance(wanted().expires_at_ms + STALE_MS - NOW_MS + 1)
+    assert Survivor(str(tmp_path), Unreachable(), clock).settle(until=FAR) == 0
 
 
 class Unreachable:

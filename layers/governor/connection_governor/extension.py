@@ -7,6 +7,7 @@ time-out and a crash of the runtime, too. It reads what the client noted (`notes
 - the session opened under it has been closed by MySQL as well: its connection has left the kernel's table. A statement
   that runs on holds its session, and so its lease.
 
+Notes of leases that have long ended by themselves are passed over.
 What it cannot see within its two seconds it leaves: the lease ends by itself. So it is where the whole environment is
 killed, for then nothing runs. Without a lease it does nothing at all. NOT seen: MySQL hangs up before it rolls back, so
 that a session which died in a large transaction counts for a while after its lease was given back.
@@ -23,6 +24,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from connection_governor.clock import SYSTEM_CLOCK
 from connection_governor.environment import Environment, governor_parts
 from connection_governor.errors import GovernorError
 from connection_governor.http1 import Address, Connection, request_bytes
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from connection_governor.borrowing import Transport
+    from connection_governor.clock import Clock
     from connection_governor.lease import Lease
 
 NAME = "connection-governor"  # as its file in /opt/extensions
@@ -141,11 +144,13 @@ class Survivor:
     Args:
         folder: where the notes are.
         transport: reaches the leases.
+        clock: the leases' clock.
     """
 
-    def __init__(self, folder: str, transport: Transport) -> None:
+    def __init__(self, folder: str, transport: Transport, clock: Clock = SYSTEM_CLOCK) -> None:
         self._folder = folder
         self._transport = transport
+        self._clock = clock
 
     def settle(self, until: float) -> int:
         """Give back what can be, until this reading of `time.monotonic()`; how many leases were."""
@@ -157,14 +162,18 @@ class Survivor:
 
     def _settle(self, process: NotedProcess, until: float) -> int:
         given_back = 0
-        if not process.notes():
+        if not self._notes_of(process):
             if process.is_gone():
                 process.forget()
         elif _wait(process.is_gone, until):
-            given_back = sum(self._give_back(note, until) for note in process.notes())
+            given_back = sum(self._give_back(note, until) for note in self._notes_of(process))
             process.forget()
         process.close()
         return given_back
+
+    def _notes_of(self, process: NotedProcess) -> list[Note]:
+        now_ms = self._clock.now_ms()
+        return [note for note in process.notes() if not note.is_stale(now_ms)]
 
     def _give_back(self, note: Note, until: float) -> bool:
         if not _wait(lambda: has_ended(note.port), until):

@@ -2,7 +2,8 @@
 
 One small file for each process, in a folder that the extension makes at its start: where there is none, nothing is
 written. A lease has a line of fixed length in it, written by one system call before the lease is first asked for, and
-cleared once it is given back; the page cache survives a crash, so nothing is forced to disk. The process keeps its file
+cleared once it is given back; the page cache survives a crash, so nothing is forced to disk. The line of a lease that
+was left to expire is written over when another needs it, `STALE_MS` after its end or later. The process keeps its file
 locked. The kernel drops the lock with the process's last descriptors, its sockets among them, and those of a forked
 child that shares them: whoever gets the lock knows that they are gone.
 """
@@ -20,8 +21,8 @@ from connection_governor.lease import Lease, holder_tag
 if TYPE_CHECKING:
     from dataclasses import dataclass
 
+    from connection_governor.clock import Clock
     from connection_governor.lease import Wanted
-    from connection_governor.mysql import FencedConnection
 else:
     from connection_governor.values import dataclass
 
@@ -29,8 +30,17 @@ FOLDER = "/tmp/connection-governor"  # noqa: S108 - what runtime and extension s
 SUFFIX = ".leases"
 LINE_BYTES = 128
 MOST_LINES = 64
+STALE_MS = 60_000  # so long after its end a lease is over by every clock
 UNKNOWN_SHARD = -1
 _BLANK = b" " * (LINE_BYTES - 1) + b"\n"
+
+
+class HasPort(Protocol):
+    """An open session, as far as it is noted."""
+
+    @property
+    def local_port(self) -> int:
+        """Its TCP port at this end; 0: none."""
 
 
 class Notes(Protocol):
@@ -42,7 +52,7 @@ class Notes(Protocol):
     def held(self, lease: Lease) -> None:
         """A lease was granted or renewed."""
 
-    def opened(self, lease: Lease, connection: FencedConnection) -> None:
+    def opened(self, lease: Lease, connection: HasPort) -> None:
         """A session was opened under a lease."""
 
     def gone(self, lease_id: str) -> None:
@@ -58,7 +68,7 @@ class NoNotes:
     def held(self, lease: Lease) -> None:
         """See `Notes.held`."""
 
-    def opened(self, lease: Lease, connection: FencedConnection) -> None:
+    def opened(self, lease: Lease, connection: HasPort) -> None:
         """See `Notes.opened`."""
 
     def gone(self, lease_id: str) -> None:
@@ -97,19 +107,27 @@ class Note:
             return cls(lease, int(port))
         return None
 
+    def is_stale(self, now_ms: int) -> bool:
+        """Whether the lease has long ended by itself."""
+        return self.lease.expires_at_ms + STALE_MS < now_ms
+
 
 class NoteFile:
     """A process's notes. Where they cannot be written, none are: the leases then end by themselves.
 
     Args:
         folder: where; it need not exist.
+        clock: the leases' clock; default: the machine's.
     """
 
-    def __init__(self, folder: str = FOLDER) -> None:
+    def __init__(self, folder: str = FOLDER, clock: Clock | None = None) -> None:
+        from connection_governor.clock import SYSTEM_CLOCK  # noqa: PLC0415 - not needed where there is no extension
+
         self._folder = folder
+        self._now_ms = (clock or SYSTEM_CLOCK).now_ms
         self._process = 0
         self._file: int | None = None
-        self._lines: dict[str, int] = {}
+        self._lines: dict[str, tuple[int, Note]] = {}
         self._ports: dict[str, int] = {}
         self._free: list[int] = []
         self._lock = threading.Lock()
@@ -131,17 +149,17 @@ class NoteFile:
         """See `Notes.held`."""
         self._write(lease, self._ports.get(lease.lease_id, 0))
 
-    def opened(self, lease: Lease, connection: FencedConnection) -> None:
+    def opened(self, lease: Lease, connection: HasPort) -> None:
         """See `Notes.opened`."""
-        self._ports[lease.lease_id] = connection.local_port
-        self._write(lease, connection.local_port)
+        port = self._ports[lease.lease_id] = connection.local_port
+        self._write(lease, port)
 
     def gone(self, lease_id: str) -> None:
         """See `Notes.gone`."""
         self._ports.pop(lease_id, None)
         with self._lock:
-            number = self._lines.pop(lease_id, None)
-            if number is not None:
+            if lease_id in self._lines:
+                number, _ = self._lines.pop(lease_id)
                 self._put(number, _BLANK)
                 self._free.append(number)
 
@@ -149,13 +167,25 @@ class NoteFile:
         with self._lock:
             if self._process != os.getpid():
                 self._open()
-            number = self._lines.get(lease.lease_id)
-            if number is None:
-                number = self._free.pop() if self._free else len(self._lines)
-                if number >= MOST_LINES:  # so many are held, or left to expire: these, too, end by themselves
-                    return
-                self._lines[lease.lease_id] = number
-            self._put(number, Note(lease, port).line())
+            number = self._line_of(lease.lease_id)
+            if number is not None:  # else so many are held that this one, too, ends by itself
+                note = Note(lease, port)
+                self._lines[lease.lease_id] = (number, note)
+                self._put(number, note.line())
+
+    def _line_of(self, lease_id: str) -> int | None:
+        if lease_id in self._lines:
+            return self._lines[lease_id][0]
+        if self._free:
+            return self._free.pop()
+        if len(self._lines) < MOST_LINES:
+            return len(self._lines)
+        now_ms = self._now_ms()
+        stale = next((old for old, (_, note) in self._lines.items() if note.is_stale(now_ms)), None)
+        if stale is None:
+            return None
+        self._ports.pop(stale, None)
+        return self._lines.pop(stale)[0]
 
     def _put(self, number: int, line: bytes) -> None:
         if self._file is not None:
