@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -75,6 +77,17 @@ def ask(connection: Connection[Any], query: str, *values: object) -> Any:  # noq
         cursor.execute(query, values)
         row = cursor.fetchone()
     return row and row[0]
+
+
+@contextlib.contextmanager
+def stopped(mariadb: PrivateMariaDB) -> Iterator[None]:
+    """The server neither answers nor hangs up meanwhile."""
+    assert mariadb._server is not None
+    os.kill(mariadb._server.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(mariadb._server.pid, signal.SIGCONT)
 
 
 def listed(root: Connection[Cursor], connection_id: int) -> bool:

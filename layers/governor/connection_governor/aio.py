@@ -1,7 +1,10 @@
-"""The same governor for asyncio, with aiomysql: nothing blocks the loop. Needs `connection-governor[asyncio]`.
+"""The same governor for asyncio, with aiomysql: the loop waits for nobody. Needs `connection-governor[asyncio]`.
 
-Requests for leases run in threads, a few milliseconds each; whoever waits for a connection sleeps in the loop. What is
-cancelled gives back what it got: a lease that arrives after its task is gone is released where it arrives.
+Requests for leases run in threads, a few milliseconds each; whoever waits for a connection sleeps in the loop. A task
+that is cancelled while it waits leaves nothing behind: a lease that arrives after it is gone is released where it
+arrives. What a body has is given back however it ends, and if the loop ends meanwhile, too, where its end waits for its
+threads, as that of `asyncio.run` does. But MySQL goes on with a query that was cancelled, or that still runs when its
+body ends: the lease of such a session is left to end by itself.
 Sessions are opened for one body and ended with it: there are no kept ones here.
 """
 
@@ -10,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from connection_governor.asking import DEFAULT_TIMEOUT_S
@@ -71,7 +75,7 @@ class AsyncGovernor:
 
     async def release(self, lease: Lease) -> bool:
         """As `Governor.release`; once begun, it is carried out even if this is cancelled."""
-        return await asyncio.shield(asyncio.to_thread(self._borrower.release, lease))
+        return await _carried_out(self._borrower.release, lease)
 
     async def status(self, database: str | None = None) -> dict[str, Any]:
         """As `Governor.status`."""
@@ -131,9 +135,11 @@ class AsyncGovernor:
             raise
         connection.lease = lease
         try:
+            if lease is not None:
+                self._sessions.opened(lease, connection)
             yield connection
         finally:
-            await asyncio.shield(self._end(connection))
+            await self._end(connection)
 
     async def _lease_or_none(self, ask: Ask) -> Lease | None:
         """None where the governor cannot be reached and this worker chose to connect all the same."""
@@ -144,12 +150,23 @@ class AsyncGovernor:
             return None
 
     async def _end(self, connection: AsyncFencedConnection) -> None:
-        await connection.take_leave()
-        if connection.lease is not None:
-            await asyncio.to_thread(self._sessions.settle, connection.lease, may_linger=connection.may_linger)
+        """Take leave, then settle; both are carried out even if this is cancelled, or the loop ends meanwhile."""
+        settling: list[asyncio.Future[None]] = []
+
+        def settle(_left: asyncio.Future[None]) -> None:
+            connection.close()  # where leave could not be taken
+            if connection.lease is not None:
+                lingers = connection.may_linger
+                settling.append(_carried_out(partial(self._sessions.settle, connection.lease, may_linger=lingers)))
+
+        leaving = asyncio.ensure_future(connection.take_leave())
+        leaving.add_done_callback(settle)  # first of all: what is called back later finds it done
+        await asyncio.shield(leaving)
+        for one in settling:
+            await one
 
     async def _give_back(self, lease: Lease) -> None:
-        await asyncio.shield(asyncio.to_thread(self._borrower.give_back, lease))
+        await _carried_out(self._borrower.give_back, lease)
 
     async def _acquire(self, ask: Ask, end_ms: Callable[[], int]) -> Lease:
         steps = self._borrower.acquiring(ask, end_ms)
@@ -200,6 +217,11 @@ class _Errand(Generic[T]):
         if unwanted:
             self._undo(result)
         return result
+
+
+def _carried_out(call: Callable[..., T], *values: object) -> asyncio.Future[T]:
+    """What a call returns that begins in a thread at once, and ends there: nobody's cancellation reaches it."""
+    return asyncio.shield(asyncio.get_running_loop().run_in_executor(None, call, *values))
 
 
 def _next(steps: Generator[float, None, T]) -> float | T:

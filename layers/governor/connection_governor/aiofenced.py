@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from aiomysql.connection import Connection
+from aiomysql.connection import Connection, MysqlPacket
 from pymysql import err
 from pymysql.constants import CLIENT, CR, ER, SERVER_STATUS
 
@@ -16,6 +16,8 @@ from connection_governor.fence import SessionStart, set_statement
 from connection_governor.tls import context_for
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
     from connection_governor.clock import Clock
     from connection_governor.fence import Fence
     from connection_governor.lease import Lease
@@ -60,6 +62,8 @@ class AsyncFencedConnection(Connection):  # type: ignore[misc] # aiomysql has no
         let_go: after the end: whether the server is known to have closed its side.
     """
 
+    server_status = 0  # aiomysql has none before the server's first word
+
     def __init__(
         self,
         target: Target,
@@ -77,6 +81,8 @@ class AsyncFencedConnection(Connection):  # type: ignore[misc] # aiomysql has no
         self._target = target
         self._now_ms = clock.now_ms
         self._cut_off = False
+        self._unanswered = 0
+        self._is_timed = False
         self._start = SessionStart()
         super().__init__(
             host=target.host,
@@ -110,28 +116,44 @@ class AsyncFencedConnection(Connection):  # type: ignore[misc] # aiomysql has no
             raise
 
     async def take_leave(self) -> None:
-        """Say goodbye and wait up to `CLOSE_SECONDS` for the server's end of the stream."""
+        """Say goodbye and wait up to `CLOSE_SECONDS` for the server's end of the stream.
+
+        Where a command is still unanswered, another task may be reading: hang up, and the lease is left to expire.
+        """
         if self._writer is None:
             return
-        self._cut_off = self._in_transaction or (self._result is not None and self._result.unbuffered_active)
-        reader = self._reader
-        with suppress(OSError, asyncio.TimeoutError):
+        in_a_result = self._result is not None and self._result.unbuffered_active
+        self._cut_off = bool(self._in_transaction or self._unanswered or in_a_result)
+        try:
+            if not self._unanswered:
+                await self._say_goodbye(self._reader, self._writer)
+        finally:
+            self._hang_up()
+
+    async def _say_goodbye(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError, RuntimeError):  # RuntimeError: another task is reading a row
             async with asyncio.timeout(CLOSE_SECONDS):
-                self._writer.write(GOODBYE)
-                await self._writer.drain()
+                writer.write(GOODBYE)
+                await writer.drain()
                 while await reader.read(65_536):
                     pass
                 self.let_go = True
-        self._hang_up()
+
+    @property
+    def local_port(self) -> int:
+        """This end of the connection, as a TCP port; 0 where there is none."""
+        return 0 if self._writer is None else self._writer.get_extra_info("sockname")[1]
 
     @property
     def may_linger(self) -> bool:
-        """As `FencedConnection.may_linger`: a query that was cancelled goes on without its client."""
+        """As `FencedConnection.may_linger`: a command that is cancelled, or left alone, goes on without its client."""
         return self._cut_off and not self.let_go
 
     def close(self) -> None:
         """Drop the connection; see `take_leave` for the polite way."""
-        self._cut_off = self._cut_off or self._in_transaction
+        if self._writer is not None:
+            self._cut_off = bool(self._cut_off or self._in_transaction or self._unanswered)
+            self.let_go = _has_ended(self._reader) and not self._in_transaction
         self._hang_up()
 
     def _hang_up(self) -> None:
@@ -161,16 +183,71 @@ class AsyncFencedConnection(Connection):  # type: ignore[misc] # aiomysql has no
             raise err.OperationalError(CR.CR_SSL_CONNECTION_ERROR, "TLS is required, and the server does not offer it")
         await super()._request_authentication()
 
+    async def show_warnings(self) -> Any:  # noqa: ANN401 - whatever rows aiomysql returns
+        """As aiomysql's."""
+        warnings = await super().show_warnings()
+        self._unanswered -= 1
+        return warnings
+
+    async def set_charset(self, charset: str) -> None:
+        """As aiomysql's."""
+        await super().set_charset(charset)
+        self._unanswered -= 1
+
+    async def next_result(self) -> Any:  # noqa: ANN401 - aiomysql has no types
+        """As aiomysql's."""
+        self._unanswered += 1
+        return await super().next_result()
+
     async def _execute_command(self, command: int, sql: str | bytes) -> None:
         if self.usable_until_ms is not None and self._now_ms() > self.usable_until_ms:
             raise LeaseLost("too late to start a statement: its lease could end before the statement does")
-        await super()._execute_command(command, sql)
+        self._unanswered += 1
+        try:
+            await super()._execute_command(command, sql)
+        except err.MySQLError:  # of the last command's results: this one was not sent
+            self._unanswered -= 1
+            raise
+
+    async def _read_ok_packet(self) -> Any:  # noqa: ANN401 - aiomysql has no types
+        with self._answer():
+            return await super()._read_ok_packet()
 
     async def _read_query_result(self, unbuffered: bool = False) -> Any:  # noqa: ANN401 - aiomysql has no types
+        with self._answer():
+            async with self._in_time():
+                return await super()._read_query_result(unbuffered)
+
+    async def _read_packet(self, packet_type: type[MysqlPacket] = MysqlPacket) -> Any:  # noqa: ANN401 - as above
+        if self._is_timed:  # a result, as a whole
+            return await super()._read_packet(packet_type)
+        async with self._in_time():
+            return await super()._read_packet(packet_type)
+
+    @contextmanager
+    def _answer(self) -> Iterator[None]:
+        """An answer is read to its end, or is an error; whatever else ends the reading leaves it unread."""
+        try:
+            yield
+        except err.MySQLError:
+            self._unanswered -= 1
+            raise
+        self._unanswered -= 1
+
+    @asynccontextmanager
+    async def _in_time(self) -> AsyncIterator[None]:
         """Within the time in which the server would have given up; aiomysql itself waits for ever."""
+        self._is_timed = True
         try:
             async with asyncio.timeout(self.fence.read_seconds):
-                return await super()._read_query_result(unbuffered)
+                yield
         except TimeoutError as error:
             self._close_on_cancel()
             raise err.OperationalError(CR.CR_SERVER_LOST, "MySQL did not answer in time") from error
+        finally:
+            self._is_timed = False
+
+
+def _has_ended(reader: asyncio.StreamReader) -> bool:
+    """Whether the server has ended the stream, and all that it said was read."""
+    return reader.at_eof() or isinstance(reader.exception(), ConnectionResetError)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from connection_governor.fence import Fence
     from connection_governor.lease import Lease
     from connection_governor.mysql import FencedConnection
-    from connection_governor.notes import Notes
+    from connection_governor.notes import HasPort, Notes
     from connection_governor.opening import Opener
 
 UNGOVERNED = "governor:none"
@@ -68,8 +68,12 @@ class Sessions:
             raise
         connection.lease, connection.acquired_ms = lease, acquired_ms
         if lease is not None:
-            self._notes.opened(lease, connection)
+            self.opened(lease, connection)
         return connection
+
+    def opened(self, lease: Lease, connection: HasPort) -> None:
+        """Tell the extension which socket belongs to a lease."""
+        self._notes.opened(lease, connection)
 
     def end(self, connection: FencedConnection) -> None:
         """Close the session and give its lease back, unless MySQL may still be at work for it."""
