@@ -255,7 +255,12 @@ IN_RULES = [
         "decide",
         ("record_expiry_ms(record) + skew_ms < now_ms", "record_expiry_ms(record) + skew_ms + 300 < now_ms"),
     ),
-    _m("never take over", "decide", ("if portions and shard.remaining", "if False and shard.remaining")),
+    _m(
+        "never take over",
+        "decide",
+        ("if portions and shard.remaining", "if False and shard.remaining"),
+        focus="limits",
+    ),
     _m(
         "any record of an id is one's own",
         "decide",
