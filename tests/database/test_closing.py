@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 import pymysql
 import pytest
+from pymysql.constants import COMMAND
 
 from connection_governor.farewell import CLOSE_SECONDS, take_leave
 from connection_governor.fence import Fence
 from connection_governor.mysql import open_session
 from connection_governor.secrets import Credentials
-from tests.database.conftest import SHORT, SLACK_S, Opener, ask, seconds_until_gone
+from tests.database.conftest import SHORT, SLACK_S, Opener, ask, listed, seconds_until_gone
 
 if TYPE_CHECKING:
     from pymysql.connections import Connection
@@ -82,6 +83,15 @@ def test_an_open_transaction_is_rolled_back(opened: Opener, root: Connection[Cur
     session.query("UPDATE stock SET pieces = 55 WHERE id = 2")
     session.close()
     assert ask(root, "SELECT pieces FROM stock WHERE id = 2") == 20
+
+
+def test_closing_before_the_answer_is_not_the_servers_end(opened: Opener, root: Connection[Cursor]) -> None:
+    """A signal, or another thread's query: the statement runs on, and so must its lease."""
+    session = opened(SHORT)
+    session._execute_command(COMMAND.COM_QUERY, "SELECT SLEEP(0.4)")
+    session.close()
+    assert session.may_linger
+    assert listed(root, session.thread_id())
 
 
 def test_giving_up_on_an_answer_is_not_the_servers_end(opened: Opener, root: Connection[Cursor]) -> None:

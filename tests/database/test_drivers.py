@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pymysql
 import pytest
+from aiomysql import SSCursor
+from pymysql.constants import CR
 from sqlalchemy import select, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
@@ -18,22 +21,28 @@ from connection_governor.alchemy import governed_engine, invocation
 from connection_governor.clock import SYSTEM_CLOCK
 from connection_governor.entropy import SYSTEM_ENTROPY
 from connection_governor.errors import LeaseLost, NoConnectionsLeft
+from connection_governor.extension import NotedProcess, has_ended
+from connection_governor.fence import Fence
 from connection_governor.memory import MemoryStore
+from connection_governor.mysql import Target
+from connection_governor.notes import NoteFile
 from connection_governor.operations import Operations
 from connection_governor.secrets import Credentials
-from tests.database.conftest import SHORT, WORKER, ask
+from harness.processes import free_port
+from tests.database.conftest import SHORT, SLACK_S, WORKER, ask, stopped
 from tests.database.test_kept import Invocation, governor_on, lease_ids
 from tests.faulty_store import LOST, FaultyStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from pymysql.connections import Connection
     from pymysql.cursors import Cursor
     from sqlalchemy import Engine
 
+    from connection_governor.aiofenced import AsyncFencedConnection
     from connection_governor.governor import Governor
-    from connection_governor.mysql import Target
     from harness.mariadb import PrivateMariaDB
 
 BUDGET = 5
@@ -184,6 +193,190 @@ def test_a_cancelled_query_keeps_its_lease_while_mysql_works_on(
     assert all_gone(root, within=2)
 
 
+def test_a_query_of_another_task_does_not_hide_the_bodys_error(
+    governor: Governor, store: FaultyStore, root: Connection[Cursor]
+) -> None:
+    """Breaks: `gather` with a failing sibling ends in aiomysql's RuntimeError, and the socket and its lease leak."""
+    connections: list[AsyncFencedConnection] = []
+
+    async def fails() -> None:
+        await asyncio.sleep(0.05)
+        raise ValueError("bad request")
+
+    async def work() -> None:
+        async with AsyncGovernor(governor).connection(context=Invocation()) as connection:
+            connections.append(connection)
+            await asyncio.gather(connection.query("SELECT SLEEP(0.4)"), fails())
+
+    with pytest.raises(ValueError, match="bad request"):
+        asyncio.run(work())
+    assert connections[0].closed
+    assert connections[0].may_linger
+    assert len(lease_ids(store)) == 1  # MySQL works on
+    assert all_gone(root, within=2)
+
+
+@pytest.mark.parametrize("query", ["SELECT 1", "UPDATE stock SET pieces = 99 WHERE id = 1"])
+def test_a_loop_that_ends_during_the_end_of_a_body_gives_back(
+    governor: Governor, store: FaultyStore, root: Connection[Cursor], query: str
+) -> None:
+    """Breaks: `asyncio.run` cancels what is under way when its main task is done, the release with it."""
+
+    async def one(inside: asyncio.Event) -> None:
+        async with AsyncGovernor(governor).connection(context=Invocation()) as connection:
+            await connection.query(query)
+            inside.set()
+
+    async def work(steps: int) -> None:
+        inside = asyncio.Event()
+        task = asyncio.create_task(one(inside))
+        await inside.wait()
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        task.cancel()
+
+    for steps in range(BUDGET - 1):
+        asyncio.run(work(steps))
+        # in a transaction that was cut off MySQL may still be at work, so that lease may be left to expire
+        assert lease_ids(store) == set() or query.startswith("UPDATE")
+    assert all_gone(root)
+
+
+def test_a_cancelled_give_back_is_carried_out(governor: Governor, store: FaultyStore) -> None:
+    """Breaks: a lease whose thread had not begun when the loop ended is never released."""
+
+    async def one(inside: asyncio.Event) -> None:
+        async with AsyncGovernor(governor).lease(context=Invocation()):
+            inside.set()
+
+    async def work() -> None:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+        inside = asyncio.Event()
+        task = asyncio.create_task(one(inside))
+        await inside.wait()
+        asyncio.get_running_loop().run_in_executor(None, time.sleep, 0.2)  # the only thread
+        await asyncio.sleep(0)
+        task.cancel()
+
+    asyncio.run(work())
+    assert lease_ids(store) == set()
+
+
+def test_the_extension_hears_of_an_async_session(governor: Governor, tmp_path: Path) -> None:
+    """Breaks: after a crash its lease is given back while MySQL still works on its statement."""
+    notes = NoteFile(str(tmp_path))
+    governor.borrower._notes = governor.sessions._notes = notes
+
+    def noted_port() -> int:
+        (path,) = tmp_path.iterdir()
+        process = NotedProcess(str(path))
+        (note,) = process.notes()
+        process.close()
+        return note.port
+
+    async def work() -> int:
+        async with AsyncGovernor(governor).connection(context=Invocation()) as connection:
+            assert noted_port() == connection.local_port
+            assert not has_ended(noted_port())
+            return noted_port()
+
+    assert has_ended(asyncio.run(work()))
+
+
+def test_a_server_that_cannot_be_reached_is_said_to_be(store: FaultyStore) -> None:
+    """Breaks: a worker's handling of `OperationalError`, by an AttributeError of ours."""
+    target = Target("127.0.0.1", free_port(), "shop", tls="off", connect_seconds=0.3)
+    governor = governor_on(store, target, keep_seconds=0)
+
+    async def work() -> None:
+        async with AsyncGovernor(governor).connection(context=Invocation()):
+            pass
+
+    with pytest.raises(pymysql.err.OperationalError) as lost:
+        asyncio.run(work())
+    assert lost.value.args[0] == CR.CR_CONN_HOST_ERROR
+    assert lease_ids(store) == set()
+
+
+@pytest.mark.parametrize("command", ["commit", "rollback", "begin", "ping", "show_warnings", "query", "rows"])
+def test_no_command_waits_for_a_stopped_server_for_ever(
+    governor: Governor, store: FaultyStore, shop: PrivateMariaDB, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Breaks: a COMMIT at a stuck server takes the whole invocation along, and says nothing."""
+    monkeypatch.setattr(Fence, "read_seconds", 0.3)
+
+    async def rows(connection: AsyncFencedConnection) -> None:
+        cursor = await connection.cursor(SSCursor)
+        try:
+            await cursor.execute("SELECT SLEEP(0.01), REPEAT('x', 20000) FROM seq_1_to_100")
+            with stopped(shop):
+                await cursor.fetchall()
+        finally:
+            cursor._connection = None  # closing it would read to the end
+
+    async def work() -> None:
+        async with AsyncGovernor(governor).connection(context=Invocation()) as connection:
+            if command == "rows":
+                await rows(connection)
+            with stopped(shop):
+                await (connection.query("SELECT 1") if command == "query" else getattr(connection, command)())
+
+    since = time.monotonic()
+    with pytest.raises(pymysql.err.OperationalError) as lost:
+        asyncio.run(work())
+    assert lost.value.args[0] == CR.CR_SERVER_LOST
+    assert time.monotonic() - since < 0.3 + SLACK_S
+    assert len(lease_ids(store)) == 1
+
+
+def test_a_session_that_was_killed_gives_its_lease_back(
+    governor: Governor, store: FaultyStore, root: Connection[Cursor]
+) -> None:
+    """Breaks: after a failover every asyncio worker leaves a lease to expire, although its session is gone."""
+
+    async def work() -> None:
+        async with AsyncGovernor(governor).connection(context=Invocation()) as connection:
+            root.query(f"KILL {connection.thread_id()}")
+            await asyncio.sleep(0.1)
+            await connection.query("SELECT 1")
+
+    with pytest.raises(pymysql.err.OperationalError):
+        asyncio.run(work())
+    assert lease_ids(store) == set()
+
+
+def test_what_was_answered_counts_as_answered(governor: Governor, store: FaultyStore) -> None:
+    """Breaks: a healthy session is taken for one that was cut off, and is hung up on without a goodbye."""
+
+    async def work() -> None:
+        async with AsyncGovernor(governor).connection(context=Invocation()) as connection:
+            await connection.query(
+                "CREATE OR REPLACE PROCEDURE two_results() BEGIN SELECT 1; SELECT * FROM nowhere; END"
+            )
+            await connection.begin()
+            await connection.ping()
+            await connection.show_warnings()
+            await connection.set_charset("utf8mb4")
+            await connection.select_db("shop")
+            await connection.rollback()
+            await connection.autocommit(True)
+            with pytest.raises(pymysql.err.ProgrammingError):
+                await connection.query("SELECT * FROM nowhere")
+            await connection.query("CALL two_results()")
+            with pytest.raises(pymysql.err.ProgrammingError):
+                await connection.query("SELECT 1")
+            async with connection.cursor(SSCursor) as cursor:
+                await cursor.execute("SELECT seq FROM seq_1_to_10")
+                assert len(await cursor.fetchall()) == 10
+            assert connection._unanswered == 0
+            ended.append(connection)
+
+    ended: list[AsyncFencedConnection] = []
+    asyncio.run(work())
+    assert ended[0].let_go
+    assert lease_ids(store) == set()
+
+
 def test_a_lease_that_comes_after_its_task_is_gone_is_given_back(governor: Governor, store: FaultyStore) -> None:
     """Breaks: every cancelled wait may leave a lease that nobody knows of."""
     began, go_on = asyncio.Event(), threading.Event()
@@ -288,6 +481,19 @@ def test_an_orm_error_rolls_back_and_gives_back(engine: Engine, store: FaultySto
     with pytest.raises(ValueError, match="bad request"), invocation(Invocation()), Session(engine) as session:  # noqa: PT012
         session.execute(text("UPDATE stock SET pieces = 99 WHERE id = 1"))
         raise ValueError("bad request")
+    assert lease_ids(store) == set()
+    assert all_gone(root)
+    assert ask(root, "SELECT pieces FROM shop.stock WHERE id = 1") == 10
+
+
+def test_a_lease_lost_in_the_middle_of_an_orm_session_gives_back(
+    engine: Engine, store: FaultyStore, root: Connection[Cursor]
+) -> None:
+    """Breaks: SQLAlchemy rolls back before it closes; the guard refuses that, and it never closes."""
+    with pytest.raises(LeaseLost), invocation(Invocation()), Session(engine) as session:  # noqa: PT012 - as above
+        session.execute(text("UPDATE stock SET pieces = 99 WHERE id = 1"))
+        session.connection().connection.dbapi_connection.usable_until_ms = 1  # type: ignore[union-attr]
+        session.execute(text("SELECT 1"))
     assert lease_ids(store) == set()
     assert all_gone(root)
     assert ask(root, "SELECT pieces FROM shop.stock WHERE id = 1") == 10

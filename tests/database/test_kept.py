@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
 import pymysql
@@ -20,6 +20,7 @@ from connection_governor.emf import Reporter
 from connection_governor.engine import Engine
 from connection_governor.entropy import SYSTEM_ENTROPY
 from connection_governor.errors import GovernorUnavailable, LeaseLost, NoConnectionsLeft
+from connection_governor.fenced import RESET_SECONDS
 from connection_governor.governor import Governor, Outside
 from connection_governor.lease import ShardKey
 from connection_governor.memory import MemoryStore
@@ -28,7 +29,7 @@ from connection_governor.operations import Operations
 from connection_governor.secrets import Credentials, DatabaseCredentials
 from connection_governor.service import Service
 from tests.conformance.worlds import endpoint_of, environment_of, local_store
-from tests.database.conftest import SHORT, SLACK_S, WORKER, ask, listed, seconds_until_gone
+from tests.database.conftest import SHORT, SLACK_S, WORKER, ask, listed, seconds_until_gone, stopped
 from tests.faulty_store import LOST, FaultyStore
 
 if TYPE_CHECKING:
@@ -176,6 +177,39 @@ def test_a_query_that_was_torn_off_is_not_answered_in_the_next_body(governor: Go
     with body(governor) as another:
         assert another is not connection
         assert ask(another, "SELECT 'mine'") == "mine"
+
+
+def test_a_chosen_schema_does_not_reach_the_next_body(store: FaultyStore, target: Target) -> None:
+    """Breaks: without DB_NAME, one tenant's tables are the next one's. A reset does not take a USE back."""
+    governor = governor_on(store, replace(target, database=None))
+    with body(governor) as connection:
+        pass
+    with body(governor) as again:
+        assert again is connection
+        ask(again, "USE other")
+    assert not again.open
+    assert lease_ids(store) == set()
+    with body(governor) as another:
+        assert ask(another, "SELECT DATABASE()") is None
+    governor.close()
+
+
+def test_a_stopped_server_is_not_waited_for_at_the_end_of_a_body(
+    governor: Governor, store: FaultyStore, shop: PrivateMariaDB
+) -> None:
+    """Breaks: an invocation whose work is done runs into its time limit. MySQL may go on with it: the lease stays."""
+    assert SHORT.read_seconds > RESET_SECONDS + SLACK_S
+    with ExitStack() as end:
+        with body(governor) as connection:
+            connection.query("SELECT 1")
+            end.enter_context(stopped(shop))
+            since = time.monotonic()
+        assert time.monotonic() - since < RESET_SECONDS + SLACK_S
+    assert not connection.open
+    assert connection.lease is not None
+    assert lease_ids(store) == {connection.lease.lease_id}
+    with body(governor) as another:
+        assert ask(another, "SELECT 1") == 1
 
 
 def test_a_session_that_somebody_killed_is_replaced(

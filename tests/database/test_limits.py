@@ -166,6 +166,17 @@ def test_no_statement_starts_once_the_lease_could_end_before_it(opened: Opener, 
     assert ask(root, "SELECT pieces FROM stock WHERE id = 2") == 20
 
 
+def test_a_rollback_that_comes_too_late_closes_the_session(opened: Opener, root: Connection[Cursor]) -> None:
+    """Pools roll back before they close: where that raises they never do, and the lease is lost until its end."""
+    session = opened(usable_until_ms=SYSTEM_CLOCK.now_ms() + 60_000)
+    session.query("UPDATE stock SET pieces = 99 WHERE id = 2")
+    session.usable_until_ms = SYSTEM_CLOCK.now_ms() - 1
+    session.rollback()
+    assert not session.open
+    assert session.let_go
+    assert ask(root, "SELECT pieces FROM stock WHERE id = 2") == 20
+
+
 def test_opening_that_took_too_long_sets_nothing_up(opened: Opener) -> None:
     """Opening can be slow: the lease is looked at again before the session is handed out."""
     with pytest.raises(LeaseLost):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pymysql
@@ -9,11 +11,14 @@ import pytest
 from pymysql.cursors import SSCursor
 
 from connection_governor.fence import Fence, SessionStart
-from tests.database.conftest import Opener, ask
+from connection_governor.mysql import open_session
+from tests.database.conftest import WORKER, Opener, ask
 
 if TYPE_CHECKING:
     from pymysql.connections import Connection
     from pymysql.cursors import Cursor
+
+    from connection_governor.mysql import Target
 
 START = SessionStart(collation="utf8mb4_bin", time_zone="+03:00", sql_mode="ANSI_QUOTES")
 
@@ -78,6 +83,20 @@ def test_what_pymysql_remembers_is_reset_too(opened: Opener) -> None:
     assert (session.charset, session.encoding, session.autocommit_mode) == ("utf8mb4", "utf8", False)
     assert not session.get_autocommit()
     assert ask(session, "SELECT '€'") == "€"
+
+
+def test_a_session_without_a_schema_stays_in_step(target: Target) -> None:
+    """It is asked which schema is chosen, in the same write: an answer left over would be the next query's."""
+    with closing(open_session(replace(target, database=None), WORKER)) as session:
+        for number in range(20):
+            assert ask(session, f"SELECT {number}") == number
+            session.reset()
+            assert session.is_alive()
+        session.select_db("other")
+        with pytest.raises(pymysql.err.InterfaceError, match="schema"):
+            session.reset()
+        assert not session.open
+        assert not session.may_linger
 
 
 def test_it_works_again_and_again(opened: Opener) -> None:

@@ -57,6 +57,8 @@ else:
     _Connection = Connection
 
 PING_SECONDS = 1.0
+RESET_SECONDS = 1.0  # the body's work is done, and its invocation may be at its end: nobody waits for a stuck server
+_WHICH_SCHEMA = bytes([COMMAND.COM_QUERY]) + b"SELECT DATABASE()"
 
 
 class FencedConnection(_Connection):
@@ -147,27 +149,52 @@ class FencedConnection(_Connection):
 
         COM_RESET_CONNECTION takes the session's limits back to the server's defaults and leaves the schema that the
         last USE chose. So it goes out together with the schema's name and the settings, and no moment is unfenced.
-        Allowed after `usable_until_ms`, as a way of giving up.
+        Allowed after `usable_until_ms`, as a way of giving up. A session that was opened without a schema cannot go
+        back to having none: where one was chosen since, it is closed.
 
         Raises:
-            pymysql.err.Error: the session is unusable, and closed.
+            pymysql.err.Error: the session is unusable, and closed; so it is where an answer takes `RESET_SECONDS`.
         """
-        self._finish_results()
-        self._write_bytes(b"".join(struct.pack("<i", len(command)) + command for command in self._after_reset))
+        patience, self._read_timeout = self._read_timeout, RESET_SECONDS
+        try:
+            self._finish_results()
+            self._start_anew()
+        finally:
+            self._read_timeout = patience
+        self._restore_own_state()
+
+    def _start_anew(self) -> None:
+        commands = self._after_reset if self.db else (*self._after_reset, _WHICH_SCHEMA)
+        self._write_bytes(b"".join(struct.pack("<i", len(command)) + command for command in commands))
         try:
             for _ in self._after_reset:
                 self._next_seq_id = 1  # each command starts a sequence of its own
                 self._read_ok_packet()
+            if not self.db:
+                self._next_seq_id = 1
+                self._read_query_result()
         except BaseException:
             self._force_close()  # answers are left over: the session is out of step
             raise
-        self._restore_own_state()
+        if not self.db and self._result.rows and self._result.rows[0][0] is not None:
+            self.close()
+            raise err.InterfaceError(0, "a schema was chosen, and no command of MySQL's takes that back")
 
     def show_warnings(self) -> Any:  # noqa: ANN401 - whatever rows PyMySQL returns
         """As PyMySQL."""
         warnings = super().show_warnings()  # type: ignore[no-untyped-call] # as the stubs have it
         self._unanswered = False
         return warnings
+
+    def rollback(self) -> None:
+        """As PyMySQL; too late for a statement, it closes the session instead, which rolls back, too.
+
+        Pools and SQLAlchemy roll back before they close, and would leave the session open if this raised `LeaseLost`.
+        """
+        try:
+            super().rollback()
+        except LeaseLost:
+            self.close()
 
     def is_alive(self) -> bool:
         """Whether the server answers a ping within `PING_SECONDS`; where it does not, the connection is closed.
@@ -200,7 +227,8 @@ class FencedConnection(_Connection):
             on_close()
 
     def _say_goodbye(self, sock: socket.socket) -> None:
-        self._cut_off = self._in_transaction or (self._result is not None and self._result.unbuffered_active)
+        in_a_result = self._result is not None and self._result.unbuffered_active
+        self._cut_off = self._in_transaction or self._unanswered or in_a_result
         self._closed = True
         self.let_go = take_leave(sock)
         self._force_close()
@@ -214,8 +242,8 @@ class FencedConnection(_Connection):
     def may_linger(self) -> bool:
         """After the end: whether the server may still be at work for this session, so that its lease must expire.
 
-        So it is where the client left without a goodbye, in a transaction or in the middle of a result. A server that
-        heard the goodbye and is merely slow to close is trusted: under load, leases left to expire would take its
+        So it is where the client left without a goodbye, in a transaction, or before the end of an answer. A server
+        that heard the goodbye and is merely slow to close is trusted: under load, leases left to expire would take its
         capacity away.
         """
         return self._cut_off and not self.let_go
