@@ -17,7 +17,8 @@ kept at the end of the body, and works per invocation for as long as the pressur
 never invoked again hears nothing: what it keeps comes back when its lease ends, `E + W + CALM_MS` after the deadline of
 its last invocation at the latest.
 
-NOT kept: the session of a body that met an error of MySQL's or a lost lease, that was broken, or that ended too late.
+NOT kept: the session of a body that met an error of MySQL's or a lost lease, that was broken, or that ended too late;
+nor one that is not reset within `fenced.RESET_SECONDS`, or that has chosen a schema where it was opened without.
 Nothing is done when the interpreter exits: the socket closes, and the extension or the lease's end frees the slot.
 """
 
