@@ -155,7 +155,7 @@ class Witness:
         if isinstance(outcome, Grant):
             self._told(outcome.lease)
         elif is_last and not waiting and wanted.connections == 1:
-            world.patience.check_refusal(self._process.name, began_us, world.settings.lag_ms * MS)
+            world.patience.check_refusal(self._process.name, began_us)
         return outcome
 
     def _told(self, lease: Lease) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 PATIENCE_US = 60 * SECOND
 MEMORY_US = 2 * SECOND  # what an environment itself has seen full so lately, it need not look at again
-SETTINGS_KEPT_US = 60 * SECOND  # an environment may not have heard of a new budget before
+SETTINGS_KEPT_US = 60 * SECOND  # an environment may not have heard of a new budget before, by its own clock
 
 
 class Patience:
@@ -29,12 +29,16 @@ class Patience:
         hub: the true time.
         ledger: what is stored.
         skew_ms: the allowance for clocks.
+        clock_bound_ms: how far a clock may be from the true time: so settings are kept for longer where it is put back.
+        lag_ms: how old a read may be.
     """
 
-    def __init__(self, hub: Hub, ledger: Ledger, *, skew_ms: int) -> None:
+    def __init__(self, hub: Hub, ledger: Ledger, *, skew_ms: int, clock_bound_ms: int, lag_ms: int) -> None:
         self._hub = hub
         self._ledger = ledger
         self._over_after_ms = skew_ms + skew_ms // 2 + 1
+        self._settings_kept_us = SETTINGS_KEPT_US + (2 * clock_bound_ms + lag_ms) * MS
+        self._lag_us = lag_ms * MS
         self._full_until_us = 0
         self._free_from_us = 0
         self._plan = 0
@@ -54,17 +58,17 @@ class Patience:
             waited_ms = (now_us - free_since_us) // MS
             self._ledger.breaks("kept waiting", f"{who} waited while capacity was free for {waited_ms} ms")
 
-    def check_refusal(self, who: str, began_us: int, lag_us: int) -> None:
+    def check_refusal(self, who: str, began_us: int) -> None:
         """A newcomer's only try, for one connection, has just been refused: no shard may have had room throughout.
 
         Room that a read or a fresh memory cannot have shown does not count, nor a shard that the environment does not
         know of.
         """
         settings = self._ledger.settings
-        if settings is None or began_us - self._plan_since_us < SETTINGS_KEPT_US:
+        if settings is None or began_us - self._plan_since_us < self._settings_kept_us:
             return
         for index, since_us in self._roomy_since_us.items():
-            if index < settings.shards and since_us < began_us - lag_us - MEMORY_US:
+            if index < settings.shards and since_us < began_us - self._lag_us - MEMORY_US:
                 raise Violation("refused early", f"{who} was refused although shard {index} had room")
 
     def _changed(self) -> None:

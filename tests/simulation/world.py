@@ -106,7 +106,13 @@ class World:
         self._over = False
         honest = settings.honest_clocks
         self.ledger = Ledger(self.hub, self.tally, skew_ms=settings.skew_ms, honest_clocks=honest)
-        self.patience = Patience(self.hub, self.ledger, skew_ms=settings.skew_ms)
+        self.patience = Patience(
+            self.hub,
+            self.ledger,
+            skew_ms=settings.skew_ms,
+            clock_bound_ms=settings.clock_bound_ms,
+            lag_ms=settings.lag_ms,
+        )
         self.sessions = Sessions(self.hub, self.ledger, self.tally, idle_ms=settings.fence.idle_ms)
         versions = Versions(self.hub, self._stream("lag"), settings.lag_ms * MS)
         self.table: Table = TABLES[settings.table](versions, self.ledger)
