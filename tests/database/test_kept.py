@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
@@ -210,6 +211,21 @@ def test_a_stopped_server_is_not_waited_for_at_the_end_of_a_body(
     assert lease_ids(store) == {connection.lease.lease_id}
     with body(governor) as another:
         assert ask(another, "SELECT 1") == 1
+
+
+@pytest.mark.parametrize("keep_seconds", [0, KEEP_SECONDS])
+def test_another_threads_query_does_not_hold_up_the_end_of_a_body(
+    governor: Governor, store: FaultyStore, root: Connection[Cursor], keep_seconds: int
+) -> None:
+    """Breaks: a query that its body gave up on takes the invocation's time all the same. Its lease ends by itself."""
+    with ThreadPoolExecutor(1) as pool:
+        with pytest.raises(TimeoutError), body(governor, keep_seconds=keep_seconds) as connection:  # noqa: PT012 - a body has lines
+            query = pool.submit(connection.query, "SELECT BENCHMARK(2000000000, MD5('x'))")
+            query.result(timeout=0.1)
+        assert listed(root, connection.thread_id())
+        assert len(lease_ids(store)) == 1
+        assert isinstance(query.exception(timeout=SLACK_S), pymysql.err.OperationalError)
+    seconds_until_gone(root, connection.thread_id(), at_most=SHORT.margin_ms / 1_000 + SLACK_S)
 
 
 def test_a_session_that_somebody_killed_is_replaced(

@@ -17,7 +17,7 @@ from pymysql.connections import Connection
 from pymysql.constants import CLIENT, COMMAND, CR, SERVER_STATUS
 
 from connection_governor.errors import LeaseLost
-from connection_governor.farewell import RESET, peer_has_closed, take_leave
+from connection_governor.farewell import RESET, hang_up, peer_has_closed, take_leave
 from connection_governor.fence import set_statement
 from connection_governor.tls import ResumingContext
 
@@ -230,7 +230,10 @@ class FencedConnection(_Connection):
         in_a_result = self._result is not None and self._result.unbuffered_active
         self._cut_off = self._in_transaction or self._unanswered or in_a_result
         self._closed = True
-        self.let_go = take_leave(sock)
+        if self._unanswered:
+            hang_up(sock)  # another thread may be reading the answer, and would hold the close up until it has it
+        else:
+            self.let_go = take_leave(sock)
         self._force_close()
 
     @property
@@ -290,7 +293,8 @@ class FencedConnection(_Connection):
         if self._sock is not None and self._result is not None and self._result.unbuffered_active:
             self.close()  # what is left of a streamed result may take longer to read than a new session to open
         if self._sock is not None and self._unanswered:
-            self._force_close()  # something tore the client away from an answer: it would be taken for the reset's
+            hang_up(self._sock)  # something tore the client away from an answer: it would be taken for the reset's
+            self._force_close()
         if self._sock is None:
             raise err.InterfaceError(0, "this session was closed: it cannot be reset")
         while self._result is not None and self._result.has_next:  # a procedure's, sent already
