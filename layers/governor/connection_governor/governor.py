@@ -277,8 +277,8 @@ class Governor:
         """
         margin_ms = self.fence.margin_ms
         needed_ms = self.fence.guard_ms if ask.context is None else margin_ms
-        length_ms = ask.lease_ms if ask.context is not None else ask.lease_ms or DEFAULT_LEASE_MS
-        if length_ms is not None and length_ms <= needed_ms:
+        by_length = ask.context is None or ask.lease_ms is not None  # else past the deadline by itself
+        if by_length and (ask.lease_ms or DEFAULT_LEASE_MS) <= needed_ms:
             raise InvalidRequest("lease_ms", f"must be above {needed_ms}: what the fence needs at the end")
         return lambda: ask.end_ms(self.clock, margin_ms)
 

@@ -59,7 +59,7 @@ def raises(shards: Sequence[Shard], settings: Settings) -> list[Change]:
     What a lowered shard still lends above its part counts as taken until it is released or reclaimed. The order is what
     makes two executors of one plan safe: a shard is raised only once all before it have their share, so whoever finds
     room that another has found too aims at the same shard, and only one of the two conditional writes succeeds. Where
-    there is no room at all, nothing is raised, not even a shard up to what it lends: the reads of several items are no
+    more is committed than the budget has, no shard is raised even to what it lends: the reads of several items are no
     snapshot, and one of them may show as lent what has come back and been handed out elsewhere since.
     """
     room = settings.allowed - sum(_committed(shard) for shard in shards)
