@@ -38,11 +38,11 @@ cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
 print('{{"cpu_ms": %f, "wall_ms": %f, "added_kb": %d}}' % (cpu * 1e3, wall * 1e3, resident_kb() - start_kb))
 """
 _ENDPOINT = """
-from connection_governor.environment import Environment
+from connection_governor.wiring import Environment
 endpoint = Environment.current().endpoint("dynamodb")
 endpoint._signed("/", {"content-type": "application/x-amz-json-1.0", "x-amz-target": "x"}, b"{}")
-from connection_governor import trust
-trust.context(trust.AMAZON_ROOTS)
+from connection_governor.aws import tls
+tls.context(tls.AMAZON_ROOTS)
 """
 _OURS = f"""
 from connection_governor import Governor

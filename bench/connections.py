@@ -17,12 +17,12 @@ from bench.fleet import MS, SECOND, Fleet
 from bench.measure import FULL, Spread, interleaved, ratio
 from bench.results import Row
 from bench.tables import governed_table
-from connection_governor.clock import SYSTEM_CLOCK
-from connection_governor.environment import governor_parts
-from connection_governor.governor import Governor
-from connection_governor.mysql import Target
-from connection_governor.opening import Opener
-from connection_governor.secrets import DatabaseCredentials
+from connection_governor.client.governor import Governor
+from connection_governor.mysql.connect import Target
+from connection_governor.mysql.credentials import DatabaseCredentials
+from connection_governor.mysql.opener import Opener
+from connection_governor.system import SYSTEM_CLOCK
+from connection_governor.wiring import governor_parts
 from harness.dynamodb_local import dynamodb_local
 from harness.mariadb import PrivateMariaDB
 
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from bench.measure import Effort, Series
-    from connection_governor.clock import Clock
-    from connection_governor.fence import Fence
-    from connection_governor.governor import Outside
+    from connection_governor.client.ports import Outside
+    from connection_governor.core.clock import Clock
+    from connection_governor.mysql.fence import Fence
 
 NAME = "connections"
 USER, PASSWORD = "worker", "benchmark-only"  # of a server that lives as long as this run

@@ -12,14 +12,14 @@ from bench.connections import KEEP_SECONDS, warm_requests
 from bench.measure import FULL, Effort
 from bench.results import Row
 from bench.tables import DATABASE, governed_table
-from connection_governor.environment import Environment, governor_parts, requests
-from connection_governor.governor import Governor
+from connection_governor.client.governor import Governor
+from connection_governor.wiring import Environment, governor_parts, requests
 from harness.dynamodb_local import dynamodb_local
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from connection_governor.dynamodb import DynamoDBStore
+    from connection_governor.aws.dynamodb import DynamoDBStore
 
 NAME = "cost"
 PRICES_READ = "2025-11-21"  # us-east-1, in dollars

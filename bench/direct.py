@@ -18,16 +18,16 @@ import boto3
 from bench.measure import FULL, Series, interleaved, ratio
 from bench.results import Row
 from bench.tables import TOKEN, governed_table, update_pair
-from connection_governor.environment import governor_parts
-from connection_governor.governor import Governor
-from connection_governor.http1 import request_bytes
+from connection_governor.aws.http1 import request_bytes
+from connection_governor.client.governor import Governor
+from connection_governor.wiring import governor_parts
 from harness.dynamodb_local import dynamodb_local
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from bench.measure import Effort
-    from connection_governor.environment import Environment
+    from connection_governor.wiring import Environment
 
 NAME = "direct"
 MOST_CPU = 0.25

@@ -8,20 +8,21 @@ from typing import TYPE_CHECKING, Any, cast
 
 from greenlet import greenlet
 
-from connection_governor.emf import Reporter
-from connection_governor.engine import Engine
+from connection_governor.client.governor import Governor
+from connection_governor.client.ports import Outside
+from connection_governor.core.engine import Engine
+from connection_governor.core.memory import MemoryStore
+from connection_governor.core.operations import Operations
 from connection_governor.errors import GovernorUnavailable
-from connection_governor.governor import Governor, Outside
-from connection_governor.memory import MemoryStore
-from connection_governor.operations import Operations
-from connection_governor.service import Service
+from connection_governor.metrics import Reporter
+from connection_governor.server.service import Service
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from random import Random
 
-    from connection_governor.lease import Shard, ShardKey
-    from connection_governor.store import LeaseStore
+    from connection_governor.core.lease import Shard, ShardKey
+    from connection_governor.core.store import LeaseStore
 
 SECOND = 1_000_000  # the unit of virtual time is a microsecond
 MS = 1_000

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from bench.measure import FULL, interleaved, ratio
 from bench.results import Row
 from bench.tables import DATABASE, governed_table, new_table
-from connection_governor.environment import Environment, governor_parts
-from connection_governor.governor import Governor
+from connection_governor.client.governor import Governor
+from connection_governor.wiring import Environment, governor_parts
 from harness.local_aws import KEY, REGION, local_aws
 from harness.paths import ROOT
 

@@ -17,7 +17,7 @@ from connection_governor.errors import NoConnectionsLeft
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from connection_governor.governor import Governor
+    from connection_governor.client.governor import Governor
 
 NAME = "overload"
 HOLD_US = 100 * MS

@@ -20,7 +20,7 @@ from connection_governor.errors import GovernorError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from connection_governor.lease import ShardKey
+    from connection_governor.core.lease import ShardKey
 
 NAME = "sharding"
 UNITS_A_SECOND = 1_000  # of one item, and of one partition

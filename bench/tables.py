@@ -5,12 +5,13 @@ from __future__ import annotations
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from connection_governor.environment import DynamoDBCaller, Environment, dynamodb_store
-from connection_governor.environment import operations as operations_of
-from connection_governor.lease import ShardKey, pack_record
+from connection_governor.aws.dynamodb import DynamoDBCaller
+from connection_governor.core.lease import ShardKey, pack_record
+from connection_governor.wiring import Environment, dynamodb_store
+from connection_governor.wiring import operations as operations_of
 
 if TYPE_CHECKING:
-    from connection_governor.dynamodb import DynamoDBStore
+    from connection_governor.aws.dynamodb import DynamoDBStore
 
 DATABASE = "orders"
 TOKEN = "session-token/" * 30  # as long as Lambda's, since it is signed and sent with every request

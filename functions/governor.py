@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from aws_lambda_powertools import Logger
 
-from connection_governor import environment
-from connection_governor.waiting import InvocationEnd
+from connection_governor import wiring
+from connection_governor.core.deadline import InvocationEnd
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
 
-    from connection_governor.payloads import Requests
+    from connection_governor.server.payloads import Requests
 
 logger = Logger(service="governor")
 invocation = InvocationEnd()
@@ -21,8 +21,8 @@ invocation = InvocationEnd()
 
 @cache
 def requests() -> Requests:
-    """What answers in this environment; made at the first request, so that importing needs no environment."""
-    return environment.requests(environment.Environment.current(), invocation)
+    """What answers in this environment; made at the first request, so that importing needs no wiring."""
+    return wiring.requests(wiring.Environment.current(), invocation)
 
 
 def handler(event: object, context: LambdaContext) -> dict[str, Any] | bool:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 from aws_lambda_powertools import Logger
 from pymysql import err
 
-from connection_governor.clock import SYSTEM_CLOCK
-from connection_governor.emf import Reporter
-from connection_governor.environment import Environment, operations
 from connection_governor.errors import GovernorError
-from connection_governor.janitor import Janitor
+from connection_governor.metrics import Reporter
+from connection_governor.server.janitor import Janitor
+from connection_governor.system import SYSTEM_CLOCK
+from connection_governor.wiring import Environment, operations
 from watching import watching
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from aws_lambda_powertools import Logger
 
-from connection_governor import environment
-from connection_governor.clock import SYSTEM_CLOCK
+from connection_governor import wiring
+from connection_governor.system import SYSTEM_CLOCK
 from custom_resource import NEVER_MADE, Answer
 from seeding import Seeder, Wanted, explain, whereabouts
 
@@ -34,8 +34,8 @@ def carry_out(event: dict[str, Any]) -> str:
     """Do what is asked; returns the physical id, which never changes."""
     if event.get("PhysicalResourceId") == NEVER_MADE:
         return NEVER_MADE
-    here = environment.Environment.current()
-    seeder = Seeder(environment.SecretFetcher(here), environment.operations(here), SYSTEM_CLOCK)
+    here = wiring.Environment.current()
+    seeder = Seeder(wiring.secret_fetcher(here), wiring.operations(here), SYSTEM_CLOCK)
     wanted = Wanted.of(event["ResourceProperties"])
     if event["RequestType"] == "Delete":
         seeder.remove(wanted)

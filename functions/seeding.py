@@ -12,19 +12,19 @@ from pymysql import err
 
 import sample
 from connection_governor.errors import GovernorError, UnknownDatabase
-from connection_governor.fence import Fence, SessionStart
-from connection_governor.mysql import Target, open_session
-from connection_governor.secrets import DatabaseCredentials
+from connection_governor.mysql.connect import Target, open_session
+from connection_governor.mysql.credentials import DatabaseCredentials
+from connection_governor.mysql.fence import Fence, SessionStart
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from pymysql.cursors import Cursor
 
-    from connection_governor.clock import Clock
-    from connection_governor.mysql import FencedConnection
-    from connection_governor.operations import Operations
-    from connection_governor.secrets import Credentials
+    from connection_governor.core.clock import Clock
+    from connection_governor.core.operations import Operations
+    from connection_governor.mysql.connect import FencedConnection
+    from connection_governor.mysql.credentials import Credentials
 
 DRAIN_SECONDS: Final = 20  # of the custom resource's 60
 _PATIENT: Final = Fence(idle_seconds=60, statement_seconds=20)

@@ -5,20 +5,20 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from connection_governor.environment import opener
-from connection_governor.fence import Fence
-from connection_governor.observe import kill, observe
+from connection_governor.mysql.fence import Fence
+from connection_governor.mysql.observe import kill, observe
+from connection_governor.wiring import opener
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from connection_governor.environment import Environment
-    from connection_governor.mysql import FencedConnection
-    from connection_governor.observe import Observation, Session
+    from connection_governor.mysql.connect import FencedConnection
+    from connection_governor.mysql.observe import Observation, Session
+    from connection_governor.wiring import Environment
 
 
 class MySQLWatch:
-    """See `connection_governor.janitor.Watch`.
+    """See `connection_governor.server.janitor.Watch`.
 
     Args:
         connection: of the monitoring user.

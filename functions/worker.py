@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from pymysql import err
 
 from connection_governor import Governor, GovernorError, NoConnectionsLeft
-from connection_governor.environment import Environment, opener
-from connection_governor.fence import Fence
+from connection_governor.mysql.fence import Fence
+from connection_governor.wiring import Environment, opener
 from employees import Errand, holding, now_ms, run
 
 if TYPE_CHECKING:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from connection_governor.clock import SYSTEM_CLOCK
-from connection_governor.engine import Engine
-from connection_governor.entropy import SYSTEM_ENTROPY
-from connection_governor.environment import Environment, dynamodb_store
-from connection_governor.lease import Grant, Lease, Wanted
+from connection_governor.core.engine import Engine
+from connection_governor.core.lease import Grant, Lease, Wanted
+from connection_governor.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
+from connection_governor.wiring import Environment, dynamodb_store
 from harness.deployment import DATABASE_NAME
 from harness.observer import now_ms, operations_of
 

@@ -6,10 +6,9 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from connection_governor.clock import SYSTEM_CLOCK
-from connection_governor.entropy import SYSTEM_ENTROPY
-from connection_governor.environment import Environment, dynamodb_store
-from connection_governor.operations import Operations
+from connection_governor.core.operations import Operations
+from connection_governor.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
+from connection_governor.wiring import Environment, dynamodb_store
 from harness.deployment import DATABASE_NAME
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from connection_governor.errors import LeaseLost
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from connection_governor.clock import Clock
-    from connection_governor.fence import Fence
-    from connection_governor.lease import Lease
+    from connection_governor.core.clock import Clock
+    from connection_governor.core.lease import Lease
+    from connection_governor.mysql.fence import Fence
 
 
 class CalmSession:

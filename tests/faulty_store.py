@@ -10,7 +10,7 @@ from connection_governor.errors import GovernorUnavailable
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from connection_governor.store import LeaseStore
+    from connection_governor.core.store import LeaseStore
 
 READS = ("read", "settings")
 WRITES = ("grant", "give_back", "renew", "save_settings", "make_shard", "stamp", "raise_allowed")

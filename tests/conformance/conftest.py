@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from connection_governor.memory import MemoryStore
+from connection_governor.core.memory import MemoryStore
 from tests.conformance.worlds import Deployment, World, endpoint_of, local_store, through_payloads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from connection_governor.store import LeaseStore
-    from connection_governor.wire import Endpoint
+    from connection_governor.aws.client import Endpoint
+    from connection_governor.core.store import LeaseStore
     from harness.stack import Stack
 
 WORLDS = ["memory", pytest.param("local", marks=pytest.mark.dynamodb_local)]

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from connection_governor import Governor, GovernorUnavailable, NoConnectionsLeft
-from connection_governor.lease import Lease  # noqa: TC001 - a program, not a library
+from connection_governor.core.lease import Lease  # noqa: TC001 - a program, not a library
 from tests.conformance.worlds import environment_of
 
 if TYPE_CHECKING:

@@ -11,12 +11,11 @@ import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from connection_governor.clock import SYSTEM_CLOCK
-from connection_governor.engine import Engine
-from connection_governor.entropy import SYSTEM_ENTROPY
-from connection_governor.environment import Environment, dynamodb_store
+from connection_governor.core.engine import Engine
+from connection_governor.core.lease import Grant, Lease, Wanted
 from connection_governor.errors import GovernorUnavailable
-from connection_governor.lease import Grant, Lease, Wanted
+from connection_governor.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
+from connection_governor.wiring import Environment, dynamodb_store
 from tests.conformance.crowd import DATABASE, serve
 from tests.conformance.linearizability import ACQUIRE, NO, RELEASE, UNKNOWN, YES, Operation
 from tests.faulty_store import LOST, LOST_ANSWER, READS, SENT_AGAIN, Fault, FaultyStore

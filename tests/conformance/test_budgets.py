@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from connection_governor.decide import share
+from connection_governor.core.lease import Grant, Refusal
+from connection_governor.core.operations import Operations
+from connection_governor.core.retry import GIVING_BACK
+from connection_governor.core.rules import share
 from connection_governor.errors import GovernorUnavailable, InvalidRequest
-from connection_governor.lease import Grant, Refusal
-from connection_governor.operations import Operations
-from connection_governor.retry import GIVING_BACK
 from tests.conformance.worlds import LEASE_MS, SKEW_MS
 from tests.faulty_store import LOST, LOST_ANSWER, WRITES
 
 if TYPE_CHECKING:
-    from connection_governor.lease import Lease
+    from connection_governor.core.lease import Lease
     from tests.conformance.worlds import World
 
 

@@ -12,19 +12,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from connection_governor.clock import SYSTEM_CLOCK
-from connection_governor.decide import is_whole
-from connection_governor.dynamodb import DynamoDBStore
-from connection_governor.entropy import SYSTEM_ENTROPY
-from connection_governor.environment import DynamoDBCaller
-from connection_governor.operations import Operations
+from connection_governor.aws.dynamodb import DynamoDBCaller, DynamoDBStore
+from connection_governor.core.operations import Operations
+from connection_governor.core.rules import is_whole
+from connection_governor.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
 from tests.conformance.crowd import DATABASE, Held, crowd, most_at_once
 from tests.conformance.worlds import new_table
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from connection_governor.wire import Endpoint
+    from connection_governor.aws.client import Endpoint
 
 SECONDS = float(os.environ.get("CONCURRENCY_SECONDS", "2"))
 KILL_ROUNDS = int(os.environ.get("KILL_ROUNDS", "2"))

@@ -11,11 +11,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from connection_governor.dynamodb import DynamoDBStore
-from connection_governor.engine import Renewal
-from connection_governor.environment import DynamoDBCaller
-from connection_governor.lease import Grant, Lease, Refusal, ShardKey
-from connection_governor.plan import Change
+from connection_governor.aws.dynamodb import DynamoDBCaller, DynamoDBStore
+from connection_governor.core.lease import Grant, Lease, Refusal, Renewal, ShardKey
+from connection_governor.core.plan import Change
 from tests.conformance.wire_tap import WireTap, tapped
 from tests.conformance.worlds import LEASE_MS, World, endpoint_of, environment_of, new_table
 from tests.virtual import VirtualClock
@@ -23,7 +21,7 @@ from tests.virtual import VirtualClock
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from connection_governor.wire import Endpoint
+    from connection_governor.aws.client import Endpoint
 
 ROOT = Path(__file__).parents[2]
 LONG_NAME = "Prod_MySQL-with-a-32-byte-name-x"

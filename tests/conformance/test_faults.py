@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from connection_governor.decide import connections_of, shard_order
+from connection_governor.core.lease import Grant, Refusal, ShardKey, pack_record
+from connection_governor.core.retry import GIVING_BACK, TAKING
+from connection_governor.core.rules import connections_of, shard_order
 from connection_governor.errors import GovernorUnavailable, UnknownDatabase
-from connection_governor.lease import Grant, Refusal, ShardKey, pack_record
-from connection_governor.retry import GIVING_BACK, TAKING
 from tests.conformance.worlds import LEASE_MS, SKEW_MS
 from tests.faulty_store import LOST, LOST_ANSWER, REFUSED, SENT_AGAIN, THROTTLED, TWICE, Fault
 from tests.virtual import NOW_MS

@@ -16,12 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from connection_governor.clock import SYSTEM_CLOCK
-from connection_governor.decide import is_whole
-from connection_governor.dynamodb import DynamoDBStore
-from connection_governor.entropy import SYSTEM_ENTROPY
-from connection_governor.environment import DynamoDBCaller
-from connection_governor.operations import Operations
+from connection_governor.aws.dynamodb import DynamoDBCaller, DynamoDBStore
+from connection_governor.core.operations import Operations
+from connection_governor.core.rules import is_whole
+from connection_governor.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
 from tests.conformance.crowd import DATABASE, crowd
 from tests.conformance.linearizability import ACQUIRE, NO, RELEASE, UNKNOWN, YES, Operation, linearization
 from tests.conformance.worlds import new_table
@@ -29,7 +27,7 @@ from tests.conformance.worlds import new_table
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from connection_governor.wire import Endpoint
+    from connection_governor.aws.client import Endpoint
 
 SECONDS = float(os.environ.get("HISTORY_SECONDS", "3"))
 BUDGET = 6

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from connection_governor.engine import Renewal
+from connection_governor.core.lease import Grant, Refusal, Renewal
 from connection_governor.errors import InvalidRequest, UnknownDatabase
-from connection_governor.lease import Grant, Refusal
 from tests.conformance.worlds import LEASE_MS
 
 if TYPE_CHECKING:

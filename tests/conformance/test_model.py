@@ -24,16 +24,16 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from connection_governor.decide import is_whole
-from connection_governor.engine import Engine, Renewal
+from connection_governor.core.engine import Engine
+from connection_governor.core.lease import Grant, Lease, Refusal, Renewal, Wanted
+from connection_governor.core.memory import MemoryStore
+from connection_governor.core.rules import is_whole
 from connection_governor.errors import GovernorUnavailable
-from connection_governor.lease import Grant, Lease, Refusal, Wanted
-from connection_governor.memory import MemoryStore
 from tests.conformance.worlds import SKEW_MS, World
 from tests.faulty_store import LOST_ANSWER, SENT_AGAIN, TWICE, Fault
 
 if TYPE_CHECKING:
-    from connection_governor.store import LeaseStore
+    from connection_governor.core.store import LeaseStore
 
 EXAMPLES = int(os.environ.get("MODEL_EXAMPLES", "25"))
 LENGTHS = st.sampled_from([1_000, 2_000, 30_000])

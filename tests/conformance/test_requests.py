@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import jsonschema
 import pytest
 
-from connection_governor.remote import lease_payload
-from connection_governor.retry import TAKING
+from connection_governor.core.codec import lease_payload
+from connection_governor.core.retry import TAKING
 from tests.conformance.schemas import SCHEMA, answer, changes_nothing, granted
 from tests.conformance.worlds import LEASE_MS, SKEW_MS
 from tests.faulty_store import LOST, REFUSED, THROTTLED

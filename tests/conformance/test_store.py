@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from connection_governor.lease import Settings, ShardKey, pack_record
-from connection_governor.plan import Change
-from connection_governor.store import Unwritten, Written
+from connection_governor.core.lease import Settings, ShardKey, pack_record
+from connection_governor.core.plan import Change
+from connection_governor.core.store import Unwritten, Written
 from tests.virtual import NOW_MS
 
 if TYPE_CHECKING:
-    from connection_governor.lease import Leases, Shard
-    from connection_governor.store import LeaseStore
+    from connection_governor.core.lease import Leases, Shard
+    from connection_governor.core.store import LeaseStore
 
 KEY = ShardKey("orders", 0)
 MISSING = ShardKey("orders", 7)

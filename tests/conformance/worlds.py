@@ -7,25 +7,27 @@ import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
-from connection_governor.clock import SYSTEM_CLOCK
-from connection_governor.decide import is_whole
-from connection_governor.dynamodb import DynamoDBStore
-from connection_governor.emf import Reporter
-from connection_governor.engine import Engine, Renewal
-from connection_governor.environment import DynamoDBCaller, Environment, FunctionCaller
-from connection_governor.lease import Grant, Lease, Refusal, Settings, Shard, Wanted
-from connection_governor.operations import Operations, Status
-from connection_governor.payloads import Requests
-from connection_governor.remote import RemoteGovernor
-from connection_governor.service import Service
+from connection_governor.aws.dynamodb import DynamoDBCaller, DynamoDBStore
+from connection_governor.aws.invoke import FunctionCaller
+from connection_governor.client.remote import RemoteGovernor
+from connection_governor.core.engine import Engine
+from connection_governor.core.lease import Grant, Lease, Refusal, Renewal, Settings, Shard, Wanted
+from connection_governor.core.operations import Operations
+from connection_governor.core.rules import is_whole
+from connection_governor.metrics import Reporter
+from connection_governor.server.payloads import Requests
+from connection_governor.server.service import Service
+from connection_governor.system import SYSTEM_CLOCK
+from connection_governor.wiring import Environment
 from tests.faulty_store import FaultyStore
 from tests.virtual import Journal, SetEntropy, VirtualClock
 
 if TYPE_CHECKING:
-    from connection_governor.borrowing import Transport
-    from connection_governor.remote import Invoke
-    from connection_governor.store import LeaseStore
-    from connection_governor.wire import Endpoint
+    from connection_governor.aws.client import Endpoint
+    from connection_governor.client.acquire import Transport
+    from connection_governor.client.remote import Invoke
+    from connection_governor.core.status import Status
+    from connection_governor.core.store import LeaseStore
     from harness.stack import Stack
 
 LEASE_MS = 30_000

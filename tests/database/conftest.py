@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from connection_governor.fence import Fence
-from connection_governor.mysql import FencedConnection, Target, open_session
-from connection_governor.secrets import Credentials
+from connection_governor.mysql.connect import FencedConnection, Target, open_session
+from connection_governor.mysql.credentials import Credentials
+from connection_governor.mysql.fence import Fence
 
 if TYPE_CHECKING:
     from pymysql.connections import Connection

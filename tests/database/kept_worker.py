@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import sys
 
-from connection_governor.environment import Environment, dynamodb_store
 from connection_governor.errors import GovernorError
-from connection_governor.mysql import Target
-from connection_governor.secrets import Credentials
+from connection_governor.mysql.connect import Target
+from connection_governor.mysql.credentials import Credentials
+from connection_governor.wiring import Environment, dynamodb_store
 from tests.database.conftest import ask
 from tests.database.test_kept import Invocation, governor_on
 

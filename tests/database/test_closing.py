@@ -10,17 +10,17 @@ import pymysql
 import pytest
 from pymysql.constants import COMMAND
 
-from connection_governor.farewell import CLOSE_SECONDS, take_leave
-from connection_governor.fence import Fence
-from connection_governor.mysql import open_session
-from connection_governor.secrets import Credentials
+from connection_governor.mysql.close import CLOSE_SECONDS, take_leave
+from connection_governor.mysql.connect import open_session
+from connection_governor.mysql.credentials import Credentials
+from connection_governor.mysql.fence import Fence
 from tests.database.conftest import SHORT, SLACK_S, Opener, ask, listed, seconds_until_gone
 
 if TYPE_CHECKING:
     from pymysql.connections import Connection
     from pymysql.cursors import Cursor
 
-    from connection_governor.mysql import Target
+    from connection_governor.mysql.connect import Target
     from harness.mariadb import PrivateMariaDB
 
 
@@ -49,7 +49,7 @@ def test_an_open_transaction_is_rolled_back_before_the_server_lets_go(
     opened: Opener, root: Connection[Cursor], ledger: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """MariaDB hangs up first and rolls back then, and counts the session all the while: one too many."""
-    monkeypatch.setattr("connection_governor.farewell.CLOSE_SECONDS", 10.0)
+    monkeypatch.setattr("connection_governor.mysql.close.CLOSE_SECONDS", 10.0)
     session = opened(Fence(statement_seconds=30))
     session.query("UPDATE ledger SET pieces = pieces + 1")
     session.close()
@@ -61,7 +61,7 @@ def test_a_rollback_that_takes_longer_than_the_wait_is_told(
     opened: Opener, ledger: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Then the lease must be left to expire."""
-    monkeypatch.setattr("connection_governor.farewell.CLOSE_SECONDS", 0.01)
+    monkeypatch.setattr("connection_governor.mysql.close.CLOSE_SECONDS", 0.01)
     session = opened(Fence(statement_seconds=30))
     session.query("UPDATE ledger SET pieces = pieces + 1")
     session.close()

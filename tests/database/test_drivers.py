@@ -16,18 +16,17 @@ from pymysql.constants import CR
 from sqlalchemy import select, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from connection_governor.aio import AsyncGovernor
-from connection_governor.alchemy import governed_engine, invocation
-from connection_governor.clock import SYSTEM_CLOCK
-from connection_governor.entropy import SYSTEM_ENTROPY
+from connection_governor.client.aio import AsyncGovernor
+from connection_governor.client.lease_file import NoteFile
+from connection_governor.client.sqlalchemy import governed_engine, invocation
+from connection_governor.core.memory import MemoryStore
+from connection_governor.core.operations import Operations
 from connection_governor.errors import LeaseLost, NoConnectionsLeft
 from connection_governor.extension import NotedProcess, has_ended
-from connection_governor.fence import Fence
-from connection_governor.memory import MemoryStore
-from connection_governor.mysql import Target
-from connection_governor.notes import NoteFile
-from connection_governor.operations import Operations
-from connection_governor.secrets import Credentials
+from connection_governor.mysql.connect import Target
+from connection_governor.mysql.credentials import Credentials
+from connection_governor.mysql.fence import Fence
+from connection_governor.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
 from harness.processes import free_port
 from tests.database.conftest import SHORT, SLACK_S, WORKER, ask, stopped
 from tests.database.test_kept import Invocation, governor_on, lease_ids
@@ -41,8 +40,8 @@ if TYPE_CHECKING:
     from pymysql.cursors import Cursor
     from sqlalchemy import Engine
 
-    from connection_governor.aiofenced import AsyncFencedConnection
-    from connection_governor.governor import Governor
+    from connection_governor.client.governor import Governor
+    from connection_governor.mysql.async_session import AsyncFencedConnection
     from harness.mariadb import PrivateMariaDB
 
 BUDGET = 5

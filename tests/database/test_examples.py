@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from connection_governor.clock import SYSTEM_CLOCK
-from connection_governor.entropy import SYSTEM_ENTROPY
-from connection_governor.operations import Operations
+from connection_governor.core.operations import Operations
+from connection_governor.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
 from harness.paths import ROOT
 from tests.conformance.worlds import endpoint_of, environment_of, local_store
 from tests.database.conftest import SLACK_S, ask
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from pymysql.connections import Connection
     from pymysql.cursors import Cursor
 
-    from connection_governor.mysql import Target
+    from connection_governor.mysql.connect import Target
     from harness.mariadb import PrivateMariaDB
 
 ENVIRONMENT = """

@@ -16,19 +16,19 @@ from typing import TYPE_CHECKING, Any, Self
 import pymysql
 import pytest
 
-from connection_governor.clock import SYSTEM_CLOCK
-from connection_governor.emf import Reporter
-from connection_governor.engine import Engine
-from connection_governor.entropy import SYSTEM_ENTROPY
+from connection_governor.client.governor import Governor
+from connection_governor.client.ports import Outside
+from connection_governor.core.engine import Engine
+from connection_governor.core.lease import ShardKey
+from connection_governor.core.memory import MemoryStore
+from connection_governor.core.operations import Operations
 from connection_governor.errors import GovernorUnavailable, LeaseLost, NoConnectionsLeft
-from connection_governor.fenced import RESET_SECONDS
-from connection_governor.governor import Governor, Outside
-from connection_governor.lease import ShardKey
-from connection_governor.memory import MemoryStore
-from connection_governor.opening import Opener
-from connection_governor.operations import Operations
-from connection_governor.secrets import Credentials, DatabaseCredentials
-from connection_governor.service import Service
+from connection_governor.metrics import Reporter
+from connection_governor.mysql.credentials import Credentials, DatabaseCredentials
+from connection_governor.mysql.opener import Opener
+from connection_governor.mysql.session import RESET_SECONDS
+from connection_governor.server.service import Service
+from connection_governor.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
 from tests.conformance.worlds import endpoint_of, environment_of, local_store
 from tests.database.conftest import SHORT, SLACK_S, WORKER, ask, listed, seconds_until_gone, stopped
 from tests.faulty_store import LOST, FaultyStore
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from pymysql.connections import Connection
     from pymysql.cursors import Cursor
 
-    from connection_governor.mysql import FencedConnection, Target
-    from connection_governor.store import LeaseStore
+    from connection_governor.core.store import LeaseStore
+    from connection_governor.mysql.connect import FencedConnection, Target
     from harness.mariadb import PrivateMariaDB
 
 KEEP_SECONDS = 2

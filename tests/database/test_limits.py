@@ -13,22 +13,22 @@ import pymysql
 import pytest
 from pymysql.cursors import SSCursor
 
-from connection_governor.clock import SYSTEM_CLOCK
 from connection_governor.errors import LeaseLost
-from connection_governor.fence import Fence
+from connection_governor.mysql.fence import Fence
+from connection_governor.system import SYSTEM_CLOCK
 from tests.database.conftest import SHORT, SLACK_S, WORKER, Opener, ask, seconds_until_gone
 
 if TYPE_CHECKING:
     from pymysql.connections import Connection
     from pymysql.cursors import Cursor
 
-    from connection_governor.mysql import Target
+    from connection_governor.mysql.connect import Target
 
 FREEZES_ITSELF = """
 import os, signal, sys
-from connection_governor.fence import Fence
-from connection_governor.mysql import Target, open_session
-from connection_governor.secrets import Credentials
+from connection_governor.mysql.fence import Fence
+from connection_governor.mysql.connect import Target, open_session
+from connection_governor.mysql.credentials import Credentials
 host, port, ca, user, password, statement = sys.argv[1:]
 session = open_session(Target(host, int(port), "shop", tls_ca=ca), Credentials(user, password),
                        Fence(idle_seconds=1, statement_seconds=0.5, write_seconds=1))

@@ -10,9 +10,9 @@ import pymysql
 import pytest
 
 from connection_governor.errors import InvalidRequest
-from connection_governor.mysql import Target, open_session
-from connection_governor.observe import Session, kill, observe
-from connection_governor.secrets import Credentials
+from connection_governor.mysql.connect import Target, open_session
+from connection_governor.mysql.credentials import Credentials
+from connection_governor.mysql.observe import Session, kill, observe
 from harness.mariadb import PrivateMariaDB
 from tests.database.conftest import WORKER, Opener, listed, seconds_until_gone
 

@@ -15,9 +15,9 @@ from pymysql.connections import Connection
 from pymysql.cursors import Cursor, DictCursor
 
 from connection_governor.errors import InvalidRequest
-from connection_governor.fence import Fence, SessionStart
-from connection_governor.mysql import FencedConnection, Target, open_session
-from connection_governor.secrets import Credentials, DatabaseCredentials
+from connection_governor.mysql.connect import FencedConnection, Target, open_session
+from connection_governor.mysql.credentials import Credentials, DatabaseCredentials
+from connection_governor.mysql.fence import Fence, SessionStart
 from harness.mariadb import PrivateMariaDB
 from harness.tls import make_server_certificate
 from tests.database.conftest import SLACK_S, WORKER, Opener, ask
@@ -222,7 +222,7 @@ class CountedPyMySQL(Connection):
 
 def test_opening_takes_one_round_trip_less_than_pymysql(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each round trip is a millisecond between availability zones, in each invocation."""
-    monkeypatch.setattr("connection_governor.mysql.FencedConnection", CountedConnection)
+    monkeypatch.setattr("connection_governor.mysql.connect.FencedConnection", CountedConnection)
     ours: Any = open_session(target, WORKER)
     theirs = CountedPyMySQL(
         host=target.host,

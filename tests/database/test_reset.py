@@ -10,15 +10,15 @@ import pymysql
 import pytest
 from pymysql.cursors import SSCursor
 
-from connection_governor.fence import Fence, SessionStart
-from connection_governor.mysql import open_session
+from connection_governor.mysql.connect import open_session
+from connection_governor.mysql.fence import Fence, SessionStart
 from tests.database.conftest import WORKER, Opener, ask
 
 if TYPE_CHECKING:
     from pymysql.connections import Connection
     from pymysql.cursors import Cursor
 
-    from connection_governor.mysql import Target
+    from connection_governor.mysql.connect import Target
 
 START = SessionStart(collation="utf8mb4_bin", time_zone="+03:00", sql_mode="ANSI_QUOTES")
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import pytest
 from pymysql import err
 
-from connection_governor.engine import Engine
-from connection_governor.lease import Wanted as WantedLease
-from connection_governor.memory import MemoryStore
-from connection_governor.mysql import FencedConnection, Target, open_session
-from connection_governor.operations import Operations
-from connection_governor.secrets import Credentials
+from connection_governor.core.engine import Engine
+from connection_governor.core.lease import Wanted as WantedLease
+from connection_governor.core.memory import MemoryStore
+from connection_governor.core.operations import Operations
+from connection_governor.mysql.connect import FencedConnection, Target, open_session
+from connection_governor.mysql.credentials import Credentials
 from sample import EMPLOYEES
 from seeding import Seeder, SeedError, Wanted
 from tests.virtual import SetEntropy, VirtualClock

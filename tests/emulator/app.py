@@ -10,13 +10,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from connection_governor.environment import Environment, governor_parts
-from connection_governor.fence import Fence
-from connection_governor.governor import Governor
-from connection_governor.lease import ShardKey, Wanted
-from connection_governor.mysql import FencedConnection, Target, open_session
-from connection_governor.notes import FOLDER
-from connection_governor.secrets import Credentials
+from connection_governor.client.governor import Governor
+from connection_governor.client.lease_file import FOLDER
+from connection_governor.core.lease import ShardKey, Wanted
+from connection_governor.mysql.connect import FencedConnection, Target, open_session
+from connection_governor.mysql.credentials import Credentials
+from connection_governor.mysql.fence import Fence
+from connection_governor.wiring import Environment, governor_parts
 
 
 class Opener:

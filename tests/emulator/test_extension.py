@@ -13,18 +13,16 @@ from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 
-from connection_governor.clock import SYSTEM_CLOCK
-from connection_governor.dynamodb import DynamoDBStore
-from connection_governor.emf import Reporter
-from connection_governor.engine import Engine
-from connection_governor.entropy import SYSTEM_ENTROPY
-from connection_governor.environment import DynamoDBCaller
-from connection_governor.lease import Grant, ShardKey, Wanted, record_expiry_ms
-from connection_governor.memory import MemoryStore
-from connection_governor.notes import SUFFIX
-from connection_governor.operations import Operations
-from connection_governor.payloads import Requests
-from connection_governor.service import Service
+from connection_governor.aws.dynamodb import DynamoDBCaller, DynamoDBStore
+from connection_governor.client.lease_file import SUFFIX
+from connection_governor.core.engine import Engine
+from connection_governor.core.lease import Grant, ShardKey, Wanted, record_expiry_ms
+from connection_governor.core.memory import MemoryStore
+from connection_governor.core.operations import Operations
+from connection_governor.metrics import Reporter
+from connection_governor.server.payloads import Requests
+from connection_governor.server.service import Service
+from connection_governor.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
 from tests.conformance.worlds import endpoint_of, environment_of, new_table
 from tests.set_clock import SetClock
 

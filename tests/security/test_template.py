@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from connection_governor.emf import METRICS, NAMESPACE, Reporter, gauges
-from connection_governor.kept import LONGEST_KEEP_S
+from connection_governor.client.keepalive import LONGEST_KEEP_S
+from connection_governor.metrics import METRICS, NAMESPACE, Reporter, gauges
 from harness.paths import ROOT, TEMPLATE
 from harness.tools import tool
 from tests.security.conftest import NO_VALUE, holds

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from pymysql.err import OperationalError
 
-from connection_governor import farewell
-from connection_governor.fence import SessionStart
-from connection_governor.mysql import FencedConnection
+from connection_governor.mysql import close
+from connection_governor.mysql.connect import FencedConnection
+from connection_governor.mysql.fence import SessionStart
 from tests.simulation.hub import SECOND
 
 if TYPE_CHECKING:
-    from connection_governor.clock import Clock
-    from connection_governor.fence import Fence
+    from connection_governor.core.clock import Clock
+    from connection_governor.mysql.fence import Fence
     from tests.simulation.hub import Hub, Process
     from tests.simulation.server import Server, ServerSession
 
@@ -24,7 +24,7 @@ _CLOSE_WAIT, _ESTABLISHED = b"\x08", b"\x01"  # tcp_info's first byte
 
 def set_virtual_time(hub: Hub) -> None:
     """`farewell` asks how long a close has lasted: by the virtual time, too."""
-    farewell.time = SimpleNamespace(monotonic=lambda: hub.now_us / SECOND)  # type: ignore[assignment,attr-defined]
+    close.time = SimpleNamespace(monotonic=lambda: hub.now_us / SECOND)  # type: ignore[assignment,attr-defined]
 
 
 class VirtualSocket:

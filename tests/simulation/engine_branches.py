@@ -9,15 +9,14 @@ from collections import Counter
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
-from connection_governor import decide, plan
-from connection_governor.decide import share
-from connection_governor.engine import Renewal
-from connection_governor.lease import Grant, Refusal
+from connection_governor.core import plan, rules
+from connection_governor.core.lease import Grant, Refusal, Renewal
+from connection_governor.core.rules import share
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from connection_governor.lease import Lease
+    from connection_governor.core.lease import Lease
     from tests.simulation.ledger import Tally
 
 MET: Counter[str] = Counter()
@@ -63,7 +62,7 @@ def _counting(name: str, rule: Callable[..., Any], label: Callable[..., str]) ->
 
 def _decision(outcome: object, *_arguments: object) -> str:
     kind = type(outcome).__name__
-    if isinstance(outcome, decide.Write):
+    if isinstance(outcome, rules.Write):
         return f"{kind}, taking over {'several' if len(outcome.taken) > 1 else len(outcome.taken) or 'nobody'}"
     return kind
 
@@ -87,9 +86,9 @@ def _raises(changes: list[plan.Change], shards: Any, settings: Any) -> str:  # n
 
 
 _RULES: list[tuple[Any, str, Callable[..., str]]] = [
-    (decide, "next_step", _decision),
-    (decide, "room_for", _decision),
-    (decide, "after_refused_renew", _decision),
+    (rules, "next_step", _decision),
+    (rules, "room_for", _decision),
+    (rules, "after_refused_renew", _decision),
     (plan, "stamps", _stamps),
     (plan, "raises", _raises),
     (plan, "is_superseded", _truth),

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from connection_governor.emf import Reporter
-from connection_governor.engine import Engine
-from connection_governor.governor import Governor, Outside
-from connection_governor.janitor import Janitor
-from connection_governor.lease import Grant
-from connection_governor.operations import Operations
-from connection_governor.payloads import Requests
-from connection_governor.remote import RemoteGovernor
-from connection_governor.service import Service
+from connection_governor.client.governor import Governor
+from connection_governor.client.ports import Outside
+from connection_governor.client.remote import RemoteGovernor
+from connection_governor.core.engine import Engine
+from connection_governor.core.lease import Grant
+from connection_governor.core.operations import Operations
+from connection_governor.metrics import Reporter
+from connection_governor.server.janitor import Janitor
+from connection_governor.server.payloads import Requests
+from connection_governor.server.service import Service
 from tests.simulation.clocks import SeededEntropy, SkewedClock, stream
 from tests.simulation.dialing import VirtualOpener
 from tests.simulation.engine_branches import note_grant, note_renewal
@@ -22,9 +23,8 @@ from tests.simulation.sessions import VirtualWatch
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from connection_governor.borrowing import Transport
-    from connection_governor.engine import Renewal
-    from connection_governor.lease import Lease, Refusal, Wanted
+    from connection_governor.client.acquire import Transport
+    from connection_governor.core.lease import Lease, Refusal, Renewal, Wanted
     from tests.simulation.world import World
 
 

@@ -10,15 +10,15 @@ import re
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
-from connection_governor.dynamodb import DynamoDBStore
-from connection_governor.lease import Settings, Shard, ShardKey
-from connection_governor.wire import ServiceError
+from connection_governor.aws.client import ServiceError
+from connection_governor.aws.dynamodb import DynamoDBStore
+from connection_governor.core.lease import Settings, Shard, ShardKey
 from tests.simulation.network import Request
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from connection_governor.store import LeaseStore
+    from connection_governor.core.store import LeaseStore
     from tests.simulation.hub import Process
     from tests.simulation.ledger import Ledger
     from tests.simulation.network import Network

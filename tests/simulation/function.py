@@ -12,7 +12,7 @@ from tests.simulation.network import Network, Request
 if TYPE_CHECKING:
     from random import Random
 
-    from connection_governor.payloads import Requests
+    from connection_governor.server.payloads import Requests
     from tests.simulation.environment import Environment
     from tests.simulation.hub import Event
     from tests.simulation.network import Weather

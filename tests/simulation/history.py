@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from connection_governor.lease import Settings, Shard, ShardKey
-from connection_governor.plan import Change
-from connection_governor.store import Unwritten, Written
+from connection_governor.core.lease import Settings, Shard, ShardKey
+from connection_governor.core.plan import Change
+from connection_governor.core.store import Unwritten, Written
 from tests.simulation.hub import MS, SECOND, START_US
 from tests.simulation.ledger import connections, end_ms
 

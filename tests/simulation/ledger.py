@@ -30,7 +30,7 @@ from tests.simulation.hub import MS
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from connection_governor.lease import Lease, Settings, Shard
+    from connection_governor.core.lease import Lease, Settings, Shard
     from tests.simulation.hub import Hub
     from tests.simulation.network import Request
 

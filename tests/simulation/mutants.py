@@ -35,30 +35,33 @@ def _m(name: str, module: str, *changes: tuple[str, str], table: str | None = No
 IN_MEMORY = [
     _m(
         "grant without room",
-        "memory",
+        "core/memory",
         ("                or shard.remaining < connections - freed\n", ""),
         table="memory",
     ),
     _m(
-        "grant of an id that is stored", "memory", ("                or lease_id in shard.leases\n", ""), table="memory"
+        "grant of an id that is stored",
+        "core/memory",
+        ("                or lease_id in shard.leases\n", ""),
+        table="memory",
     ),
     _m(
         "takeover of whatever was seen",
-        "memory",
+        "core/memory",
         ("                or not _all_stored(shard, taken)\n", ""),
         table="memory",
         focus="lags",
     ),
     _m(
         "takeover compares the expiry only by its being there",
-        "memory",
+        "core/memory",
         ("or not _all_stored(shard, taken)", "or not all(lease_id in shard.leases for lease_id, _ in taken)"),
         table="memory",
         focus="lags",
     ),
     _m(
         "takeover leaves the counter alone",
-        "memory",
+        "core/memory",
         (
             "remaining=shard.remaining + freed - connections",
             "remaining=shard.remaining - (0 if taken else connections)",
@@ -67,14 +70,14 @@ IN_MEMORY = [
     ),
     _m(
         "takeover needs no room beyond what it frees",
-        "memory",
+        "core/memory",
         ("shard.remaining < connections - freed", "shard.remaining < connections and not taken"),
         table="memory",
         focus="plans",
     ),
     _m(
         "release of what is not stored",
-        "memory",
+        "core/memory",
         (
             "if shard is None or not _all_stored(shard, leases):\n                return Unwritten(shard)\n            return self._put(\n                replace(shard, remaining=shard.remaining + connections_of",
             "if shard is None:\n                return Unwritten(shard)\n            return self._put(\n                replace(shard, remaining=shard.remaining + connections_of",
@@ -83,7 +86,7 @@ IN_MEMORY = [
     ),
     _m(
         "release without ownership: the id is enough",
-        "memory",
+        "core/memory",
         (
             "if shard is None or not _all_stored(shard, leases):",
             "leases = tuple((i, shard.leases[i]) for i, _ in leases if i in shard.leases) if shard else ()\n"
@@ -94,7 +97,7 @@ IN_MEMORY = [
     ),
     _m(
         "release believes the caller's count",
-        "memory",
+        "core/memory",
         (
             "if shard is None or not _all_stored(shard, leases):",
             "if shard is None or leases[0][0] not in shard.leases:",
@@ -103,36 +106,36 @@ IN_MEMORY = [
     ),
     _m(
         "renewal of what is not stored so",
-        "memory",
+        "core/memory",
         (" or not _all_stored(shard, ((lease_id, record),))", ""),
         table="memory",
     ),
-    _m("renewal while overdrawn", "memory", (" or shard.remaining < 0 or", " or"), table="memory", focus="plans"),
-    _m("fence stands still", "memory", ("fence=shard.fence + 1", "fence=shard.fence"), table="memory"),
-    _m("stamp by an older plan", "memory", (" and shard.plan < plan and", " and"), table="memory", focus="plans"),
-    _m("raise by another plan", "memory", (" and shard.plan == plan and", " and"), table="memory", focus="plans"),
+    _m("renewal while overdrawn", "core/memory", (" or shard.remaining < 0 or", " or"), table="memory", focus="plans"),
+    _m("fence stands still", "core/memory", ("fence=shard.fence + 1", "fence=shard.fence"), table="memory"),
+    _m("stamp by an older plan", "core/memory", (" and shard.plan < plan and", " and"), table="memory", focus="plans"),
+    _m("raise by another plan", "core/memory", (" and shard.plan == plan and", " and"), table="memory", focus="plans"),
     _m(
         "resize whatever was read",
-        "memory",
+        "core/memory",
         ("if shard.allowed != change.allowed_as_read:", "if False:"),
         table="memory",
         focus="plans",
     ),
     _m(
         "shrink by setting instead of adding",
-        "memory",
+        "core/memory",
         ("remaining=shard.remaining + change.added", "remaining=change.allowed"),
         table="memory",
     ),
     _m(
         "settings saved over another operator's",
-        "memory",
+        "core/memory",
         ("if (stored.plan if stored else None) != plan_as_read:", "if False:"),
         table="memory",
     ),
     _m(
         "making a shard again wipes it",
-        "memory",
+        "core/memory",
         (
             "self._shards.setdefault(key, Shard(key, allowed=0, remaining=0, fence=0, plan=plan))",
             "self._shards[key] = Shard(key, allowed=0, remaining=0, fence=0, plan=plan)",
@@ -143,30 +146,30 @@ IN_MEMORY = [
 ]
 
 IN_DYNAMODB = [
-    _m("DynamoDB: grant without HAS_ROOM", "dynamodb", ('f"{HAS_ROOM} AND {NEW_ID}"', "NEW_ID"), table="dynamodb"),
-    _m("DynamoDB: grant without NEW_ID", "dynamodb", ('f"{HAS_ROOM} AND {NEW_ID}"', "HAS_ROOM"), table="dynamodb"),
+    _m("DynamoDB: grant without HAS_ROOM", "aws/dynamodb", ('f"{HAS_ROOM} AND {NEW_ID}"', "NEW_ID"), table="dynamodb"),
+    _m("DynamoDB: grant without NEW_ID", "aws/dynamodb", ('f"{HAS_ROOM} AND {NEW_ID}"', "HAS_ROOM"), table="dynamodb"),
     _m(
         "DynamoDB: takeover without AS_SEEN",
-        "dynamodb",
+        "aws/dynamodb",
         ('f"{_GRANT_CONDITION} AND {seen}"', "_GRANT_CONDITION"),
         table="dynamodb",
         focus="lags",
     ),
     _m(
         "DynamoDB: takeover does not count what it frees",
-        "dynamodb",
+        "aws/dynamodb",
         ("_number(connections - connections_of(taken))", "_number(connections)"),
         table="dynamodb",
     ),
     _m(
         "DynamoDB: takeover leaves the old leases",
-        "dynamodb",
+        "aws/dynamodb",
         ('f"{take} {removal}"', "take"),
         table="dynamodb",
     ),
     _m(
         "DynamoDB: release without AS_SEEN",
-        "dynamodb",
+        "aws/dynamodb",
         (
             'f"SET remaining = remaining + :n {removal}", condition,',
             'f"SET remaining = remaining + :n {removal}", "attribute_not_exists(nothing)",',
@@ -175,13 +178,13 @@ IN_DYNAMODB = [
     ),
     _m(
         "DynamoDB: renewal without AS_SEEN",
-        "dynamodb",
+        "aws/dynamodb",
         ("f\"{AS_SEEN.format(id='#id', record=':seen')} AND {NOT_OVERFULL}\"", "NOT_OVERFULL"),
         table="dynamodb",
     ),
     _m(
         "DynamoDB: renewal without NOT_OVERFULL",
-        "dynamodb",
+        "aws/dynamodb",
         (
             "f\"{AS_SEEN.format(id='#id', record=':seen')} AND {NOT_OVERFULL}\"",
             "AS_SEEN.format(id='#id', record=':seen')",
@@ -191,48 +194,48 @@ IN_DYNAMODB = [
     ),
     _m(
         "DynamoDB: stamp without OLDER_PLAN",
-        "dynamodb",
+        "aws/dynamodb",
         ('f"{OLDER_PLAN} AND {ALLOWED_AS_READ}"', "ALLOWED_AS_READ"),
         table="dynamodb",
         focus="plans",
     ),
     _m(
         "DynamoDB: stamp without ALLOWED_AS_READ",
-        "dynamodb",
+        "aws/dynamodb",
         ('f"{OLDER_PLAN} AND {ALLOWED_AS_READ}"', "OLDER_PLAN"),
         table="dynamodb",
         focus="plans",
     ),
     _m(
         "DynamoDB: raise without THIS_PLAN",
-        "dynamodb",
+        "aws/dynamodb",
         ('f"{THIS_PLAN} AND {ALLOWED_AS_READ}"', "ALLOWED_AS_READ"),
         table="dynamodb",
         focus="plans",
     ),
     _m(
         "DynamoDB: raise without ALLOWED_AS_READ",
-        "dynamodb",
+        "aws/dynamodb",
         ('f"{THIS_PLAN} AND {ALLOWED_AS_READ}"', "THIS_PLAN"),
         table="dynamodb",
         focus="plans",
     ),
     _m(
         "DynamoDB: shrink by setting instead of adding",
-        "dynamodb",
+        "aws/dynamodb",
         ("remaining = remaining + :added", "remaining = :allowed"),
         table="dynamodb",
     ),
     _m(
         "DynamoDB: making a shard again wipes it",
-        "dynamodb",
+        "aws/dynamodb",
         ('"Item": item, "ConditionExpression": NO_ITEM}', '"Item": item}'),
         table="dynamodb",
         focus="plans",
     ),
     _m(
         "DynamoDB: settings without PLAN_AS_READ",
-        "dynamodb",
+        "aws/dynamodb",
         ('"ConditionExpression": PLAN_AS_READ', '"ConditionExpression": "attribute_not_exists(nothing)"'),
         table="dynamodb",
     ),
@@ -241,90 +244,90 @@ IN_DYNAMODB = [
 IN_RULES = [
     _m(
         "reclaim without skew",
-        "decide",
+        "core/rules",
         ("record_expiry_ms(record) + skew_ms < now_ms", "record_expiry_ms(record) < now_ms"),
     ),
-    _m("take over what is not over", "decide", ("if is_over(seen[1], now_ms=now_ms, skew_ms=skew_ms)", "")),
+    _m("take over what is not over", "core/rules", ("if is_over(seen[1], now_ms=now_ms, skew_ms=skew_ms)", "")),
     _m(
         "take over 30 s late",
-        "decide",
+        "core/rules",
         ("record_expiry_ms(record) + skew_ms < now_ms", "record_expiry_ms(record) + skew_ms + 30_000 < now_ms"),
     ),
     _m(
         "take over 0.3 s late",
-        "decide",
+        "core/rules",
         ("record_expiry_ms(record) + skew_ms < now_ms", "record_expiry_ms(record) + skew_ms + 300 < now_ms"),
     ),
     _m(
         "never take over",
-        "decide",
+        "core/rules",
         ("if portions and shard.remaining", "if False and shard.remaining"),
         focus="limits",
     ),
     _m(
         "any record of an id is one's own",
-        "decide",
+        "core/rules",
         ("AlreadyGranted() if stored == record else IdInUse()", "AlreadyGranted()"),
         focus="storms",
     ),
     _m(
         "an earlier end counts as renewed",
-        "decide",
+        "core/rules",
         ("if same and record_expiry_ms(stored) >= record_expiry_ms(wanted)", "if same"),
         ("return AlreadyRenewed(record_expiry_ms(stored))", "return AlreadyRenewed(record_expiry_ms(wanted))"),
         focus="storms",
     ),
     _m(
         "every lease counts for one connection",
-        "decide",
+        "core/rules",
         ("sum(record_connections(record) for _, record in leases)", "len(leases)"),
     ),
     _m(
         "raise without all stamped",
-        "plan",
+        "core/plan",
         (
             "        if shard.plan < settings.plan\n    ]",
             "        if shard.plan < settings.plan and shard.allowed > share(settings.allowed, settings.shards, shard.key.index)\n    ]",
         ),
         focus="plans",
     ),
-    _m("raise by what is still lent", "plan", ("return max(shard.allowed, shard.in_use)", "return shard.allowed")),
-    _m("raise whatever the share is", "plan", ("target = min(part, _committed(shard) + room)", "target = part")),
-    _m("plan number not moved on", "operations", ("plan=base.plan + 1", "plan=base.plan")),
+    _m("raise by what is still lent", "core/plan", ("return max(shard.allowed, shard.in_use)", "return shard.allowed")),
+    _m("raise whatever the share is", "core/plan", ("target = min(part, _committed(shard) + room)", "target = part")),
+    _m("plan number not moved on", "core/operations", ("plan=base.plan + 1", "plan=base.plan")),
 ]
 
 IN_ENGINE = [
     _m(
         "renewal that shortens",
-        "engine",
+        "core/engine",
         ("end_ms = max(expires_at_ms, lease.expires_at_ms)", "end_ms = expires_at_ms"),
     ),
     _m(
         "refuse after one shard",
-        "attempt",
+        "core/placement",
         ("return self._on_looks(others, races=RACES if self._again else len(others))", "return None"),
         focus="storms",
     ),
     _m(
         "who is refused finishes no plan",
-        "engine",
+        "core/engine",
         ("if short and now_ms >=", "if False and now_ms >="),
         focus="plans",
     ),
     _m(
         "a plan reclaims nothing",
-        "settlement",
+        "core/apply_plan",
         ("        self.reclaim(settings)\n        for _ in", "        for _ in"),
     ),
     _m(
         "release of whatever has the id and a later end",
-        "decide",
+        "core/rules",
         ("return stored if same else None", "return stored"),
         focus="storms",
     ),
     _m(
         "retry with a new lease id",
-        "attempt",
+        "core/placement",
         (
             "        def once() -> Written | Unwritten:\n            try:\n",
             "        tries = iter(range(9))\n\n"
@@ -339,13 +342,13 @@ IN_ENGINE = [
     ),
     _m(
         "go elsewhere although the write may have been applied",
-        "attempt",
+        "core/placement",
         ("                self._may_leave = False  # it may have been applied: from here on, this shard or none\n", ""),
         focus="storms",
     ),
     _m(
         "a lost renewal is taken for one",
-        "engine",
+        "core/engine",
         (
             "if outcome.shard is None or isinstance(decision, decide.NotHeld):\n            return None",
             "if outcome.shard is None or isinstance(decision, decide.NotHeld):\n            return Renewal(replace(lease, expires_at_ms=end_ms), pressure=False)",
@@ -354,47 +357,47 @@ IN_ENGINE = [
 ]
 
 IN_SESSIONS = [
-    _m("forget wait_timeout", "fence", ('            "wait_timeout": self.idle_seconds,\n', ""), focus="limits"),
-    _m("forget net_write_timeout", "fence", ('            "net_write_timeout": self.write_seconds,\n', "")),
+    _m("forget wait_timeout", "mysql/fence", ('            "wait_timeout": self.idle_seconds,\n', ""), focus="limits"),
+    _m("forget net_write_timeout", "mysql/fence", ('            "net_write_timeout": self.write_seconds,\n', "")),
     _m(
         "forget max_statement_time",
-        "fence",
+        "mysql/fence",
         ('return settings | {"max_statement_time": self.statement_seconds}', "return settings"),
         focus="deadlines",
     ),
     _m(
         "guard W instead of 2W + E",
-        "fence",
+        "mysql/fence",
         ("return self.margin_ms + self.idle_ms", "return self.idle_ms"),
         focus="limits",
     ),
     _m(
         "guard W + E instead of 2W + E",
-        "fence",
+        "mysql/fence",
         ("return self.margin_ms + self.idle_ms", "return self.margin_ms"),
         focus="limits",
     ),
     _m(
         "margin E instead of E + W",
-        "fence",
+        "mysql/fence",
         ("return self.statement_bound_ms + self.idle_ms", "return self.statement_bound_ms"),
         focus="deadlines",
     ),
     _m(
         "margin W instead of E + W",
-        "fence",
+        "mysql/fence",
         ("return self.statement_bound_ms + self.idle_ms", "return self.idle_ms"),
         focus="deadlines",
     ),
     _m(
         "no check of the lease before a statement",
-        "fenced",
+        "mysql/session",
         ("if self.usable_until_ms is not None and self._now_ms() > self.usable_until_ms:", "if False:"),
         focus="limits",
     ),
     _m(
         "no recheck after opening",
-        "fenced",
+        "mysql/session",
         (
             "if self.usable_until_ms is not None and self._now_ms() > self.usable_until_ms:",
             "if self._opened and self.usable_until_ms is not None and self._now_ms() > self.usable_until_ms:",
@@ -403,7 +406,7 @@ IN_SESSIONS = [
     ),
     _m(
         "reset without fencing again",
-        "fenced",
+        "mysql/session",
         (
             "self._after_reset = (RESET, *use, bytes([COMMAND.COM_QUERY]) + statement)",
             "self._after_reset = (RESET, *use)",
@@ -412,28 +415,32 @@ IN_SESSIONS = [
     ),
     _m(
         "release before close",
-        "sessions",
+        "client/sessions",
         (
             "        connection.close()\n        if connection.lease is not None:\n"
             "            self.settle(connection.lease, may_linger=connection.may_linger)\n",
             "        if connection.lease is not None:\n            self._borrower.give_back(connection.lease)\n        connection.close()\n",
         ),
     ),
-    _m("release although the server may be at work", "sessions", ("        if may_linger:\n", "        if False:\n")),
+    _m(
+        "release although the server may be at work",
+        "client/sessions",
+        ("        if may_linger:\n", "        if False:\n"),
+    ),
     _m(
         "the janitor kills what is held",
-        "janitor",
+        "server/janitor",
         ("session.program_name not in held and self._watch", "self._watch"),
     ),
     _m(
         "a kept lease need not cover the next body",
-        "kept",
+        "client/keepalive",
         ("if lease.expires_at_ms < needed_ms:", "if False:"),
         focus="keeping",
     ),
     _m(
         "a kept lease covers the body but not what may follow",
-        "kept",
+        "client/keepalive",
         (
             "return ask.last_use_ms(clock) + (fence.guard_ms if ask.context is None else fence.margin_ms)",
             "return ask.last_use_ms(clock)",
@@ -442,7 +449,7 @@ IN_SESSIONS = [
     ),
     _m(
         "the janitor reads the leases before the sessions",
-        "janitor",
+        "server/janitor",
         ("        observation, blind = self._observed()\n", ""),
         (
             "killed, refused = self._end_overdue(observation, status)",

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from connection_governor.observe import Observation, Session
+from connection_governor.mysql.observe import Observation, Session
 from tests.simulation.hub import MS
 
 if TYPE_CHECKING:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from functools import partialmethod
 from typing import TYPE_CHECKING, Any, Protocol
 
-from connection_governor.memory import MemoryStore
+from connection_governor.core.memory import MemoryStore
 from tests.simulation.network import Request
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from random import Random
 
-    from connection_governor.lease import Settings, Shard, ShardKey
-    from connection_governor.store import LeaseStore
+    from connection_governor.core.lease import Settings, Shard, ShardKey
+    from connection_governor.core.store import LeaseStore
     from tests.simulation.hub import Hub, Process
     from tests.simulation.ledger import Ledger
     from tests.simulation.network import Network

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from connection_governor import decide
-from connection_governor.lease import Settings, Shard, ShardKey, record_expiry_ms
+from connection_governor.core import rules
+from connection_governor.core.lease import Settings, Shard, ShardKey, record_expiry_ms
 from tests.simulation.campaign import world_of
 from tests.simulation.hub import SECOND, Hub, Process
 from tests.simulation.ledger import Ledger, Tally
@@ -121,7 +121,7 @@ def test_another_seed_gives_another_history() -> None:
 
 def test_a_failure_is_explained_by_a_command_and_the_end_of_a_smaller_history(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever meets a failing seed needs to see it happen again, and to be able to read it."""
-    monkeypatch.setattr(decide, "is_over", lambda record, *, now_ms, skew_ms: record_expiry_ms(record) < now_ms)  # noqa: ARG005 - the bug
+    monkeypatch.setattr(rules, "is_over", lambda record, *, now_ms, skew_ms: record_expiry_ms(record) < now_ms)  # noqa: ARG005 - the bug
     failure = _first_failure()
     text = explained(failure)
     assert f"--replay {failure.seed} --without" in text

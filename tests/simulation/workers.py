@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pymysql import err
 
+from connection_governor.core.lease import Wanted
 from connection_governor.errors import (
     GovernorUnavailable,
     InvalidRequest,
@@ -14,7 +15,6 @@ from connection_governor.errors import (
     NoConnectionsLeft,
     UnknownDatabase,
 )
-from connection_governor.lease import Wanted
 from tests.simulation.environment import Witness
 from tests.simulation.hub import MS, SECOND
 from tests.simulation.ledger import Violation
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from random import Random
 
-    from connection_governor.fence import Fence
-    from connection_governor.governor import Governor
-    from connection_governor.lease import Lease
-    from connection_governor.mysql import FencedConnection
-    from connection_governor.operations import Operations
+    from connection_governor.client.governor import Governor
+    from connection_governor.core.lease import Lease
+    from connection_governor.core.operations import Operations
+    from connection_governor.mysql.connect import FencedConnection
+    from connection_governor.mysql.fence import Fence
     from tests.simulation.environment import Environment
     from tests.simulation.world import World
 

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from connection_governor.errors import GovernorUnavailable, NoConnectionsLeft
-from connection_governor.fence import Fence
+from connection_governor.mysql.fence import Fence
 from tests.simulation import engine_branches
 from tests.simulation.chaos import Chaos, Troubles
 from tests.simulation.clocks import stream

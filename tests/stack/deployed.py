@@ -10,13 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from connection_governor.clock import SYSTEM_CLOCK
-from connection_governor.dynamodb import DynamoDBStore
-from connection_governor.engine import Engine
-from connection_governor.entropy import SYSTEM_ENTROPY
-from connection_governor.environment import DynamoDBCaller
-from connection_governor.lease import Grant, Lease, Wanted
-from connection_governor.operations import Operations
+from connection_governor.aws.dynamodb import DynamoDBCaller, DynamoDBStore
+from connection_governor.core.engine import Engine
+from connection_governor.core.lease import Grant, Lease, Wanted
+from connection_governor.core.operations import Operations
+from connection_governor.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
 from harness.background import Task
 from harness.deployment import DATABASE_NAME
 from harness.load import Wave, load_of, together

@@ -21,16 +21,16 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from pymysql import err
 
 from connection_governor import Governor, GovernorError, NoConnectionsLeft
-from connection_governor.clock import SYSTEM_CLOCK
-from connection_governor.environment import Environment, governor_parts
+from connection_governor.system import SYSTEM_CLOCK
+from connection_governor.wiring import Environment, governor_parts
 from tests.stack.orders import FENCE, Invocation, Order
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from connection_governor.fence import Fence
-    from connection_governor.fenced import FencedConnection
-    from connection_governor.opening import Opener
+    from connection_governor.mysql.fence import Fence
+    from connection_governor.mysql.opener import Opener
+    from connection_governor.mysql.session import FencedConnection
 
 PING_EACH_S = 0.1
 LONGEST_REST_S = 0.05

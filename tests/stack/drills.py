@@ -15,14 +15,12 @@ from typing import TYPE_CHECKING
 from pymysql import err
 
 from connection_governor import GovernorUnavailable, LeaseLost, NoConnectionsLeft
-from connection_governor.clock import SYSTEM_CLOCK
-from connection_governor.decide import is_whole
-from connection_governor.dynamodb import DynamoDBStore
-from connection_governor.entropy import SYSTEM_ENTROPY
-from connection_governor.environment import DynamoDBCaller
-from connection_governor.mysql import Target
-from connection_governor.operations import Operations
-from connection_governor.secrets import Credentials
+from connection_governor.aws.dynamodb import DynamoDBCaller, DynamoDBStore
+from connection_governor.core.operations import Operations
+from connection_governor.core.rules import is_whole
+from connection_governor.mysql.connect import Target
+from connection_governor.mysql.credentials import Credentials
+from connection_governor.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
 from harness.observer import now_ms
 from harness.paths import BUILD
 from harness.recording import Hold

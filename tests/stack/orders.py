@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from connection_governor.clock import SYSTEM_CLOCK
-from connection_governor.fence import Fence
+from connection_governor.mysql.fence import Fence
+from connection_governor.system import SYSTEM_CLOCK
 
 FENCE = Fence(idle_seconds=1, statement_seconds=1.0, write_seconds=1)
 

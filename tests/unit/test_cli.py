@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from connection_governor import cli
-from connection_governor.clock import SYSTEM_CLOCK
-from connection_governor.engine import Engine
-from connection_governor.entropy import SYSTEM_ENTROPY
-from connection_governor.lease import Wanted
-from connection_governor.memory import MemoryStore
-from connection_governor.operations import Operations
+from connection_governor.core.engine import Engine
+from connection_governor.core.lease import Wanted
+from connection_governor.core.memory import MemoryStore
+from connection_governor.core.operations import Operations
+from connection_governor.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
 
 if TYPE_CHECKING:
     from collections.abc import Callable

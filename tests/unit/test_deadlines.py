@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import governor as function
-from connection_governor import environment as env
-from connection_governor.clock import SYSTEM_CLOCK
-from connection_governor.environment import Environment
+from connection_governor import wiring as env
+from connection_governor.client.governor import Governor
+from connection_governor.core.deadline import InvocationEnd
+from connection_governor.core.lease import Lease
 from connection_governor.errors import GovernorUnavailable
-from connection_governor.governor import Governor
-from connection_governor.lease import Lease
-from connection_governor.waiting import InvocationEnd
+from connection_governor.system import SYSTEM_CLOCK
+from connection_governor.wiring import Environment
 from tests.scripted_server import ScriptedServer, Silence
 
 if TYPE_CHECKING:

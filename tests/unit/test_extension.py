@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from connection_governor.emf import Reporter
-from connection_governor.engine import Engine
+from connection_governor.client.lease_file import LINE_BYTES, MOST_LINES, STALE_MS, UNKNOWN_SHARD, Note, NoteFile
+from connection_governor.core.engine import Engine
+from connection_governor.core.lease import Grant, Lease, Wanted
+from connection_governor.core.memory import MemoryStore
+from connection_governor.core.operations import Operations
 from connection_governor.extension import NotedProcess, Survivor, give_back, has_ended
-from connection_governor.lease import Grant, Lease, Wanted
-from connection_governor.memory import MemoryStore
-from connection_governor.notes import LINE_BYTES, MOST_LINES, STALE_MS, UNKNOWN_SHARD, Note, NoteFile
-from connection_governor.operations import Operations
-from connection_governor.service import Service
+from connection_governor.metrics import Reporter
+from connection_governor.server.service import Service
 from tests.virtual import NOW_MS, SetEntropy, VirtualClock
 
 if TYPE_CHECKING:
@@ -146,8 +146,8 @@ def test_where_there_is_no_extension_nothing_happens(tmp_path: Path) -> None:
 
 PROGRAM = """
 import os, sys, time
-from connection_governor.lease import Wanted
-from connection_governor.notes import NoteFile
+from connection_governor.core.lease import Wanted
+from connection_governor.client.lease_file import NoteFile
 notes = NoteFile(sys.argv[1])
 notes.wanted(Wanted("orders", "lease001", "checkout", 1, 1800000030000))
 if sys.argv[2] == "fork" and os.fork() == 0:

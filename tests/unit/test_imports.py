@@ -29,12 +29,12 @@ NEVER = (
     "urllib",
     "pymysql",
     "ssl",
-    "connection_governor.aio",
-    "connection_governor.alchemy",
+    "connection_governor.client.aio",
+    "connection_governor.client.sqlalchemy",
     "connection_governor.cli",
-    "connection_governor.janitor",
-    "connection_governor.memory",
-    "connection_governor.observe",
+    "connection_governor.server.janitor",
+    "connection_governor.core.memory",
+    "connection_governor.mysql.observe",
 )
 
 IMPORTED = "from connection_governor import Governor"

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 from greenlet import getcurrent, greenlet
 
-from connection_governor.emf import Reporter
-from connection_governor.engine import Engine
+from connection_governor.client.governor import Governor
+from connection_governor.client.ports import Outside
+from connection_governor.core.engine import Engine
+from connection_governor.core.memory import MemoryStore
+from connection_governor.core.operations import Operations
 from connection_governor.errors import NoConnectionsLeft
-from connection_governor.governor import Governor, Outside
-from connection_governor.memory import MemoryStore
-from connection_governor.operations import Operations
-from connection_governor.service import Service
+from connection_governor.metrics import Reporter
+from connection_governor.server.service import Service
 from tests.calm_sessions import CalmOpener
 from tests.virtual import NOW_MS
 

@@ -10,6 +10,8 @@ def handler(event, context):
         ...
 """
 
+from connection_governor.client.governor import Governor
+from connection_governor.core.lease import Lease
 from connection_governor.errors import (
     GovernorError,
     GovernorUnavailable,
@@ -18,9 +20,7 @@ from connection_governor.errors import (
     NoConnectionsLeft,
     UnknownDatabase,
 )
-from connection_governor.fence import Fence
-from connection_governor.governor import Governor
-from connection_governor.lease import Lease
+from connection_governor.mysql.fence import Fence
 
 __version__ = "0.1.0"
 

@@ -24,18 +24,18 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from connection_governor.clock import SYSTEM_CLOCK
-from connection_governor.environment import Environment, governor_parts
+from connection_governor.aws.http1 import Address, Connection, request_bytes
+from connection_governor.client.lease_file import FOLDER, LINE_BYTES, SUFFIX, UNKNOWN_SHARD, Note
 from connection_governor.errors import GovernorError
-from connection_governor.http1 import Address, Connection, request_bytes
-from connection_governor.notes import FOLDER, LINE_BYTES, SUFFIX, UNKNOWN_SHARD, Note
+from connection_governor.system import SYSTEM_CLOCK
+from connection_governor.wiring import Environment, governor_parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from connection_governor.borrowing import Transport
-    from connection_governor.clock import Clock
-    from connection_governor.lease import Lease
+    from connection_governor.client.acquire import Transport
+    from connection_governor.core.clock import Clock
+    from connection_governor.core.lease import Lease
 
 NAME = "connection-governor"  # as its file in /opt/extensions
 POLL_S = 0.005

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 import governor
-from connection_governor.emf import Reporter
-from connection_governor.engine import Engine
-from connection_governor.memory import MemoryStore
-from connection_governor.operations import Operations
-from connection_governor.payloads import Requests
-from connection_governor.service import Service
+from connection_governor.core.engine import Engine
+from connection_governor.core.memory import MemoryStore
+from connection_governor.core.operations import Operations
+from connection_governor.metrics import Reporter
+from connection_governor.server.payloads import Requests
+from connection_governor.server.service import Service
 from tests.virtual import Journal, SetEntropy, VirtualClock
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ import pytest
 from pymysql import err
 
 import janitor
+from connection_governor.core.memory import MemoryStore
+from connection_governor.core.operations import Operations
 from connection_governor.errors import GovernorUnavailable, InvalidRequest
-from connection_governor.memory import MemoryStore
-from connection_governor.observe import Observation
-from connection_governor.operations import Operations
+from connection_governor.mysql.observe import Observation
 from tests.virtual import SetEntropy, VirtualClock
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from aws_lambda_powertools.utilities.typing import LambdaContext
 
-    from connection_governor.environment import Environment
+    from connection_governor.wiring import Environment
 
 
 @pytest.fixture(autouse=True)

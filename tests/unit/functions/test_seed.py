@@ -70,7 +70,7 @@ def test_the_log_tells_where_an_unexpected_error_came_from(
 ) -> None:
     """The answer sends the operator to the log, where a class's name alone explains nothing."""
     del request_to_create["ResourceProperties"]["Allowed"]
-    monkeypatch.setattr("seed.environment.operations", lambda _here: None)
+    monkeypatch.setattr("seed.wiring.operations", lambda _here: None)
     seed.handler(request_to_create, context)
     assert sent[0]["Reason"] == "KeyError, see the function's log"
     (record,) = caplog.records
@@ -98,7 +98,7 @@ def test_deleting_what_was_never_made_touches_nothing(request_to_create: Event) 
 @pytest.mark.parametrize("kind", ["Create", "Update", "Delete"])
 def test_the_physical_id_never_changes(kind: str, request_to_create: Event, monkeypatch: pytest.MonkeyPatch) -> None:
     """A changed id means replacement: CloudFormation would delete the seed of the database that is in use."""
-    monkeypatch.setattr("seed.environment.operations", lambda _here: None)
+    monkeypatch.setattr("seed.wiring.operations", lambda _here: None)
     monkeypatch.setattr("seed.Seeder.make", lambda _self, _wanted, **_replaces: None)
     monkeypatch.setattr("seed.Seeder.remove", lambda _self, _wanted: None)
     made = "seed-of-0a1b2c"

@@ -2,7 +2,7 @@
 
 import json
 
-from connection_governor.emf import emf_line
+from connection_governor.metrics import emf_line
 from harness.bridge import points_of
 
 

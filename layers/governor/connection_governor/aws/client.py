@@ -1,0 +1,294 @@
+"""The lean client of AWS's JSON services: signs, sends over one kept connection, names what went wrong.
+
+Every call is tried ONCE; whoever calls decides about trying again. Two faults are mended here, because only here can
+they be told apart from an outage: a kept connection that the server closed while the environment was frozen, and a
+signing clock that is off. Both repeat the request, once: every request sent through here must be idempotent.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
+
+from connection_governor.aws.endpoints import endpoint_url
+from connection_governor.aws.http1 import Address, Answer, Connection, NoAnswerError, head_bytes
+from connection_governor.aws.sigv4 import Form, Signer, percent_encode
+from connection_governor.errors import GovernorUnavailable
+from connection_governor.system import SYSTEM_CLOCK
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Mapping
+
+    from connection_governor.aws.credentials import CredentialSource
+    from connection_governor.aws.sigv4 import Credentials
+    from connection_governor.core.clock import Clock
+    from connection_governor.core.deadline import InvocationEnd
+
+_THROTTLED: Final = frozenset(
+    {
+        "BandwidthLimitExceeded",
+        "EC2ThrottledException",
+        "ProvisionedThroughputExceededException",
+        "RequestLimitExceeded",
+        "RequestThrottled",
+        "RequestThrottledException",
+        "SlowDown",
+        "ThrottledException",
+        "Throttling",
+        "ThrottlingException",
+        "TooManyRequestsException",
+    }
+)
+# The codes that refuse a signature for its time. Most also stand for a wrong key, so the clocks decide.
+_PERHAPS_SKEWED: Final = frozenset(
+    {
+        "AuthFailure",
+        "InvalidSignatureException",
+        "RequestExpired",
+        "RequestInTheFuture",
+        "RequestTimeTooSkewed",
+        "SignatureDoesNotMatch",
+    }
+)
+# Signatures are accepted within five minutes of the server's time, and a Date header is exact to a second.
+_SKEW_WORTH_MENDING_MS: Final = 60_000
+# NAT gateways and network load balancers forget a flow after 350 s, some without a word: do not wait to find out.
+_LONGEST_IDLE_MS: Final = 300_000
+_MOST_IDLE: Final = 4
+_MOST_FORMS: Final = 16
+_OK, _TOO_MANY_REQUESTS, _SERVER_FAULT = 200, 429, 500
+_as_json = json.JSONEncoder(separators=(",", ":")).encode  # json.dumps would make an encoder for each call
+
+
+class ServiceError(Exception):
+    """The service refused the request (4xx): `code` as the service names it, "" where it names none."""
+
+    def __init__(self, code: str, status: int, message: str, body: dict[str, Any]) -> None:
+        # The first line only: a refused signature's message goes on with the request's headers, session token included.
+        super().__init__(f"{code or 'no code'} ({status}): {message.partition(chr(10))[0]}")
+        self.code = code
+        self.status = status
+        self.message = message
+        self.body = body
+
+
+class Endpoint:
+    """One service of one region, reached over a kept connection (TLS, or plain for emulators).
+
+    Safe to share among threads: each exchange has a connection to itself, and up to four are kept. The times are in
+    seconds; a call's own `timeout_s` can only shorten them, and so does the end of the `invocation` that it belongs to.
+    `ca_file` names the only authorities to trust (default: Amazon's, then the system's).
+    """
+
+    def __init__(  # noqa: PLR0913  # most have a default
+        self,
+        service: str,
+        region: str,
+        credentials: CredentialSource,
+        *,
+        url: str | None = None,
+        clock: Clock | None = None,
+        connect_timeout_s: float = 1.0,
+        read_timeout_s: float = 2.0,
+        ca_file: str | None = None,
+        invocation: InvocationEnd | None = None,
+    ) -> None:
+        self.name = f"{service} in {region}"
+        self._address = Address.of(url or endpoint_url(service, region, {}))
+        self._prefix = self._address.path.rstrip("/")
+        self._signer = Signer(service, region)
+        self._credentials = credentials
+        self._clock: Clock = clock or SYSTEM_CLOCK
+        self._connect_timeout_s = connect_timeout_s
+        self._read_timeout_s = read_timeout_s
+        self._ca_file = ca_file
+        self._invocation = invocation
+        self._skew_ms = 0
+        self._forms: dict[object, tuple[Form, bytes]] = {}
+        # Taken from and put back at the end: append and pop of a list are atomic, so no lock is needed.
+        self._idle: list[tuple[int, int, Connection]] = []
+
+    def post(self, path: str, headers: Mapping[str, str], body: bytes, *, timeout_s: float | None = None) -> Answer:
+        """Sign and send; return the answer whatever its status. `GovernorUnavailable` where there is none in time."""
+        if timeout_s is None:
+            timeout_s = self._connect_timeout_s + self._read_timeout_s
+        allowed_s = timeout_s if self._invocation is None else self._invocation.shortened_s(timeout_s)
+        deadline = time.monotonic() + allowed_s
+        request = self._signed(self._prefix + path, headers, body)
+        try:
+            return self._send(request, deadline)
+        except TimeoutError as error:
+            if allowed_s < timeout_s and time.monotonic() >= deadline:
+                raise GovernorUnavailable(
+                    f"{self.name} did not answer before the invocation's end", passing=False
+                ) from error
+            raise GovernorUnavailable(f"{self.name} did not answer in time") from error
+        except OSError as error:
+            raise GovernorUnavailable(f"{self.name} cannot be reached: {error}") from error
+
+    def correct_clock(self, answer: Answer) -> bool:
+        """Sign by the server's clock from now on, and say whether that changes anything. Leases never see it."""
+        from email.utils import parsedate_to_datetime  # noqa: PLC0415  # 20 ms to import, and hardly ever needed
+
+        try:
+            server_ms = int(parsedate_to_datetime(answer.headers.get("date", "")).timestamp() * 1000)
+        except ValueError:
+            return False
+        skew_ms = server_ms - self._clock.now_ms()
+        changed = abs(skew_ms - self._skew_ms) > _SKEW_WORTH_MENDING_MS
+        if changed:
+            self._skew_ms = skew_ms
+        return changed
+
+    def close(self) -> None:
+        """Close the kept connections; the endpoint can still be used."""
+        with suppress(IndexError):  # empty, perhaps because another thread took the last one
+            while True:
+                self._idle.pop()[2].close()
+
+    def _signed(self, target: str, headers: Mapping[str, str], body: bytes) -> bytes:
+        credentials = self._credentials.current()
+        form, head = self._form(target, headers, credentials)
+        now_ms = self._clock.now_ms() + self._skew_ms
+        timestamp, authorization = self._signer.authorize(form, body, credentials, now_ms)
+        changing = f"x-amz-date: {timestamp}\r\nauthorization: {authorization}\r\ncontent-length: {len(body)}\r\n\r\n"
+        return b"".join((head, changing.encode("latin-1"), body))
+
+    def _form(self, target: str, headers: Mapping[str, str], credentials: Credentials) -> tuple[Form, bytes]:
+        """What stays the same from one request to the next is made once: a third of what signing costs."""
+        key = (target, *headers.items(), credentials)
+        known = self._forms.get(key)
+        if known is None:
+            form = Form("POST", target, {"host": self._address.authority, **headers}, credentials.token)
+            known = (form, head_bytes("POST", target, form.headers))
+            if len(self._forms) >= _MOST_FORMS:  # credentials have changed again and again
+                self._forms.clear()
+            self._forms[key] = known
+        return known
+
+    def _send(self, request: bytes, deadline: float) -> Answer:
+        kept = self._kept()
+        if kept is not None:
+            try:
+                return self._exchange(kept, request, deadline)
+            except NoAnswerError:
+                # Closed by the server in the instant of our writing. Whatever else is kept is as old: start afresh.
+                self.close()
+        return self._exchange(self._opened(deadline), request, deadline)
+
+    def _exchange(self, connection: Connection, request: bytes, deadline: float) -> Answer:
+        try:
+            return connection.exchange(request, min(deadline, time.monotonic() + self._read_timeout_s))
+        finally:
+            if connection.reusable and len(self._idle) < _MOST_IDLE:
+                self._idle.append((self._clock.now_ms(), os.getpid(), connection))
+            else:
+                connection.close()
+
+    def _kept(self) -> Connection | None:
+        """Take the connection used last, if it can still be used; close those that cannot."""
+        while self._idle:
+            try:
+                used_ms, process, connection = self._idle.pop()
+            except IndexError:  # another thread took the last one
+                break
+            rested_ms = self._clock.now_ms() - used_ms
+            # A forked child shares its parent's sockets: two processes writing to one would garble both.
+            if rested_ms <= _LONGEST_IDLE_MS and process == os.getpid() and not connection.is_stale():
+                return connection
+            connection.close()
+        return None
+
+    def _opened(self, deadline: float) -> Connection:
+        if not self._address.tls:
+            return self._connected(deadline, None)
+        from connection_governor.aws import tls  # noqa: PLC0415  # plain-http emulators need not load TLS
+
+        if self._ca_file is None:
+            try:
+                return self._connected(deadline, tls.context(tls.AMAZON_ROOTS))
+            except tls.NotTrustedError:
+                self._ca_file = tls.SYSTEM
+        return self._connected(deadline, tls.context(self._ca_file))
+
+    def _connected(self, deadline: float, tls_context: ssl.SSLContext | None) -> Connection:
+        return Connection(self._address, min(deadline, time.monotonic() + self._connect_timeout_s), tls_context)
+
+
+def json_call(
+    endpoint: Endpoint,
+    target: str,
+    payload: Mapping[str, Any],
+    content_type: str = "application/x-amz-json-1.0",
+    timeout_s: float | None = None,
+) -> dict[str, Any]:
+    """Call an operation such as "DynamoDB_20120810.UpdateItem"; Secrets Manager speaks "application/x-amz-json-1.1".
+
+    `ServiceError` where the service refuses; `GovernorUnavailable` where it is throttling, at fault or out of reach.
+    """
+    headers = {"content-type": content_type, "x-amz-target": target}
+    answer = _call(endpoint, "/", headers, _as_json(payload).encode(), timeout_s)
+    try:
+        result = json.loads(answer.body.decode())
+    except ValueError as error:
+        raise GovernorUnavailable(f"{endpoint.name} did not answer in JSON") from error
+    if not isinstance(result, dict):
+        raise GovernorUnavailable(f"{endpoint.name} did not answer with a JSON object")
+    return result
+
+
+def invoke(
+    endpoint: Endpoint, function_name: str, payload: bytes, timeout_s: float | None = None
+) -> tuple[bytes, str | None]:
+    """Invoke a Lambda function (name or ARN, with an alias if wanted); return its payload, and its error's kind if any.
+
+    Raises as `json_call` does. The error's kind is Lambda's `X-Amz-Function-Error`; the payload then describes it.
+    """
+    path = f"/2015-03-31/functions/{percent_encode(function_name)}/invocations"
+    headers = {"content-type": "application/json", "x-amz-invocation-type": "RequestResponse"}
+    answer = _call(endpoint, path, headers, payload, timeout_s)
+    return answer.body, answer.headers.get("x-amz-function-error")
+
+
+def _call(endpoint: Endpoint, path: str, headers: Mapping[str, str], body: bytes, timeout_s: float | None) -> Answer:
+    started = time.monotonic()
+    answer = endpoint.post(path, headers, body, timeout_s=timeout_s)
+    if answer.status == _OK:
+        return answer
+    failure = _failure(endpoint, answer)
+    if isinstance(failure, ServiceError) and failure.code in _PERHAPS_SKEWED and endpoint.correct_clock(answer):
+        left_s = None if timeout_s is None else timeout_s - (time.monotonic() - started)
+        answer = endpoint.post(path, headers, body, timeout_s=left_s)
+        if answer.status == _OK:
+            return answer
+        failure = _failure(endpoint, answer)
+    raise failure
+
+
+def _failure(endpoint: Endpoint, answer: Answer) -> ServiceError | GovernorUnavailable:
+    """Name what an answer other than 200 says. By its code and status, never by its message."""
+    body = _object(answer.body)
+    code = _code(answer, body)
+    if answer.status == _TOO_MANY_REQUESTS or code in _THROTTLED:
+        return GovernorUnavailable(f"{endpoint.name} is throttling: {code or answer.status}", throttled=True)
+    if answer.status >= _SERVER_FAULT:
+        return GovernorUnavailable(f"{endpoint.name} is at fault: {code or answer.status}")
+    return ServiceError(code, answer.status, str(body.get("message") or body.get("Message") or ""), body)
+
+
+def _code(answer: Answer, body: Mapping[str, Any]) -> str:
+    """Reduce "com.amazonaws.dynamodb.v20120810#Code" or "Code:http://internal…/" to "Code"."""
+    code = answer.headers.get("x-amzn-errortype") or body.get("__type") or body.get("code") or ""
+    return str(code).rpartition("#")[2].partition(":")[0]
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    try:
+        parsed = json.loads(body.decode())
+    except ValueError:
+        return {}
+    return parsed if isinstance(parsed, dict) else {}

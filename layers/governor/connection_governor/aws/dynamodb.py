@@ -1,0 +1,276 @@
+"""The store in DynamoDB: one item a shard, one conditional UpdateItem a change.
+
+    pk         "orders#3"                      database # shard
+    allowed    36                              this shard's part of the budget
+    remaining  34                              the atomic counter: allowed less what the leases hold
+    fence      1841                            grows with each grant
+    plan       7                               the last budget plan that wrote this shard
+    waited     1800000000000                   when somebody who had been refused before last got a lease here
+    leases     {"k3Zq81Bd": "<record>", …}     lease id -> record (see `lease.pack_record`)
+
+and one item a database, `pk` = its name, for its settings. Conditions allow no arithmetic, which is why the counter is
+`remaining` and not what is in use. A missing item fails any condition and is answered without an `Item`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from connection_governor.aws.client import ServiceError, json_call
+from connection_governor.core.lease import Settings, Shard, ShardKey
+from connection_governor.core.rules import connections_of
+from connection_governor.core.store import Unwritten, Written
+from connection_governor.errors import GovernorUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from connection_governor.aws.client import Endpoint
+    from connection_governor.core.lease import Leases
+    from connection_governor.core.plan import Change
+
+# Each clause of a condition, and the race that it closes.
+HAS_ROOM = "remaining >= :n"  # two acquires at the last connection: one of them is refused
+NEW_ID = "attribute_not_exists(leases.#id)"  # a retry, or a duplicate, of a grant that was applied: not granted twice
+AS_SEEN = "leases.{id} = {record}"  # the holder renewed or released, or another took it over, since it was seen
+OLDER_PLAN = "#plan < :plan"  # two operators: once the newer plan has stamped a shard, the older one cannot write it
+THIS_PLAN = "#plan = :plan"  # capacity is handed out only when no older plan can write any more
+ALLOWED_AS_READ = "allowed = :read"  # two executors of a plan: what one has raised is not raised again
+NOT_OVERFULL = "remaining >= :zero"  # a lowered budget: a renewal would carry what is too much past its own end
+NO_ITEM = "attribute_not_exists(pk)"  # creating twice must not wipe the leases
+PLAN_AS_READ = "#plan = :read"  # two operators: one of the two results, whole
+
+_TAKE = "SET remaining = remaining - :n, fence = fence + :one, leases.#id = :lease"
+_WAITED = ", waited = :waited"
+_RENEW = "SET leases.#id = :renewed"
+_RESIZE = "SET allowed = :allowed, remaining = remaining + :added, #plan = :plan"
+
+_GRANT_CONDITION = f"{HAS_ROOM} AND {NEW_ID}"
+_RENEW_CONDITION = f"{AS_SEEN.format(id='#id', record=':seen')} AND {NOT_OVERFULL}"
+_STAMP_CONDITION = f"{OLDER_PLAN} AND {ALLOWED_AS_READ}"
+_RAISE_CONDITION = f"{THIS_PLAN} AND {ALLOWED_AS_READ}"
+
+_PLAN_NAME = {"#plan": "plan"}  # "plan" is a reserved word
+_ONE = {"N": "1"}
+_BATCH_LIMIT = 100
+_SETTING_NUMBERS = tuple(name for name in Settings.__slots__ if name != "database")
+
+Item = dict[str, Any]
+
+
+class DynamoDBCall(Protocol):
+    """Sends one request; raises `ServiceError` for what DynamoDB refuses, `GovernorUnavailable` for the rest."""
+
+    def __call__(self, operation: str, payload: Mapping[str, Any]) -> Item:
+        """`operation` is DynamoDB's name for it ("UpdateItem"); returns the answer's JSON object."""
+
+
+class DynamoDBStore:
+    """A `LeaseStore` in one DynamoDB table with the key attribute `pk`."""
+
+    def __init__(self, call: DynamoDBCall, table: str) -> None:
+        self._call = call
+        self._table = table
+
+    def grant(
+        self,
+        key: ShardKey,
+        lease_id: str,
+        record: str,
+        connections: int,
+        taken: Leases = (),
+        waited_ms: int | None = None,
+    ) -> Written | Unwritten:
+        """See `LeaseStore.grant`: one UpdateItem, with no read before it."""
+        names = {"#id": lease_id}
+        values: Item = {":n": _number(connections), ":one": _ONE, ":lease": {"S": record}}
+        take = _TAKE
+        if waited_ms is not None:
+            take, values[":waited"] = _TAKE + _WAITED, _number(waited_ms)
+        if not taken:
+            return self._update(key, take, _GRANT_CONDITION, names, values)
+        seen, removal, taken_names, taken_values = _removal(taken)
+        values[":n"] = _number(connections - connections_of(taken))
+        return self._update(
+            key, f"{take} {removal}", f"{_GRANT_CONDITION} AND {seen}", names | taken_names, values | taken_values
+        )
+
+    def give_back(self, key: ShardKey, leases: Leases) -> Written | Unwritten:
+        """See `LeaseStore.give_back`: one UpdateItem, for a release and for the janitor's reclaim."""
+        condition, removal, names, values = _removal(leases)
+        values[":n"] = _number(connections_of(leases))
+        return self._update(key, f"SET remaining = remaining + :n {removal}", condition, names, values)
+
+    def renew(self, key: ShardKey, lease_id: str, record: str, renewed: str) -> Written | Unwritten:
+        """See `LeaseStore.renew`."""
+        values = {":seen": {"S": record}, ":renewed": {"S": renewed}, ":zero": _number(0)}
+        return self._update(key, _RENEW, _RENEW_CONDITION, {"#id": lease_id}, values)
+
+    def read(self, keys: Sequence[ShardKey], *, consistent: bool) -> list[Shard | None]:
+        """See `LeaseStore.read`: a GetItem for one shard, BatchGetItem for several."""
+        if len(keys) == 1:
+            item = self._get(_shard_pk(keys[0]), consistent=consistent)
+            return [_shard(keys[0], item)]
+        found = {
+            item["pk"]["S"]: item for item in self._get_many([_shard_pk(key) for key in keys], consistent=consistent)
+        }
+        return [_shard(key, found.get(_shard_pk(key))) for key in keys]
+
+    def settings(self, database: str, *, consistent: bool) -> Settings | None:
+        """See `LeaseStore.settings`."""
+        item = self._get(database, consistent=consistent)
+        if item is None:
+            return None
+        return Settings(database, **{name: int(item[name]["N"]) for name in _SETTING_NUMBERS if name in item})
+
+    def save_settings(self, settings: Settings, *, plan_as_read: int | None) -> bool:
+        """See `LeaseStore.save_settings`."""
+        item: Item = {name: _number(getattr(settings, name)) for name in _SETTING_NUMBERS}
+        payload: Item = {
+            "TableName": self._table,
+            "Item": {"pk": {"S": settings.database}, **item},
+            "ConditionExpression": NO_ITEM,
+        }
+        if plan_as_read is not None:
+            payload |= {
+                "ConditionExpression": PLAN_AS_READ,
+                "ExpressionAttributeNames": _PLAN_NAME,
+                "ExpressionAttributeValues": {":read": _number(plan_as_read)},
+            }
+        return self._conditional("PutItem", payload)
+
+    def make_shard(self, key: ShardKey, plan: int) -> None:
+        """See `LeaseStore.make_shard`."""
+        nothing = _number(0)
+        item = {
+            "pk": {"S": _shard_pk(key)},
+            "allowed": nothing,
+            "remaining": nothing,
+            "fence": nothing,
+            "plan": _number(plan),
+            "leases": {"M": {}},
+        }
+        self._conditional("PutItem", {"TableName": self._table, "Item": item, "ConditionExpression": NO_ITEM})
+
+    def stamp(self, change: Change, plan: int) -> bool:
+        """See `LeaseStore.stamp`."""
+        return self._resize(change, plan, _STAMP_CONDITION)
+
+    def raise_allowed(self, change: Change, plan: int) -> bool:
+        """See `LeaseStore.raise_allowed`."""
+        return self._resize(change, plan, _RAISE_CONDITION)
+
+    def _resize(self, change: Change, plan: int, condition: str) -> bool:
+        values = {
+            ":allowed": _number(change.allowed),
+            ":added": _number(change.added),
+            ":plan": _number(plan),
+            ":read": _number(change.allowed_as_read),
+        }
+        return isinstance(self._update(change.key, _RESIZE, condition, _PLAN_NAME, values), Written)
+
+    def _update(
+        self, key: ShardKey, update: str, condition: str, names: dict[str, str], values: Item
+    ) -> Written | Unwritten:
+        payload: Item = {
+            "TableName": self._table,
+            "Key": {"pk": {"S": _shard_pk(key)}},
+            "UpdateExpression": update,
+            "ConditionExpression": condition,
+            "ExpressionAttributeNames": names,
+            "ExpressionAttributeValues": values,
+            "ReturnValues": "ALL_NEW",
+            "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+        }
+        try:
+            item = self._call("UpdateItem", payload)["Attributes"]
+        except ServiceError as refused:
+            if refused.code != "ConditionalCheckFailedException":
+                raise _unavailable(refused) from refused
+            return Unwritten(_shard(key, refused.body.get("Item")))
+        return Written(
+            int(item["allowed"]["N"]), int(item["remaining"]["N"]), int(item["fence"]["N"]), _waited_ms(item)
+        )
+
+    def _conditional(self, operation: str, payload: Item) -> bool:
+        try:
+            self._call(operation, payload)
+        except ServiceError as refused:
+            if refused.code != "ConditionalCheckFailedException":
+                raise _unavailable(refused) from refused
+            return False
+        return True
+
+    def _get(self, pk: str, *, consistent: bool) -> Item | None:
+        payload = {"TableName": self._table, "Key": {"pk": {"S": pk}}, "ConsistentRead": consistent}
+        item: Item | None = self._read("GetItem", payload).get("Item")
+        return item
+
+    def _get_many(self, pks: Sequence[str], *, consistent: bool) -> Iterable[Item]:
+        for start in range(0, len(pks), _BATCH_LIMIT):
+            keys = [{"pk": {"S": pk}} for pk in pks[start : start + _BATCH_LIMIT]]
+            answer = self._read(
+                "BatchGetItem", {"RequestItems": {self._table: {"Keys": keys, "ConsistentRead": consistent}}}
+            )
+            if answer.get("UnprocessedKeys"):
+                raise GovernorUnavailable("DynamoDB left a part of the batch unread", throttled=True)
+            yield from answer["Responses"][self._table]
+
+    def _read(self, operation: str, payload: Item) -> Item:
+        try:
+            return self._call(operation, payload)
+        except ServiceError as refused:
+            raise _unavailable(refused) from refused
+
+
+def _removal(leases: Leases) -> tuple[str, str, dict[str, str], Item]:
+    """The condition and the REMOVE clause for leases exactly as seen, with the names and values they use."""
+    names = {f"#o{n}": lease_id for n, (lease_id, _) in enumerate(leases)}
+    values: Item = {f":o{n}": {"S": record} for n, (_, record) in enumerate(leases)}
+    condition = " AND ".join(AS_SEEN.format(id=f"#o{n}", record=f":o{n}") for n in range(len(leases)))
+    removal = "REMOVE " + ", ".join(f"leases.#o{n}" for n in range(len(leases)))
+    return condition, removal, names, values
+
+
+def _shard_pk(key: ShardKey) -> str:
+    return f"{key.database}#{key.index}"
+
+
+def _shard(key: ShardKey, item: Item | None) -> Shard | None:
+    if item is None:
+        return None
+    return Shard(
+        key,
+        allowed=int(item["allowed"]["N"]),
+        remaining=int(item["remaining"]["N"]),
+        fence=int(item["fence"]["N"]),
+        plan=int(item["plan"]["N"]),
+        leases={lease_id: record["S"] for lease_id, record in item["leases"]["M"].items()},
+        waited_ms=_waited_ms(item),
+    )
+
+
+def _waited_ms(item: Item) -> int:
+    return int(item["waited"]["N"]) if "waited" in item else 0
+
+
+def _number(number: int) -> Item:
+    return {"N": str(number)}
+
+
+def _unavailable(refused: ServiceError) -> GovernorUnavailable:
+    return GovernorUnavailable(f"DynamoDB refused the request: {refused}", passing=False)
+
+
+_DYNAMODB_VERSION = "DynamoDB_20120810"
+
+
+class DynamoDBCaller:
+    """Sends DynamoDB's operations over the lean client."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+
+    def __call__(self, operation: str, payload: Mapping[str, Any]) -> dict[str, Any]:
+        """See `DynamoDBCall`."""
+        return json_call(self._endpoint, f"{_DYNAMODB_VERSION}.{operation}", payload)

@@ -1,0 +1,232 @@
+"""The same governor for asyncio, with aiomysql: the loop waits for nobody. Needs `connection-governor[asyncio]`.
+
+Requests for leases run in threads, a few milliseconds each; whoever waits for a connection sleeps in the loop. A task
+that is cancelled while it waits leaves nothing behind: a lease that arrives after it is gone is released where it
+arrives. What a body has is given back however it ends, and if the loop ends meanwhile, too, where its end waits for its
+threads, as that of `asyncio.run` does. But MySQL goes on with a query that was cancelled, or that still runs when its
+body ends: the lease of such a session is left to end by itself.
+Sessions are opened for one body and ended with it: there are no kept ones here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from connection_governor.client.governor import Governor
+from connection_governor.client.request import DEFAULT_TIMEOUT_S
+from connection_governor.client.sessions import UNGOVERNED, usable_until_ms
+from connection_governor.core.lease import Lease
+from connection_governor.errors import GovernorUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Generator
+
+    from connection_governor.client.request import Ask
+    from connection_governor.core.deadline import InvocationContext
+    from connection_governor.mysql.async_session import AsyncFencedConnection
+    from connection_governor.mysql.fence import Fence
+
+T = TypeVar("T")
+
+
+class AsyncGovernor:
+    """A `Governor` for coroutines.
+
+    Args:
+        governor: does the work.
+    """
+
+    def __init__(self, governor: Governor) -> None:
+        self._governor = governor
+        self._borrower = governor.borrower
+        self._sessions = governor.sessions
+
+    @classmethod
+    def from_env(cls, *, fence: Fence | None = None) -> AsyncGovernor:
+        """As `Governor.from_env`."""
+        return cls(Governor.from_env(fence=fence))
+
+    async def acquire(
+        self,
+        database: str | None = None,
+        *,
+        connections: int = 1,
+        timeout: float = 0,  # noqa: ASYNC109 - the same name as in `Governor`
+        lease_ms: int | None = None,
+        holder: str | None = None,
+        context: InvocationContext | None = None,
+    ) -> Lease:
+        """As `Governor.acquire`."""
+        governor = self._governor
+        ask = governor.ask(
+            database, connections=connections, timeout=timeout, lease_ms=lease_ms, holder=holder, context=context
+        )
+        return await self._acquire(ask, lambda: ask.end_ms(governor.clock, governor.fence.margin_ms))
+
+    async def renew(
+        self, lease: Lease, *, lease_ms: int | None = None, context: InvocationContext | None = None
+    ) -> Lease:
+        """As `Governor.renew`."""
+        return await asyncio.to_thread(self._governor.renew, lease, lease_ms=lease_ms, context=context)
+
+    async def release(self, lease: Lease) -> bool:
+        """As `Governor.release`; once begun, it is carried out even if this is cancelled."""
+        return await _carried_out(self._borrower.release, lease)
+
+    async def status(self, database: str | None = None) -> dict[str, Any]:
+        """As `Governor.status`."""
+        return await asyncio.to_thread(self._governor.status, database)
+
+    @asynccontextmanager
+    async def lease(
+        self,
+        database: str | None = None,
+        *,
+        connections: int = 1,
+        timeout: float = DEFAULT_TIMEOUT_S,  # noqa: ASYNC109 - as above
+        lease_ms: int | None = None,
+        holder: str | None = None,
+        context: InvocationContext | None = None,
+    ) -> AsyncIterator[Lease]:
+        """As `Governor.lease`."""
+        lease = await self.acquire(
+            database, connections=connections, timeout=timeout, lease_ms=lease_ms, holder=holder, context=context
+        )
+        try:
+            yield lease
+        finally:
+            await self._give_back(lease)
+
+    @asynccontextmanager
+    async def connection(
+        self,
+        database: str | None = None,
+        *,
+        timeout: float = DEFAULT_TIMEOUT_S,  # noqa: ASYNC109 - as above
+        lease_ms: int | None = None,
+        holder: str | None = None,
+        context: InvocationContext | None = None,
+    ) -> AsyncIterator[AsyncFencedConnection]:
+        """An aiomysql connection, governed: ended and given back at the end of the body, whatever happens in it.
+
+        Arguments as for `Governor.connection`.
+
+        Raises:
+            pymysql.err.OperationalError: MySQL could not be reached or refused; the lease has been given back.
+            As `Governor.acquire`.
+        """
+        from connection_governor.mysql.async_session import open_async  # noqa: PLC0415 - aiomysql is an optional extra
+
+        governor = self._governor
+        ask = governor.ask(database, timeout=timeout, lease_ms=lease_ms, holder=holder, context=context)
+        lease = await self._lease_or_none(ask)
+        name, usable_ms = UNGOVERNED, None
+        if lease is not None:
+            name, usable_ms = lease.session_name, usable_until_ms(lease, governor.fence, frozen=context is None)
+        try:
+            connection = await open_async(self._sessions.opener(), governor.fence, name, usable_ms)
+        except BaseException:
+            if lease is not None:
+                await self._give_back(lease)
+            raise
+        connection.lease = lease
+        try:
+            if lease is not None:
+                self._sessions.opened(lease, connection)
+            yield connection
+        finally:
+            await self._end(connection)
+
+    async def _lease_or_none(self, ask: Ask) -> Lease | None:
+        """None where the governor cannot be reached and this worker chose to connect all the same."""
+        try:
+            return await self._acquire(ask, self._governor.session_end_ms(ask))
+        except GovernorUnavailable as error:
+            self._sessions.go_on_ungoverned(ask, error)
+            return None
+
+    async def _end(self, connection: AsyncFencedConnection) -> None:
+        """Take leave, then settle; both are carried out even if this is cancelled, or the loop ends meanwhile."""
+        settling: list[asyncio.Future[None]] = []
+
+        def settle(_left: asyncio.Future[None]) -> None:
+            connection.close()  # where leave could not be taken
+            if connection.lease is not None:
+                lingers = connection.may_linger
+                settling.append(_carried_out(partial(self._sessions.settle, connection.lease, may_linger=lingers)))
+
+        leaving = asyncio.ensure_future(connection.take_leave())
+        leaving.add_done_callback(settle)  # first of all: what is called back later finds it done
+        await asyncio.shield(leaving)
+        for one in settling:
+            await one
+
+    async def _give_back(self, lease: Lease) -> None:
+        await _carried_out(self._borrower.give_back, lease)
+
+    async def _acquire(self, ask: Ask, end_ms: Callable[[], int]) -> Lease:
+        steps = self._borrower.acquiring(ask, end_ms)
+        while True:
+            step = await _Errand(lambda: _next(steps), self._unwanted).result()
+            if isinstance(step, Lease):
+                return step
+            await asyncio.sleep(step)
+
+    def _unwanted(self, step: float | Lease) -> None:
+        if isinstance(step, Lease):
+            self._borrower.give_back(step)
+
+
+class _Errand(Generic[T]):
+    """A call in a thread, whose result is undone there if nobody waits for it any more.
+
+    Args:
+        call: what to do.
+        undo: what to do with the result of a call that was cancelled.
+    """
+
+    def __init__(self, call: Callable[[], T], undo: Callable[[T], None]) -> None:
+        self._call = call
+        self._undo = undo
+        self._lock = threading.Lock()
+        self._unwanted = False
+        self._results: list[T] = []
+
+    async def result(self) -> T:
+        """What the call returns; where this is cancelled, it has not begun, or is undone when it ends."""
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(None, self._run)
+        except asyncio.CancelledError:
+            with self._lock:
+                self._unwanted = True
+                results = self._results
+            if results:
+                loop.run_in_executor(None, self._undo, results[0])
+            raise
+
+    def _run(self) -> T:
+        result = self._call()
+        with self._lock:
+            unwanted = self._unwanted
+            self._results.append(result)
+        if unwanted:
+            self._undo(result)
+        return result
+
+
+def _carried_out(call: Callable[..., T], *values: object) -> asyncio.Future[T]:
+    """What a call returns that begins in a thread at once, and ends there: nobody's cancellation reaches it."""
+    return asyncio.shield(asyncio.get_running_loop().run_in_executor(None, call, *values))
+
+
+def _next(steps: Generator[float, None, T]) -> float | T:
+    try:
+        return next(steps)
+    except StopIteration as done:
+        returned: T = done.value
+        return returned

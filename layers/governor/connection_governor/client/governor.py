@@ -1,0 +1,264 @@
+"""What a worker uses: acquires before it opens a MySQL connection, and gives back after closing it."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from connection_governor.client.acquire import Borrower
+from connection_governor.client.keepalive import LONGEST_KEEP_S, Keeper, kept_fence
+from connection_governor.client.request import DEFAULT_LEASE_MS, DEFAULT_TIMEOUT_S, Ask
+from connection_governor.client.sessions import Sessions
+from connection_governor.core import checks
+from connection_governor.core.status import status_report
+from connection_governor.errors import InvalidRequest
+from connection_governor.mysql.fence import Fence
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from connection_governor.client.acquire import Transport
+    from connection_governor.client.ports import Outside
+    from connection_governor.core.deadline import InvocationContext
+    from connection_governor.core.lease import Lease
+    from connection_governor.mysql.connect import FencedConnection
+else:
+    pass
+
+
+class Governor:
+    """Governs the connections of one environment.
+
+    Most workers use `Governor.from_env()`. Safe to share among threads.
+
+    Args:
+        transport: how the verbs reach the leases.
+        outside: clock, randomness, log, and where MySQL is.
+        holder: this environment's name, up to 64 characters.
+        database: the default database.
+        fence: the limits of the sessions that `connection` opens, and so the margin of their leases.
+        on_unavailable: "raise", or "open": connect without a lease when the governor cannot be reached.
+        keep_seconds: how long a session may stay open between two bodies of `connection`; 0: it is closed after each.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        outside: Outside,
+        *,
+        holder: str,
+        database: str | None = None,
+        fence: Fence | None = None,
+        on_unavailable: str = "raise",
+        keep_seconds: int = 0,
+    ) -> None:
+        self._outside = outside
+        self.clock = outside.clock
+        self._holder = checks.holder_name(holder)
+        self._database = database
+        self.fence = fence or Fence()
+        self._keep_seconds = _keep_seconds(keep_seconds)
+        self.borrower = Borrower(transport, outside.clock, outside.entropy, outside.reporter, outside.notes)
+        self.sessions = Sessions(
+            self.borrower, outside.opener, outside.clock, outside.reporter, outside.notes, on_unavailable
+        )
+        self._keeper = Keeper(self.borrower, self.sessions, outside.clock)
+
+    @classmethod
+    def from_env(cls, *, fence: Fence | None = None) -> Governor:
+        """A governor made from the environment's variables (see the contract's list).
+
+        Raises:
+            InvalidRequest: a variable is missing or wrong; `field` is its name.
+        """
+        from connection_governor.wiring import Environment, governor_parts  # noqa: PLC0415 - only where it is used
+
+        return cls(**governor_parts(Environment.current()), fence=fence)
+
+    def acquire(
+        self,
+        database: str | None = None,
+        *,
+        connections: int = 1,
+        timeout: float = 0,
+        lease_ms: int | None = None,
+        holder: str | None = None,
+        context: InvocationContext | None = None,
+    ) -> Lease:
+        """Get the right to hold connections.
+
+        Args:
+            database: whose; default: the environment's.
+            connections: how many, from 1 to the smallest shard's share.
+            timeout: how long to wait for them, in seconds; 0: one try.
+            lease_ms: how long to hold them, in milliseconds; default 30,000.
+            holder: who; default: this environment.
+            context: the Lambda context: the wait then never passes the invocation's deadline, and unless `lease_ms` is
+                given the lease lasts until the deadline plus the fence's margin.
+
+        Raises:
+            NoConnectionsLeft: nothing came back in time.
+            GovernorUnavailable: the governor could not be reached.
+            InvalidRequest: bad input; nothing was written.
+            UnknownDatabase: no budget was ever set.
+        """
+        ask = self.ask(
+            database, connections=connections, timeout=timeout, lease_ms=lease_ms, holder=holder, context=context
+        )
+        return self.borrower.acquire(ask, lambda: ask.end_ms(self.clock, self.fence.margin_ms))
+
+    def renew(self, lease: Lease, *, lease_ms: int | None = None, context: InvocationContext | None = None) -> Lease:
+        """Move the lease's end to `lease_ms` from now (default 30,000), or past the context's deadline; never earlier.
+
+        Raises:
+            LeaseLost: it is not held any more, or past its end: stop using its connections.
+            NoConnectionsLeft: the budget was lowered below what is lent: the lease stays as it is until its end.
+            GovernorUnavailable: the governor could not be reached: until a renew succeeds, the old end counts.
+        """
+        ask = self.ask(lease.database, lease_ms=lease_ms, context=context)
+        return self.borrower.renew(lease, ask.end_ms(self.clock, self.fence.margin_ms))
+
+    def release(self, lease: Lease) -> bool:
+        """Give the lease back; repeating it does nothing more.
+
+        Returns:
+            Whether there was anything to give back (False, too, after a lost answer).
+
+        Raises:
+            GovernorUnavailable: the governor could not be reached; the lease then ends by itself.
+        """
+        return self.borrower.release(lease)
+
+    def status(self, database: str | None = None) -> dict[str, Any]:
+        """Who holds what, exact as of its read: `database, allowed, in_use, remaining, leases, shards`.
+
+        Raises:
+            UnknownDatabase: no budget was ever set.
+            GovernorUnavailable: the governor could not be reached.
+        """
+        return self.borrower.status(checks.database_name(database or self._database))
+
+    def set_budget(self, database: str, allowed: int, **settings: int) -> dict[str, Any]:
+        """Create a database's items, or change its budget. Needs the table (`GOVERNOR_TABLE`), whatever the transport.
+
+        Args:
+            database: which.
+            allowed: how many connections may be lent, from 0.
+            settings: `shards`, `lease_ms`, `skew_ms`, `anonymous_lease_ms`; what is left out stays as it is.
+
+        Returns:
+            The status after it; `settled` is false where capacity has yet to come back before all can be handed out.
+
+        Raises:
+            InvalidRequest: bad input; nothing was written.
+            GovernorUnavailable: DynamoDB could not be reached.
+        """
+        if self._outside.operations is None:
+            raise InvalidRequest("GOVERNOR_TABLE", "must be set in the environment to change a budget")
+        return status_report(self._outside.operations().set_budget(database, allowed, **settings))
+
+    @contextmanager
+    def lease(
+        self,
+        database: str | None = None,
+        *,
+        connections: int = 1,
+        timeout: float = DEFAULT_TIMEOUT_S,
+        lease_ms: int | None = None,
+        holder: str | None = None,
+        context: InvocationContext | None = None,
+    ) -> Iterator[Lease]:
+        """Hold a lease for the body, for any driver; see `fence.Fence.session_settings` for what its sessions need.
+
+        Close the connections before the body ends. Arguments and errors as for `acquire`.
+        """
+        lease = self.acquire(
+            database, connections=connections, timeout=timeout, lease_ms=lease_ms, holder=holder, context=context
+        )
+        try:
+            yield lease
+        finally:
+            self.borrower.give_back(lease)
+
+    @contextmanager
+    def connection(
+        self,
+        database: str | None = None,
+        *,
+        timeout: float = DEFAULT_TIMEOUT_S,
+        lease_ms: int | None = None,
+        holder: str | None = None,
+        context: InvocationContext | None = None,
+        keep_seconds: int | None = None,
+    ) -> Iterator[FencedConnection]:
+        """A PyMySQL connection, governed: ended and given back at the end of the body, whatever happens in it.
+
+        With `keep_seconds` (default: the governor's own) above 0 it is reset instead, and kept for the next body: see
+        `kept`. Without a context, `lease_ms` then is how long the body may take.
+        Other arguments as for `acquire`. Statements are refused (`LeaseLost`) when the lease could end before they do.
+
+        Raises:
+            pymysql.err.OperationalError: MySQL could not be reached or refused; the lease has been given back.
+            As `acquire`.
+        """
+        ask = self.ask(database, timeout=timeout, lease_ms=lease_ms, holder=holder, context=context)
+        keep_seconds = self._keep_seconds if keep_seconds is None else _keep_seconds(keep_seconds)
+        if keep_seconds and self._keeper.reserve(ask.database):
+            with self._keeper.connection(ask, kept_fence(self.fence, keep_seconds)) as kept:
+                yield kept
+            return
+        connection = self._begin(ask)
+        try:
+            yield connection
+        finally:
+            self.sessions.end(connection)
+
+    def connect(
+        self,
+        database: str | None = None,
+        *,
+        timeout: float = DEFAULT_TIMEOUT_S,
+        lease_ms: int | None = None,
+        holder: str | None = None,
+        context: InvocationContext | None = None,
+    ) -> FencedConnection:
+        """A governed connection for a pool or an ORM: its `close()` gives the lease back.
+
+        Arguments and errors as for `connection`.
+        """
+        ask = self.ask(database, timeout=timeout, lease_ms=lease_ms, holder=holder, context=context)
+        connection = self._begin(ask)
+        connection.on_close = lambda: self.sessions.end(connection)
+        return connection
+
+    def close(self) -> None:
+        """Close the kept connections and give them back; the governor can still be used."""
+        self._keeper.give_up()
+
+    def _begin(self, ask: Ask) -> FencedConnection:
+        return self.sessions.begin(ask, self.fence, self.session_end_ms(ask))
+
+    def session_end_ms(self, ask: Ask) -> Callable[[], int]:
+        """Tells the end of a lease for one session, as of when it is called.
+
+        Raises:
+            InvalidRequest: too short for the fence.
+        """
+        margin_ms = self.fence.margin_ms
+        needed_ms = self.fence.guard_ms if ask.context is None else margin_ms
+        by_length = ask.context is None or ask.lease_ms is not None  # else past the deadline by itself
+        if by_length and (ask.lease_ms or DEFAULT_LEASE_MS) <= needed_ms:
+            raise InvalidRequest("lease_ms", f"must be above {needed_ms}: what the fence needs at the end")
+        return lambda: ask.end_ms(self.clock, margin_ms)
+
+    def ask(self, database: str | None = None, *, holder: str | None = None, timeout: float = 0, **more: Any) -> Ask:  # noqa: ANN401 - see `Ask.of`
+        """A checked request, for drivers of other kinds. Raises as `Ask.of`."""
+        holder = self._holder if holder is None else holder
+        ask = Ask.of(database or self._database, holder=holder, timeout=timeout, **more)
+        if ask.context is not None:
+            self._outside.invocation.note(ask.context)
+        return ask
+
+
+def _keep_seconds(seconds: object) -> int:
+    return checks.whole_number("keep_seconds", seconds, least=0, most=LONGEST_KEEP_S)

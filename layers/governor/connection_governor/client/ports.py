@@ -1,0 +1,44 @@
+"""What a governor needs of the world around it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from connection_governor.client.lease_file import NO_NOTES
+from connection_governor.core.deadline import InvocationEnd
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from dataclasses import dataclass, field
+
+    from connection_governor.client.lease_file import Notes
+    from connection_governor.core.clock import Clock
+    from connection_governor.core.entropy import Entropy
+    from connection_governor.core.operations import Operations
+    from connection_governor.metrics import Reporter
+    from connection_governor.mysql.opener import Opener
+else:
+    from connection_governor.core.values import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """What a governor needs of the world around it.
+
+    Attributes:
+        clock: tells the time that is written into leases.
+        entropy: where lease ids and jitter come from.
+        reporter: writes refusals and ungoverned connections to the log, as metrics.
+        opener: makes the opener of MySQL sessions when the first is needed; None: `lease` only.
+        operations: makes the operator's verbs when they are first needed; None: no `set_budget`.
+        notes: tells the extension what is held, where there is one.
+        invocation: told of each invocation's context, so that no request outlasts it.
+    """
+
+    clock: Clock
+    entropy: Entropy
+    reporter: Reporter
+    opener: Callable[[], Opener] | None = None
+    operations: Callable[[], Operations] | None = None
+    notes: Notes = NO_NOTES
+    invocation: InvocationEnd = field(default_factory=InvocationEnd)

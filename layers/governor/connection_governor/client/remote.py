@@ -1,0 +1,119 @@
+"""The `lambda` transport: the same verbs, asked of the governor function."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Protocol
+
+from connection_governor.core.codec import LEASE_FIELDS, lease_payload
+from connection_governor.core.lease import Grant, Lease, Refusal, Renewal
+from connection_governor.core.retry import GIVING_BACK, TAKING, Retry
+from connection_governor.errors import GovernorUnavailable, InvalidRequest, UnknownDatabase
+
+if TYPE_CHECKING:
+    from connection_governor.core.clock import Clock
+    from connection_governor.core.entropy import Entropy
+    from connection_governor.core.lease import Wanted
+    from connection_governor.core.retry import Patience
+
+Payload = dict[str, Any]
+
+_TELLTALE = {"acquire": "granted", "renew": "renewed", "release": "released", "status": "allowed"}
+
+
+class Invoke(Protocol):
+    """Invokes the governor function; raises `GovernorUnavailable` where it cannot be reached."""
+
+    def __call__(self, payload: bytes) -> tuple[bytes, str | None]:
+        """Its answer's payload, and the kind of its function error if it failed."""
+
+
+class RemoteGovernor:
+    """The governor function as a transport.
+
+    Args:
+        invoke: sends one payload to the function.
+        clock, entropy: for waiting between retries.
+    """
+
+    def __init__(self, invoke: Invoke, clock: Clock, entropy: Entropy) -> None:
+        self._invoke = invoke
+        self._clock = clock
+        self._retry = Retry(clock, entropy)
+
+    def acquire(self, wanted: Wanted, *, waiting: bool | None = None, until_ms: int | None = None) -> Grant | Refusal:
+        """See `Service.acquire`. `expires_at_ms` goes along, so that a retry asks for the same record to the letter."""
+        payload: Payload = {
+            "action": "acquire",
+            "database": wanted.database,
+            "holder": wanted.holder,
+            "lease_id": wanted.lease_id,
+            "connections": wanted.connections,
+            "expires_at_ms": wanted.expires_at_ms,
+        }
+        if waiting is not None:
+            over = until_ms is not None and self._clock.now_ms() >= until_ms
+            payload["waiting"] = waiting and not over  # a last try sees all, as a first
+        answer = self._ask(payload, TAKING, until_ms)
+        if not answer["granted"]:
+            return _refusal(answer)
+        totals = {name: answer[name] for name in ("allowed", "in_use", "remaining", "estimated", "pressure")}
+        return Grant(lease=_lease(answer), **totals)
+
+    def renew(self, lease: Lease, *, expires_at_ms: int) -> Renewal | Refusal | None:
+        """See `Service.renew`."""
+        payload = {"action": "renew", "lease": lease_payload(lease), "expires_at_ms": expires_at_ms}
+        answer = self._ask(payload, GIVING_BACK)
+        if answer["renewed"]:
+            return Renewal(_lease(answer), answer["pressure"])
+        return None if answer["reason"] == "not_held" else _refusal(answer)
+
+    def release(self, lease: Lease) -> bool:
+        """See `Service.release`."""
+        return bool(self._ask({"action": "release", "lease": lease_payload(lease)}, GIVING_BACK)["released"])
+
+    def status(self, database: str) -> Payload:
+        """See `Service.status`."""
+        return self._ask({"action": "status", "database": database}, TAKING)
+
+    def _ask(self, payload: Payload, patience: Patience, until_ms: int | None = None) -> Payload:
+        body = json.dumps(payload, separators=(",", ":")).encode()
+        return self._retry(lambda: self._once(body, payload), patience, until_ms=until_ms)
+
+    def _once(self, body: bytes, payload: Payload) -> Payload:
+        answer, function_error = self._invoke(body)
+        if function_error:
+            raise GovernorUnavailable(f"the governor function failed ({function_error})")
+        parsed = _parsed(answer)
+        if error := parsed.get("error"):
+            raise _raised(error, payload)
+        if _TELLTALE[payload["action"]] not in parsed:
+            raise GovernorUnavailable("what was invoked is no governor function", passing=False)
+        return parsed
+
+
+def _parsed(answer: bytes) -> Payload:
+    try:
+        parsed = json.loads(answer)
+    except ValueError:
+        parsed = None
+    if not isinstance(parsed, dict):
+        raise GovernorUnavailable("the governor function did not answer with a JSON object", passing=False)
+    return parsed
+
+
+def _lease(answer: Payload) -> Lease:
+    """The lease of an answer; fields that a newer function may add are left out."""
+    return Lease(**{name: answer["lease"][name] for name in LEASE_FIELDS})
+
+
+def _refusal(answer: Payload) -> Refusal:
+    return Refusal(answer["retry_after_ms"], answer["allowed"], answer["in_use"], answer["remaining"])
+
+
+def _raised(error: Payload, payload: Payload) -> Exception:
+    if error["code"] == "invalid_request":
+        return InvalidRequest(error["field"], error["message"])
+    if error["code"] == "unknown_database":
+        return UnknownDatabase(payload.get("database") or payload["lease"]["database"])
+    return GovernorUnavailable(error["message"], passing=False)  # the function has tried as often as makes sense

@@ -1,0 +1,71 @@
+"""A SQLAlchemy engine whose connections are governed. Needs `connection-governor[sqlalchemy]`.
+
+    engine = governed_engine(Governor.from_env(), "orders", timeout=2.0)
+
+    def handler(event, context):
+        with invocation(context), Session(engine) as session:
+            ...
+
+The engine keeps nothing: a connection that SQLAlchemy checks in is closed, and its lease given back with it. A session
+holds one from its first statement to its commit, rollback or close.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import create_engine
+from sqlalchemy.pool import NullPool
+
+from connection_governor.client.request import DEFAULT_TIMEOUT_S
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sqlalchemy import Engine
+
+    from connection_governor.client.governor import Governor
+    from connection_governor.core.deadline import InvocationContext
+    from connection_governor.mysql.session import FencedConnection
+
+_context: ContextVar[InvocationContext | None] = ContextVar("invocation", default=None)
+
+
+@contextmanager
+def invocation(context: InvocationContext) -> Iterator[None]:
+    """Within the body, every engine's leases last until this invocation's deadline, which no checkout waits past."""
+    token = _context.set(context)
+    try:
+        yield
+    finally:
+        _context.reset(token)
+
+
+def governed_engine(
+    governor: Governor,
+    database: str | None = None,
+    *,
+    timeout: float = DEFAULT_TIMEOUT_S,
+    lease_ms: int | None = None,
+    **options: Any,  # noqa: ANN401 - SQLAlchemy's own
+) -> Engine:
+    """An engine that acquires before it connects, and gives back after it has closed.
+
+    Args:
+        governor: lends the connections, and knows where MySQL is.
+        database: whose; default: the governor's.
+        timeout: how long a checkout waits for a connection, in seconds.
+        lease_ms: how long a connection may be held where there is no `invocation`; default 30,000.
+        options: of `sqlalchemy.create_engine`, but for `creator` and the pool's.
+
+    Returns:
+        The engine. Its checkouts raise as `Governor.connect`: `NoConnectionsLeft` and so on, as they are.
+    """
+
+    def connect() -> FencedConnection:
+        return governor.connect(database, timeout=timeout, lease_ms=lease_ms, context=_context.get())
+
+    # The goodbye resets the session: SQLAlchemy's own rollback before it would be one round trip more.
+    return create_engine("mysql+pymysql://", creator=connect, poolclass=NullPool, pool_reset_on_return=None, **options)

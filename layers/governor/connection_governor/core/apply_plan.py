@@ -1,0 +1,88 @@
+"""Carries a budget plan out, and takes back what is over: for operators, for the janitor, and for who was refused."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+from connection_governor.core import plan, rules
+from connection_governor.core.lease import stored_lease
+from connection_governor.core.retry import GIVING_BACK
+from connection_governor.core.store import Written
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from connection_governor.core.clock import Clock
+    from connection_governor.core.lease import Lease, Settings, Shard
+    from connection_governor.core.retry import Retry
+    from connection_governor.core.store import LeaseStore
+
+T = TypeVar("T")
+
+ROUNDS = 20  # steps of one plan, and races lost to its other executors, before leaving the rest to them
+
+
+class Settlement:
+    """Moves capacity between shards as the settings' plan says, and no faster than it comes back.
+
+    Args:
+        store: where the shards are; every read here is strongly consistent.
+        clock: judges which leases are over.
+        retry: repeats what could not be reached.
+    """
+
+    def __init__(self, store: LeaseStore, clock: Clock, retry: Retry) -> None:
+        self._store = store
+        self._clock = clock
+        self._retry = retry
+
+    def settings(self, database: str) -> Settings | None:
+        """The settings as of now; None if no budget was ever set."""
+        return self._trying(partial(self._store.settings, database, consistent=True))
+
+    def read(self, settings: Settings) -> list[Shard | None]:
+        """Every shard that there ever was, as of now."""
+        return self._trying(partial(self._store.read, settings.keys, consistent=True))
+
+    def settle(self, settings: Settings) -> None:
+        """Bring every shard to this plan, reclaiming what is over where capacity is short; anyone may repeat it.
+
+        Raises:
+            GovernorUnavailable: the store could not be reached; whoever comes next goes on from there.
+        """
+        self.reclaim(settings)
+        for _ in range(ROUNDS):
+            shards = self._made(settings)
+            if plan.is_superseded(shards, settings) or not self._step(shards, settings):
+                return
+
+    def reclaim(self, settings: Settings) -> list[Lease]:
+        """Take back every lease that is past its end and the allowance for clocks; what was taken back."""
+        reclaimed: list[Lease] = []
+        for shard in self.read(settings):
+            if shard is not None:
+                for over in rules.reclaimable(shard, now_ms=self._clock.now_ms(), skew_ms=settings.skew_ms):
+                    if isinstance(self._trying(partial(self._store.give_back, shard.key, over)), Written):
+                        reclaimed += [stored_lease(shard.key, *entry) for entry in over]
+        return reclaimed
+
+    def _step(self, shards: Sequence[Shard], settings: Settings) -> bool:
+        """Write what the plan has left to write now; whether there was anything. A lost race ends the step."""
+        stamps = plan.stamps(shards, settings)
+        changes = stamps or plan.raises(shards, settings)
+        write = self._store.stamp if stamps else self._store.raise_allowed
+        for change in changes:
+            if not self._trying(partial(write, change, settings.plan)):
+                break
+        return bool(changes)
+
+    def _made(self, settings: Settings) -> list[Shard]:
+        """Every shard item, after creating those that are missing: a plan that skipped one could be outrun there."""
+        for key, shard in zip(settings.keys, self.read(settings), strict=True):
+            if shard is None:
+                self._trying(partial(self._store.make_shard, key, settings.plan))
+        return [shard for shard in self.read(settings) if shard is not None]
+
+    def _trying(self, call: Callable[[], T]) -> T:
+        return self._retry(call, GIVING_BACK)

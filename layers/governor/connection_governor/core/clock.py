@@ -1,0 +1,15 @@
+"""What the rules' callers need of a clock; `connection_governor.system` has the machine's."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Wall-clock milliseconds since the epoch, and a way to wait."""
+
+    def now_ms(self) -> int:
+        """Milliseconds since 1970-01-01 UTC."""
+
+    def sleep(self, seconds: float) -> None:
+        """Block the caller for this many seconds."""

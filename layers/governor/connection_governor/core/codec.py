@@ -1,0 +1,15 @@
+"""A lease as JSON: the one form that requests and answers share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from connection_governor.core.lease import Lease
+
+LEASE_FIELDS = ("lease_id", "database", "holder", "connections", "fence", "expires_at_ms", "shard")
+
+
+def lease_payload(lease: Lease) -> dict[str, Any]:
+    """A lease as JSON, as the contract shows it."""
+    return {name: getattr(lease, name) for name in LEASE_FIELDS}

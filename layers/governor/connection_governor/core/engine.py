@@ -1,0 +1,186 @@
+"""What a holder does: acquire, renew, release. Asks `decide` what to do and a store to do it, with bounded retries."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+from connection_governor.core import checks, plan, rules
+from connection_governor.core.apply_plan import Settlement
+from connection_governor.core.lease import (
+    Grant,
+    Lease,
+    Refusal,
+    Renewal,
+    Settings,
+    Shard,
+    ShardKey,
+    holder_tag,
+    pack_record,
+)
+from connection_governor.core.placement import Attempt, Tools, is_pressed, totals
+from connection_governor.core.retry import GIVING_BACK, TAKING, Retry
+from connection_governor.core.shard_stats import Turnover
+from connection_governor.core.store import Written
+from connection_governor.errors import GovernorUnavailable, UnknownDatabase
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from dataclasses import replace
+
+    from connection_governor.core.clock import Clock
+    from connection_governor.core.entropy import Entropy
+    from connection_governor.core.lease import Lease, Wanted
+    from connection_governor.core.store import LeaseStore
+else:
+    from connection_governor.core.values import replace
+
+T = TypeVar("T")
+
+SETTINGS_KEPT_MS = 60_000
+SETTLE_EACH_MS = 10_000
+RENEWS_OUTRUN = 4  # how many renews a release follows: each refused write shows the newest record
+
+
+class Engine:
+    """Lends, renews and takes back leases.
+
+    Args:
+        store: where the leases are.
+        clock: tells the time that is written into leases.
+        entropy: where lease ids and jitter come from.
+        least_skew_ms: allow for at least this difference between clocks, even where the settings name less.
+    """
+
+    def __init__(self, store: LeaseStore, clock: Clock, entropy: Entropy, *, least_skew_ms: int = 0) -> None:
+        self._least_skew_ms = least_skew_ms
+        self._store = store
+        self._clock = clock
+        self._entropy = entropy
+        self._retry = Retry(clock, entropy)
+        self._turnover = Turnover()
+        self._tools = Tools(store, clock, self._retry, self._turnover)
+        self._settlement = Settlement(store, clock, self._retry)
+        self._settings: dict[str, tuple[Settings, int]] = {}
+        self._settle_from_ms: dict[str, int] = {}
+
+    def settings(self, database: str, *, until_ms: int | None = None) -> Settings:
+        """The database's settings, at most a minute old; no retry for them starts later than `until_ms`.
+
+        Raises:
+            UnknownDatabase: no budget was ever set for it.
+            GovernorUnavailable: the store could not be reached.
+        """
+        kept, read_at_ms = self._settings.get(database, (None, 0))
+        now_ms = self._clock.now_ms()
+        if kept is not None and 0 <= now_ms - read_at_ms < SETTINGS_KEPT_MS:
+            return kept
+        settings = self._retry(lambda: self._store.settings(database, consistent=False), TAKING, until_ms=until_ms)
+        if settings is None:
+            raise UnknownDatabase(database)
+        settings = replace(settings, skew_ms=max(settings.skew_ms, self._least_skew_ms))
+        self._settings[database] = (settings, now_ms)
+        return settings
+
+    def known_settings(self, database: str) -> Settings | None:
+        """The database's settings as last read, however long ago; no request."""
+        return self._settings.get(database, (None, 0))[0]
+
+    def acquire(self, wanted: Wanted, *, look_first: bool = False, until_ms: int | None = None) -> Grant | Refusal:
+        """Lend connections, or say that none is left. One pass over the shards: whoever wants to wait calls again.
+
+        Args:
+            wanted: the lease asked for; its id must be new.
+            look_first: read before writing, and write only where that shows room: for those who have been refused and
+                wait. Their grant is marked as such, which others see as pressure.
+            until_ms: until when the caller waits: no retry starts later. Who has time left can call again, so that one
+                pass looks at a few shards and writes to one; only the pass at the end has to see them all.
+
+        Raises:
+            InvalidRequest: more connections than a shard can ever lend, or an id that is in use.
+            UnknownDatabase: no budget was ever set for it.
+            GovernorUnavailable: the store could not be reached within bounded retries.
+        """
+        settings = self.settings(wanted.database, until_ms=until_ms)
+        smallest = rules.share(settings.allowed, settings.shards, settings.shards - 1)
+        checks.connection_count(wanted.connections, most=max(1, smallest))
+        keys = [ShardKey(wanted.database, index) for index in rules.shard_order(wanted.lease_id, settings.shards)]
+        attempt = Attempt(self._tools, settings, wanted, until_ms, waited=look_first)
+        grant = attempt.of_one_who_waits(keys) if look_first else attempt.of_a_newcomer(keys)
+        if grant is None:
+            self._look_after(settings, attempt.seen, missed=attempt.missed)
+        return grant or self._refusal(settings, attempt.seen)
+
+    def renew(self, lease: Lease, *, expires_at_ms: int) -> Renewal | Refusal | None:
+        """Move the lease's end to `expires_at_ms`; never shortens it.
+
+        Returns:
+            The lease with its new end; None where it is not held any more, or past its end. A refusal where a lowered
+            budget is overdrawn: the lease then stays as it is until its end, and may still be released.
+
+        Raises:
+            GovernorUnavailable: the store could not be reached: whether the lease was renewed is not known.
+        """
+        if lease.expires_at_ms < self._clock.now_ms():
+            return None
+        end_ms = max(expires_at_ms, lease.expires_at_ms)
+        tag = holder_tag(lease.holder)
+        renewed = pack_record(end_ms, lease.connections, tag)
+        outcome = self._retry(lambda: self._store.renew(lease.key, lease.lease_id, lease.record, renewed), GIVING_BACK)
+        if isinstance(outcome, Written):
+            return Renewal(replace(lease, expires_at_ms=end_ms), is_pressed(outcome, self._clock.now_ms()))
+        decision = rules.after_refused_renew(outcome.shard, lease.lease_id, lease.record, renewed)
+        if outcome.shard is None or isinstance(decision, rules.NotHeld):
+            return None
+        if isinstance(decision, rules.Full):
+            return self._refusal(self.settings(lease.database), [outcome.shard])
+        pressure = is_pressed(outcome.shard, self._clock.now_ms())
+        return Renewal(replace(lease, expires_at_ms=decision.expires_at_ms), pressure)
+
+    def release(self, lease: Lease) -> Written | None:
+        """Give the lease back, also where a renew has moved its end since.
+
+        Returns:
+            The shard's counter after it; None where the lease was not held any more (also after a lost answer).
+
+        Raises:
+            GovernorUnavailable: the store could not be reached; the lease then ends by itself.
+        """
+        record: str | None = lease.record
+        for _ in range(RENEWS_OUTRUN):
+            if record is None:
+                break
+            give_back = partial(self._store.give_back, lease.key, ((lease.lease_id, record),))
+            outcome = self._retry(give_back, GIVING_BACK)
+            if isinstance(outcome, Written):
+                return outcome
+            record = rules.renewed_since(outcome.shard, lease.lease_id, record)
+        return None
+
+    def _look_after(self, settings: Settings, seen: Sequence[Shard], *, missed: bool) -> None:
+        """Where a refusal shows that a budget change is unfinished, finish it: its capacity needs no janitor, either.
+
+        The expired leases of a shard that no longer lends are in nobody's way but the plan's.
+        """
+        database, now_ms = settings.database, self._clock.now_ms()
+        if any(shard.plan > settings.plan for shard in seen):
+            self._settings.pop(database, None)  # the shards know of a newer plan than we do
+            return
+        short = missed or any(plan.is_short(shard, settings) for shard in seen)
+        if short and now_ms >= self._settle_from_ms.get(database, 0):
+            self._settle_from_ms[database] = now_ms + SETTLE_EACH_MS
+            with suppress(GovernorUnavailable):  # a worker may lack the right to create shards: others have it
+                self._settlement.settle(settings)
+
+    def _refusal(self, settings: Settings, seen: Sequence[Shard]) -> Refusal:
+        now_ms = self._clock.now_ms()
+        turnover = sum(self._turnover.per_second(shard.key) for shard in seen)
+        allowed, in_use, estimated = totals(settings, sum(s.allowed for s in seen), sum(s.in_use for s in seen))
+        return Refusal(
+            retry_after_ms=rules.retry_after_ms(seen, now_ms=now_ms, skew_ms=settings.skew_ms, turnover_per_s=turnover),
+            allowed=allowed,
+            in_use=in_use,
+            remaining=allowed - in_use,
+            estimated=estimated,
+        )

@@ -1,0 +1,15 @@
+"""What the engine needs of randomness; `connection_governor.system` has the machine's."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Entropy(Protocol):
+    """Where lease ids and jitter come from."""
+
+    def lease_id(self) -> str:
+        """Eight characters of `[A-Za-z0-9_-]` that were never used before."""
+
+    def fraction(self) -> float:
+        """A number in [0, 1), for jitter."""

@@ -1,0 +1,237 @@
+"""The vocabulary: what a lease, a shard, a budget's settings and a refusal are. Frozen values, no rules."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from dataclasses import dataclass, field
+else:
+    from connection_governor.core.values import dataclass, field
+
+TAG_BYTES = 7  # with 36 leases, a database name of 32 bytes and counters that have grown for years: just below 1 KB
+MAX_RECORD_CONNECTIONS = 64**2 - 1
+
+_DIGITS = "-0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz"  # in ASCII order: records sort by expiry
+_VALUE = {digit: value for value, digit in enumerate(_DIGITS)}
+_EXPIRY_WIDTH = 7  # 64**7 ms reach the year 2109
+_CONNECTIONS_WIDTH = 2
+_TAG_AT = _EXPIRY_WIDTH + _CONNECTIONS_WIDTH
+_TAG_ALPHABET = frozenset(_DIGITS)
+
+Leases = tuple[tuple[str, str], ...]
+"""Stored leases as they were seen: (lease id, record) pairs."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShardKey:
+    """Which of a database's shards."""
+
+    database: str
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to hold `connections` connections of `database` until `expires_at_ms`.
+
+    Attributes:
+        lease_id: 8 to 16 characters of `[A-Za-z0-9_-]`, never used twice.
+        database: name of the governed database.
+        holder: who has it, up to 64 characters; its first 7 are stored with the lease.
+        connections: how many connections it stands for, usually 1.
+        fence: grows with each grant of this shard; None where a lost answer hid it.
+        expires_at_ms: end of the lease, milliseconds since 1970 UTC.
+        shard: index of the shard that lent it.
+    """
+
+    lease_id: str
+    database: str
+    holder: str
+    connections: int
+    fence: int | None
+    expires_at_ms: int
+    shard: int
+
+    @property
+    def key(self) -> ShardKey:
+        """The shard that lent it."""
+        return ShardKey(self.database, self.shard)
+
+    @property
+    def session_name(self) -> str:
+        """The `program_name` that ties a MySQL session to it: `governor:<lease id>:<database>#<shard>`."""
+        return f"governor:{self.lease_id}:{self.database}#{self.shard}"
+
+    @property
+    def record(self) -> str:
+        """The string stored for it: release and renew compare the whole of it."""
+        return pack_record(self.expires_at_ms, self.connections, holder_tag(self.holder))
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A lease asked for: made before the first try, and repeated to the letter by its retries.
+
+    `any_end`: the caller names a length and not an end, so that a retry of its asks for a later end than its first try.
+    """
+
+    database: str
+    lease_id: str
+    holder: str
+    connections: int
+    expires_at_ms: int
+    any_end: bool = False
+
+    @property
+    def record(self) -> str:
+        """The string to store."""
+        return pack_record(self.expires_at_ms, self.connections, holder_tag(self.holder))
+
+    def lent_by(self, key: ShardKey, fence: int | None) -> Lease:
+        """The lease, once a shard has lent it."""
+        return Lease(self.lease_id, self.database, self.holder, self.connections, fence, self.expires_at_ms, key.index)
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A lease with the totals of its database; `estimated` where they were scaled from one of several shards.
+
+    `expired`: how many leases that were over were taken back for it.
+    """
+
+    lease: Lease
+    allowed: int
+    in_use: int
+    remaining: int
+    estimated: bool
+    pressure: bool
+    expired: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """No connection is left. An expected answer, so a value; `retry_after_ms` estimates when a try may succeed."""
+
+    retry_after_ms: int
+    allowed: int
+    in_use: int
+    remaining: int
+    estimated: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """A database's settings item, the only home of the shard count.
+
+    Attributes:
+        database: its name.
+        allowed: the budget, in connections.
+        shards: among how many shards the budget is split.
+        plan: number of the last budget plan; grows by one with each change.
+        lease_ms: length of a lease where the caller names none.
+        skew_ms: how far any two clocks that write leases may differ.
+        anonymous_lease_ms: length of a lease taken by the published sample's payload.
+        shards_made: how many shard items there ever were; they are never deleted.
+    """
+
+    database: str
+    allowed: int
+    shards: int
+    plan: int
+    lease_ms: int = 30_000
+    skew_ms: int = 1_000
+    anonymous_lease_ms: int = 900_000
+    shards_made: int = 1
+
+    @property
+    def keys(self) -> tuple[ShardKey, ...]:
+        """Every shard item that may hold leases, also those that a smaller budget no longer grants from."""
+        return tuple(ShardKey(self.database, index) for index in range(self.shards_made))
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One shard as it was read: the counter and the leases live in one item and change in one write.
+
+    `waited_ms`: when somebody who had been refused before last got a lease here; 0: never.
+    """
+
+    key: ShardKey
+    allowed: int
+    remaining: int
+    fence: int
+    plan: int
+    leases: Mapping[str, str] = field(default_factory=dict)
+    waited_ms: int = 0
+
+    @property
+    def in_use(self) -> int:
+        """Connections that its leases hold."""
+        return self.allowed - self.remaining
+
+
+def pack_record(expires_at_ms: int, connections: int, tag: str) -> str:
+    """The stored form of a lease: expiry (7 digits, base 64), connections (2 digits), holder tag (at most 7 bytes)."""
+    return _digits(expires_at_ms, _EXPIRY_WIDTH) + _digits(connections, _CONNECTIONS_WIDTH) + tag
+
+
+def record_expiry_ms(record: str) -> int:
+    """When the stored lease ends, milliseconds since 1970 UTC."""
+    return _number(record[:_EXPIRY_WIDTH])
+
+
+def record_connections(record: str) -> int:
+    """How many connections the stored lease holds."""
+    return _number(record[_EXPIRY_WIDTH:_TAG_AT])
+
+
+def record_tag(record: str) -> str:
+    """The tag of the holder that the stored lease carries."""
+    return record[_TAG_AT:]
+
+
+def stored_lease(key: ShardKey, lease_id: str, record: str) -> Lease:
+    """The lease that a shard's entry stands for; of its holder only the tag is stored, and no fence."""
+    return Lease(
+        lease_id=lease_id,
+        database=key.database,
+        holder=record_tag(record),
+        connections=record_connections(record),
+        fence=None,
+        expires_at_ms=record_expiry_ms(record),
+        shard=key.index,
+    )
+
+
+def holder_tag(holder: str) -> str:
+    """At most 7 bytes that name the holder's function: what stands before its first `/`, odd characters as `_`.
+
+    Only a holder without a name (the published sample's payload) has an empty tag.
+    """
+    name = holder.partition("/")[0] or holder
+    return "".join(c if c in _TAG_ALPHABET else "_" for c in name[:TAG_BYTES])
+
+
+def _digits(number: int, width: int) -> str:
+    digits = ""
+    for _ in range(width):
+        number, rest = divmod(number, 64)
+        digits = _DIGITS[rest] + digits
+    return digits
+
+
+def _number(digits: str) -> int:
+    number = 0
+    for digit in digits:
+        number = number * 64 + _VALUE[digit]
+    return number
+
+
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """A renewed lease, and whether its budget runs low."""
+
+    lease: Lease
+    pressure: bool

@@ -1,0 +1,130 @@
+"""The store in memory, for tests, simulations and trying things out: the same conditions, under one lock."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from connection_governor.core.lease import Shard
+from connection_governor.core.rules import connections_of
+from connection_governor.core.store import Unwritten, Written
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from connection_governor.core.lease import Leases, Settings, ShardKey
+    from connection_governor.core.plan import Change
+
+
+class MemoryStore:
+    """A `LeaseStore` for one process."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._shards: dict[ShardKey, Shard] = {}
+        self._settings: dict[str, Settings] = {}
+
+    def grant(
+        self,
+        key: ShardKey,
+        lease_id: str,
+        record: str,
+        connections: int,
+        taken: Leases = (),
+        waited_ms: int | None = None,
+    ) -> Written | Unwritten:
+        """See `LeaseStore.grant`."""
+        with self._lock:
+            shard = self._shards.get(key)
+            freed = connections_of(taken)
+            if (
+                shard is None
+                or lease_id in shard.leases
+                or shard.remaining < connections - freed
+                or not _all_stored(shard, taken)
+            ):
+                return Unwritten(shard)
+            leases = _without(shard, taken) | {lease_id: record}
+            return self._put(
+                replace(
+                    shard,
+                    remaining=shard.remaining + freed - connections,
+                    fence=shard.fence + 1,
+                    leases=leases,
+                    waited_ms=waited_ms or shard.waited_ms,
+                )
+            )
+
+    def give_back(self, key: ShardKey, leases: Leases) -> Written | Unwritten:
+        """See `LeaseStore.give_back`."""
+        with self._lock:
+            shard = self._shards.get(key)
+            if shard is None or not _all_stored(shard, leases):
+                return Unwritten(shard)
+            return self._put(
+                replace(shard, remaining=shard.remaining + connections_of(leases), leases=_without(shard, leases))
+            )
+
+    def renew(self, key: ShardKey, lease_id: str, record: str, renewed: str) -> Written | Unwritten:
+        """See `LeaseStore.renew`."""
+        with self._lock:
+            shard = self._shards.get(key)
+            if shard is None or shard.remaining < 0 or not _all_stored(shard, ((lease_id, record),)):
+                return Unwritten(shard)
+            return self._put(replace(shard, leases={**shard.leases, lease_id: renewed}))
+
+    def read(self, keys: Sequence[ShardKey], *, consistent: bool) -> list[Shard | None]:  # noqa: ARG002 - memory is always consistent
+        """See `LeaseStore.read`."""
+        with self._lock:
+            return [self._shards.get(key) for key in keys]
+
+    def settings(self, database: str, *, consistent: bool) -> Settings | None:  # noqa: ARG002 - memory is always consistent
+        """See `LeaseStore.settings`."""
+        with self._lock:
+            return self._settings.get(database)
+
+    def save_settings(self, settings: Settings, *, plan_as_read: int | None) -> bool:
+        """See `LeaseStore.save_settings`."""
+        with self._lock:
+            stored = self._settings.get(settings.database)
+            if (stored.plan if stored else None) != plan_as_read:
+                return False
+            self._settings[settings.database] = settings
+            return True
+
+    def make_shard(self, key: ShardKey, plan: int) -> None:
+        """See `LeaseStore.make_shard`."""
+        with self._lock:
+            self._shards.setdefault(key, Shard(key, allowed=0, remaining=0, fence=0, plan=plan))
+
+    def stamp(self, change: Change, plan: int) -> bool:
+        """See `LeaseStore.stamp`."""
+        with self._lock:
+            shard = self._shards.get(change.key)
+            return shard is not None and shard.plan < plan and self._resize(shard, change, plan)
+
+    def raise_allowed(self, change: Change, plan: int) -> bool:
+        """See `LeaseStore.raise_allowed`."""
+        with self._lock:
+            shard = self._shards.get(change.key)
+            return shard is not None and shard.plan == plan and self._resize(shard, change, plan)
+
+    def _resize(self, shard: Shard, change: Change, plan: int) -> bool:
+        if shard.allowed != change.allowed_as_read:
+            return False
+        self._put(replace(shard, allowed=change.allowed, remaining=shard.remaining + change.added, plan=plan))
+        return True
+
+    def _put(self, shard: Shard) -> Written:
+        self._shards[shard.key] = shard
+        return Written(shard.allowed, shard.remaining, shard.fence, shard.waited_ms)
+
+
+def _all_stored(shard: Shard, leases: Leases) -> bool:
+    return all(shard.leases.get(lease_id) == record for lease_id, record in leases)
+
+
+def _without(shard: Shard, leases: Leases) -> dict[str, str]:
+    gone = {lease_id for lease_id, _ in leases}
+    return {lease_id: record for lease_id, record in shard.leases.items() if lease_id not in gone}

@@ -1,0 +1,117 @@
+"""What operators and the janitor do: set a budget, finish a plan, reclaim what is over, and see who holds what."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from connection_governor.core import checks, rules
+from connection_governor.core.apply_plan import Settlement
+from connection_governor.core.lease import Lease, Settings
+from connection_governor.core.retry import GIVING_BACK, Retry
+from connection_governor.core.status import Status
+from connection_governor.errors import GovernorUnavailable, UnknownDatabase
+
+if TYPE_CHECKING:
+    from dataclasses import replace
+
+    from connection_governor.core.clock import Clock
+    from connection_governor.core.entropy import Entropy
+    from connection_governor.core.store import LeaseStore
+else:
+    from connection_governor.core.values import replace
+
+ROUNDS = 20  # lost races with other operators before giving up
+
+
+class Operations:
+    """The operator's verbs over a store.
+
+    Args:
+        store: where the leases are.
+        clock: judges which leases are over.
+        entropy: jitter for retries.
+    """
+
+    def __init__(self, store: LeaseStore, clock: Clock, entropy: Entropy) -> None:
+        self._store = store
+        self._retry = Retry(clock, entropy)
+        self._settlement = Settlement(store, clock, self._retry)
+
+    def status(self, database: str) -> Status:
+        """Everything about a database, exact as of its read.
+
+        Raises:
+            InvalidRequest: that is no database's name.
+            UnknownDatabase: no budget was ever set for it.
+            GovernorUnavailable: the store could not be reached.
+        """
+        settings = self._settlement.settings(checks.database_name(database))
+        if settings is None:
+            raise UnknownDatabase(database)
+        return Status(settings, tuple(shard for shard in self._settlement.read(settings) if shard is not None))
+
+    def set_budget(
+        self,
+        database: str,
+        allowed: int,
+        *,
+        shards: int | None = None,
+        lease_ms: int | None = None,
+        skew_ms: int | None = None,
+        anonymous_lease_ms: int | None = None,
+    ) -> Status:
+        """Create or change a database's budget; what is left out stays as it is (shards: follow from the budget).
+
+        Lowering stops grants above each shard's new share at once and disconnects nobody. Raising hands out only what
+        has come back; what has to wait (`settled` is False) is finished by the janitor or the next change.
+
+        Raises:
+            InvalidRequest: a value out of its bounds; nothing was written.
+            GovernorUnavailable: the store could not be reached, or other operators kept winning.
+        """
+        checks.database_name(database)
+        checks.whole_number("allowed", allowed, least=0, most=checks.MAX_BUDGET)
+        _check_changes(shards=shards, lease_ms=lease_ms, skew_ms=skew_ms, anonymous_lease_ms=anonymous_lease_ms)
+        for _ in range(ROUNDS):
+            stored = self._settlement.settings(database)
+            base = stored or Settings(database, allowed, shards=1, plan=0, shards_made=0)
+            wanted = replace(
+                base,
+                allowed=allowed,
+                shards=shards or rules.shards_for(allowed),
+                lease_ms=lease_ms or base.lease_ms,
+                skew_ms=base.skew_ms if skew_ms is None else skew_ms,
+                anonymous_lease_ms=anonymous_lease_ms or base.anonymous_lease_ms,
+            )
+            if wanted == stored:
+                return self.settle(stored)
+            numbered = replace(wanted, plan=base.plan + 1, shards_made=max(base.shards_made, wanted.shards))
+            plan_as_read = stored.plan if stored else None
+            save = partial(self._store.save_settings, numbered, plan_as_read=plan_as_read)
+            if self._retry(save, GIVING_BACK):
+                return self.settle(numbered)
+        raise GovernorUnavailable(f"other operators kept changing the budget of {database!r}")
+
+    def settle(self, settings: Settings) -> Status:
+        """Bring every shard to the plan in `settings`, as far as what has come back allows; anyone may repeat it."""
+        self._settlement.settle(settings)
+        return self.status(settings.database)
+
+    def reclaim(self, database: str) -> list[Lease]:
+        """Take back every lease that is over (past its end and the allowance for clocks); what was taken back."""
+        return self._settlement.reclaim(self.status(database).settings)
+
+
+def _check_changes(
+    *, shards: int | None, lease_ms: int | None, skew_ms: int | None, anonymous_lease_ms: int | None
+) -> None:
+    bounds = {
+        "shards": (shards, 1, checks.MAX_SHARDS),
+        "lease_ms": (lease_ms, checks.MIN_LEASE_MS, checks.MAX_LEASE_MS),
+        "skew_ms": (skew_ms, 0, checks.MAX_SKEW_MS),
+        "anonymous_lease_ms": (anonymous_lease_ms, checks.MIN_LEASE_MS, checks.MAX_LEASE_MS),
+    }
+    for field, (number, least, most) in bounds.items():
+        if number is not None:
+            checks.whole_number(field, number, least=least, most=most)

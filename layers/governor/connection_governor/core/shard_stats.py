@@ -1,0 +1,46 @@
+"""What an environment remembers of the full shards it has seen: when, and how fast their connections change hands."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from connection_governor.core.lease import Shard, ShardKey
+
+LONGEST_GAP_MS = 30_000  # a rate measured over a freeze says nothing about now
+LATELY_MS = 5_000
+
+
+class Turnover:
+    """Remembers each full shard from one look to the next; its fence grows with each grant."""
+
+    def __init__(self) -> None:
+        self._last: dict[ShardKey, tuple[Shard, int]] = {}
+        self._rates: dict[ShardKey, float] = {}
+
+    def note(self, shard: Shard, *, now_ms: int) -> None:
+        """Take in a shard that was seen just now."""
+        last, at_ms = self._last.get(shard.key, (shard, now_ms))
+        self._last[shard.key] = (shard, now_ms)
+        gap_ms = now_ms - at_ms
+        if gap_ms > LONGEST_GAP_MS:
+            self._rates.pop(shard.key, None)
+        elif gap_ms > 0:
+            rate = (shard.fence - last.fence) * 1_000 / gap_ms
+            self._rates[shard.key] = (self._rates.get(shard.key, rate) + rate) / 2
+
+    def per_second(self, key: ShardKey) -> float:
+        """Grants a second, as last seen; as those of other shards where only they are known; 0 where nothing is."""
+        known = self._rates.values()
+        return self._rates.get(key, sum(known) / len(known) if known else 0.0)
+
+    def longest_unseen(self, keys: Sequence[ShardKey]) -> list[ShardKey]:
+        """The same shards, that first which was never seen full, or seen so longest ago: looks spread over them all."""
+        return sorted(keys, key=lambda key: self._last[key][1] if key in self._last else 0)
+
+    def seen_lately(self, key: ShardKey, *, now_ms: int) -> Shard | None:
+        """The shard as it was when it was seen full, if that is not longer ago than a wait usually lasts."""
+        shard, at_ms = self._last.get(key, (None, 0))
+        return shard if now_ms - at_ms <= LATELY_MS else None

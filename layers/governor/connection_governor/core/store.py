@@ -1,0 +1,78 @@
+"""What the engine asks of a store: a few conditional writes on one shard each, and reads.
+
+A store tries once. What it cannot do raises `GovernorUnavailable`, after which the write may or may not have been
+applied: every write here can be repeated, because its condition fails when it has been applied already.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from dataclasses import dataclass
+
+    from connection_governor.core.lease import Leases, Settings, Shard, ShardKey
+    from connection_governor.core.plan import Change
+else:
+    from connection_governor.core.values import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """The write was applied; the shard's counter after it."""
+
+    allowed: int
+    remaining: int
+    fence: int
+    waited_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Unwritten:
+    """The condition did not hold and nothing changed; the shard as it stood (None: there is no such item)."""
+
+    shard: Shard | None
+
+
+class LeaseStore(Protocol):
+    """Shards and settings, each changed by one atomic conditional write."""
+
+    def grant(
+        self,
+        key: ShardKey,
+        lease_id: str,
+        record: str,
+        connections: int,
+        taken: Leases = (),
+        waited_ms: int | None = None,
+    ) -> Written | Unwritten:
+        """Store the lease and take `connections` off the counter, freeing the expired leases in `taken` first.
+
+        Only if the id is not stored yet, the counter (with what `taken` frees) suffices, and each taken lease is still
+        stored exactly as it was seen. `waited_ms`, the time, where this holder had been refused before, is stored too.
+        """
+
+    def give_back(self, key: ShardKey, leases: Leases) -> Written | Unwritten:
+        """Remove these leases and add their connections to the counter, only if each is stored exactly so."""
+
+    def renew(self, key: ShardKey, lease_id: str, record: str, renewed: str) -> Written | Unwritten:
+        """Replace the lease's record, only if it is stored exactly so and the shard lends no more than it may."""
+
+    def read(self, keys: Sequence[ShardKey], *, consistent: bool) -> list[Shard | None]:
+        """The shards in the order asked; None for one that is missing."""
+
+    def settings(self, database: str, *, consistent: bool) -> Settings | None:
+        """The database's settings; None if no budget was ever set."""
+
+    def save_settings(self, settings: Settings, *, plan_as_read: int | None) -> bool:
+        """Store the settings, only if the stored plan is still the one read (None: there were none); whether it did."""
+
+    def make_shard(self, key: ShardKey, plan: int) -> None:
+        """Create the shard's item with nothing allowed, if it is missing."""
+
+    def stamp(self, change: Change, plan: int) -> bool:
+        """Lower or keep a shard, only if its plan is older and `allowed` is as read; whether it did."""
+
+    def raise_allowed(self, change: Change, plan: int) -> bool:
+        """Raise a shard, only if it carries this very plan and `allowed` is as read; whether it did."""

@@ -1,0 +1,159 @@
+"""The fence at the database: the limits under which MySQL itself ends the session of a holder that vanished.
+
+W is how long a session may be idle, E how long one statement may last, waits for locks and for the network included.
+A session is gone by its last statement + E + W. That is what a lease must reach beyond the last moment of its use.
+
+Not covered (the janitor kills such a session, by its lease): on MySQL a statement other than SELECT that works on,
+or that waits for more than two locks in turn; on any server a COMMIT, and a ROLLBACK of a large transaction.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from connection_governor.core.checks import whole_number
+from connection_governor.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from dataclasses import dataclass
+else:
+    from connection_governor.core.values import dataclass
+
+_MOST_SECONDS = 3_600
+_SHORTEST_STATEMENT_SECONDS = 0.001  # the servers take 0 for "no limit"
+_LOCKS_IN_TURN = 2  # a statement waits for the table's definition first, then for a row
+_ANSWER_SECONDS = 1.0
+_WORD = re.compile(r"[A-Za-z0-9_]+")
+_TIME_ZONE = re.compile(r"[A-Za-z0-9_+:/-]+")
+_SQL_MODE = re.compile(r"[A-Za-z0-9_,]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """Limits of a governed session, in seconds.
+
+    Attributes:
+        idle_seconds: W, between two commands (`wait_timeout`), whole seconds.
+        statement_seconds: for one statement (`max_statement_time` on MariaDB, `max_execution_time` on MySQL).
+        write_seconds: for one wait on the network within a statement, in either direction
+            (`net_write_timeout`: a result that nobody reads; `net_read_timeout`: a statement sent by half).
+        lock_seconds: for one wait for a lock (`lock_wait_timeout`, `innodb_lock_wait_timeout`), whole seconds; where
+            not given, such that one wait of each kind is within `statement_seconds`.
+    """
+
+    idle_seconds: int = 5
+    statement_seconds: float = 8.0
+    write_seconds: int = 2
+    lock_seconds: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuses limits that a server would take for none, or that no lease could outlast."""
+        whole_number("idle_seconds", self.idle_seconds, least=1, most=_MOST_SECONDS)
+        _statement_limit(self.statement_seconds)
+        whole_number("write_seconds", self.write_seconds, least=1, most=_MOST_SECONDS)
+        if self.lock_seconds is not None:
+            whole_number("lock_seconds", self.lock_seconds, least=1, most=_MOST_SECONDS)
+
+    @property
+    def lock_wait_seconds(self) -> int:
+        """The limit of one wait for a lock: as given, or half a statement's time."""
+        if self.lock_seconds is not None:
+            return self.lock_seconds
+        return max(1, int(self.statement_seconds / _LOCKS_IN_TURN))
+
+    @property
+    def idle_ms(self) -> int:
+        """W: a session without a command is closed by the server after this many milliseconds."""
+        return self.idle_seconds * 1_000
+
+    @property
+    def statement_bound_ms(self) -> int:
+        """E: one statement is over after this many milliseconds, its waits included."""
+        longest = max(self.statement_seconds, self.lock_wait_seconds * _LOCKS_IN_TURN)
+        return round(longest * 1_000) + self.write_seconds * 1_000
+
+    @property
+    def margin_ms(self) -> int:
+        """E + W: how far a lease must reach beyond the holder's deadline."""
+        return self.statement_bound_ms + self.idle_ms
+
+    @property
+    def guard_ms(self) -> int:
+        """2W + E: how long before the lease's end the last statement may start, where the holder may be frozen."""
+        return self.margin_ms + self.idle_ms
+
+    @property
+    def read_seconds(self) -> float:
+        """How long a client waits for an answer: longer than E, so that the server gives up first and says why."""
+        return self.statement_bound_ms / 1_000 + _ANSWER_SECONDS
+
+    def session_settings(self, *, is_mariadb: bool) -> Mapping[str, int | float]:
+        """The session variables to set, by name: for any driver that is not opened by this package."""
+        settings: dict[str, int | float] = {
+            "wait_timeout": self.idle_seconds,
+            "net_write_timeout": self.write_seconds,
+            "net_read_timeout": self.write_seconds,
+            "lock_wait_timeout": self.lock_wait_seconds,
+            "innodb_lock_wait_timeout": self.lock_wait_seconds,
+        }
+        if is_mariadb:
+            return settings | {"max_statement_time": self.statement_seconds}
+        return settings | {"max_execution_time": round(self.statement_seconds * 1_000)}
+
+
+@dataclass(frozen=True, slots=True)
+class SessionStart:
+    """What a session starts from beside the fence, and again after each reset.
+
+    Attributes:
+        charset: character set of the session.
+        collation: its collation, or None for the server's choice.
+        autocommit: None leaves the server's default.
+        time_zone: such as `+00:00` or `Europe/Berlin`; None leaves the server's default.
+        sql_mode: such as `ANSI,TRADITIONAL`; None leaves the server's default.
+    """
+
+    charset: str = "utf8mb4"
+    collation: str | None = None
+    autocommit: bool | None = False
+    time_zone: str | None = None
+    sql_mode: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuses what could not stand in the statement as it is."""
+        _matches("charset", self.charset, _WORD)
+        _matches("collation", self.collation, _WORD)
+        _matches("time_zone", self.time_zone, _TIME_ZONE)
+        _matches("sql_mode", self.sql_mode, _SQL_MODE)
+
+
+def set_statement(fence: Fence, start: SessionStart, *, is_mariadb: bool) -> str:
+    """The one statement that puts a new or just reset session behind the fence."""
+    names = f"SET NAMES {start.charset}" + (f" COLLATE {start.collation}" if start.collation else "")
+    assignments = [f"{name} = {value}" for name, value in fence.session_settings(is_mariadb=is_mariadb).items()]
+    if start.autocommit is not None:
+        assignments.append(f"autocommit = {start.autocommit:d}")
+    if start.time_zone is not None:
+        assignments.append(f"time_zone = '{start.time_zone}'")
+    if start.sql_mode is not None:
+        assignments.append(f"sql_mode = '{start.sql_mode}'")
+    return ", ".join([names, *assignments])
+
+
+def _statement_limit(seconds: object) -> None:
+    if not isinstance(seconds, int | float) or isinstance(seconds, bool):
+        raise InvalidRequest("statement_seconds", "must be a number")
+    if not _SHORTEST_STATEMENT_SECONDS <= seconds <= _MOST_SECONDS:  # not a number (NaN) fails this, too
+        raise InvalidRequest(
+            "statement_seconds",
+            f"must be from {_SHORTEST_STATEMENT_SECONDS} to {_MOST_SECONDS}, and is never 'no limit'",
+        )
+
+
+def _matches(field: str, text: object, pattern: re.Pattern[str]) -> None:
+    if text is None and field != "charset":
+        return
+    if not isinstance(text, str) or not pattern.fullmatch(text):
+        raise InvalidRequest(field, f"must match {pattern.pattern}")

@@ -1,0 +1,1 @@
+"""What the functions serve: the governor's requests, the janitor's rounds, the seed."""

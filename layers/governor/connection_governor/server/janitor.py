@@ -1,0 +1,130 @@
+"""The janitor's round: finish plans, reclaim what is over, compare with MySQL, end overdue sessions, publish gauges.
+
+No promise about leases needs it: an acquire that finds its shard full takes over what is over by itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from pymysql import err
+
+from connection_governor.metrics import gauges
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from connection_governor.core.clock import Clock
+    from connection_governor.core.lease import Lease
+    from connection_governor.core.operations import Operations
+    from connection_governor.core.status import Status
+    from connection_governor.metrics import Reporter
+    from connection_governor.mysql.observe import Observation, Session
+
+
+class Watch(Protocol):
+    """MySQL's own view of a database's sessions; raises `pymysql.err.MySQLError` where it cannot be had."""
+
+    def observe(self) -> Observation:
+        """The governed users' sessions at this moment."""
+
+    def kill(self, session: Session) -> bool:
+        """End a session, if it is still the same one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What one round found and did.
+
+    Attributes:
+        status: the leases, after it.
+        reclaimed: those that were over.
+        killed: the sessions whose lease was over.
+        observation: what MySQL said; None where it was not asked, or did not answer.
+        blind: why MySQL could not be watched to the end of the round.
+    """
+
+    status: Status
+    reclaimed: Sequence[Lease]
+    killed: Sequence[Session]
+    observation: Observation | None
+    blind: err.MySQLError | None
+
+
+class Janitor:
+    """Looks after one database.
+
+    Args:
+        operations: the leases.
+        watch: MySQL; None where it cannot be reached, or is not to be: the gauges are published all the same.
+        reporter: writes the metrics.
+        clock: stamps them.
+    """
+
+    def __init__(self, operations: Operations, watch: Watch | None, reporter: Reporter, clock: Clock) -> None:
+        self._operations = operations
+        self._watch = watch
+        self._reporter = reporter
+        self._clock = clock
+
+    def round(self, database: str) -> Round:
+        """One round: sessions first, leases after, so that a session opened in between is never taken for overdue.
+
+        The leases are looked after whatever MySQL says.
+
+        Raises:
+            UnknownDatabase: no budget was ever set.
+            GovernorUnavailable: the store could not be reached.
+        """
+        observation, blind = self._observed()
+        reclaimed = self._operations.reclaim(database)
+        status = self._operations.status(database)
+        if not status.settled:
+            status = self._operations.settle(status.settings)
+        killed, refused = self._end_overdue(observation, status)
+        outcome = Round(status, reclaimed, killed, observation, blind or refused)
+        self._report(outcome)
+        return outcome
+
+    def _observed(self) -> tuple[Observation | None, err.MySQLError | None]:
+        try:
+            return (self._watch.observe() if self._watch else None), None
+        except err.MySQLError as refused:
+            return None, refused
+
+    def _end_overdue(
+        self, observation: Observation | None, status: Status
+    ) -> tuple[list[Session], err.MySQLError | None]:
+        """KILL only sessions of this database whose lease is stored no more: released, taken over or just reclaimed."""
+        killed: list[Session] = []
+        if self._watch is None or observation is None or not observation.names_known:
+            return killed, None
+        held = {lease.session_name for lease in status.leases()}
+        try:
+            for session in observation.sessions:
+                own = session.database == status.settings.database
+                if own and session.program_name not in held and self._watch.kill(session):
+                    killed.append(session)
+        except err.MySQLError as refused:
+            return killed, refused
+        return killed, None
+
+    def _report(self, outcome: Round) -> None:
+        status = outcome.status
+        values = gauges(allowed=status.settings.allowed, in_use=status.in_use, exact=True)
+        values["LeasesExpired"] = len(outcome.reclaimed)
+        if outcome.observation is not None:
+            counted = {None, status.settings.database}  # one server may hold several governed databases
+            seen = [session for session in outcome.observation.sessions if session.database in counted]
+            observed = len(seen) - len(outcome.killed)
+            values["ObservedConnections"] = observed
+            values["Drift"] = observed - status.in_use
+            if outcome.observation.ungoverned is not None:
+                values["UngovernedConnections"] = outcome.observation.ungoverned
+        who = {
+            "reclaimed": [lease.lease_id for lease in outcome.reclaimed],
+            "killed": [session.connection_id for session in outcome.killed],
+            "settled": status.settled,
+        }
+        self._reporter.say(status.settings.database, values, now_ms=self._clock.now_ms(), **who)

@@ -1,0 +1,88 @@
+"""The governor's verbs with their metrics: what the function serves, and the `direct` transport in-process."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from connection_governor.core.lease import Grant
+from connection_governor.core.status import status_report
+from connection_governor.metrics import gauges
+
+if TYPE_CHECKING:
+    from connection_governor.core.clock import Clock
+    from connection_governor.core.engine import Engine
+    from connection_governor.core.lease import Lease, Refusal, Renewal, Wanted
+    from connection_governor.core.operations import Operations
+    from connection_governor.metrics import Reporter
+
+
+class Service:
+    """One database table's governor.
+
+    Args:
+        engine: lends, renews and takes back.
+        operations: looks at the whole of a database.
+        reporter: writes the metrics.
+        clock: stamps and times them.
+    """
+
+    def __init__(self, engine: Engine, operations: Operations, reporter: Reporter, clock: Clock) -> None:
+        self._engine = engine
+        self._operations = operations
+        self._reporter = reporter
+        self._clock = clock
+
+    def default_lease_ms(self, database: str, *, anonymous: bool = False) -> int:
+        """How long a lease of this database lasts where the caller names no length."""
+        settings = self._engine.settings(database)
+        return settings.anonymous_lease_ms if anonymous else settings.lease_ms
+
+    def acquire(self, wanted: Wanted, *, waiting: bool | None = None, until_ms: int | None = None) -> Grant | Refusal:
+        """Lend connections, or say that none is left.
+
+        Args:
+            wanted: the lease asked for.
+            waiting: None: a call of its own, whose refusal is counted here. Else the caller tries repeatedly and counts
+                its own refusal: False at its first try (write at once), True at those after it (read before writing).
+            until_ms: start no retry later than this.
+
+        Raises:
+            As `Engine.acquire`.
+        """
+        started_ms = self._clock.now_ms()
+        outcome = self._engine.acquire(wanted, look_first=bool(waiting), until_ms=until_ms)
+        now_ms = self._clock.now_ms()
+        values = gauges(allowed=outcome.allowed, in_use=outcome.in_use, exact=not outcome.estimated)
+        if isinstance(outcome, Grant):
+            who = {"holder": wanted.holder, "lease_id": wanted.lease_id, "fence": outcome.lease.fence}
+            if outcome.expired:
+                values["LeasesExpired"] = outcome.expired
+            self._reporter.granted(wanted.database, values, took_ms=now_ms - started_ms, now_ms=now_ms, **who)
+        elif waiting is None:
+            who = {"holder": wanted.holder, "retry_after_ms": outcome.retry_after_ms}
+            self._reporter.refused(wanted.database, values, took_ms=now_ms - started_ms, now_ms=now_ms, **who)
+        return outcome
+
+    def renew(self, lease: Lease, *, expires_at_ms: int) -> Renewal | Refusal | None:
+        """Move a lease's end. Answers and raises as `Engine.renew`."""
+        return self._engine.renew(lease, expires_at_ms=expires_at_ms)
+
+    def release(self, lease: Lease) -> bool:
+        """Give a lease back; whether there was anything to give back. Raises as `Engine.release`."""
+        counter = self._engine.release(lease)
+        if counter is None:
+            return False
+        settings = self._engine.known_settings(lease.database)  # for a metric only: no request for it, and no failure
+        exact = settings is not None and settings.shards == 1
+        values = gauges(allowed=counter.allowed, in_use=counter.allowed - counter.remaining, exact=exact)
+        who = {"holder": lease.holder, "lease_id": lease.lease_id}
+        self._reporter.released(lease.database, values, now_ms=self._clock.now_ms(), **who)
+        return True
+
+    def leases(self, database: str) -> list[Lease]:
+        """Every stored lease, soonest end first. Raises as `Operations.status`."""
+        return self._operations.status(database).leases()
+
+    def status(self, database: str) -> dict[str, Any]:
+        """Who holds what, exact as of its read, in the shape of the contract. Raises as `Operations.status`."""
+        return status_report(self._operations.status(database))

@@ -1,0 +1,212 @@
+"""The `lambda` transport over the function's own payloads, with an Invoke that loses, fails and talks nonsense."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from connection_governor.client.remote import RemoteGovernor
+from connection_governor.core.lease import Grant, Refusal, Renewal
+from connection_governor.core.memory import MemoryStore
+from connection_governor.core.retry import GIVING_BACK, TAKING
+from connection_governor.errors import GovernorUnavailable, InvalidRequest, UnknownDatabase
+from tests.conformance.worlds import LEASE_MS, World
+from tests.faulty_store import LOST
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+NOTHING: dict[str, Any] = {}
+
+
+class Invoked:
+    """The function, reached through JSON.
+
+    Attributes:
+        payloads: what was sent, to the letter.
+        outages: what befalls the next calls, first first: lost before, or lost after it ran.
+        answer: in place of the function's own, if set.
+    """
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.payloads: list[bytes] = []
+        self.outages: list[str] = []
+        self.answer: tuple[bytes, str | None] | None = None
+
+    def __call__(self, payload: bytes) -> tuple[bytes, str | None]:
+        self.payloads.append(payload)
+        outage = self.outages.pop(0) if self.outages else ""
+        if outage == "lost":
+            raise GovernorUnavailable("lost")
+        found = json.dumps(self._world.requests.answer(json.loads(payload))).encode()
+        if outage == "answer lost":
+            raise GovernorUnavailable("answer lost")
+        return self.answer or (found, None)
+
+
+@pytest.fixture
+def world() -> World:
+    world = World(MemoryStore())
+    world.operations.set_budget("orders", 3)
+    return world
+
+
+@pytest.fixture
+def invoked(world: World) -> Invoked:
+    return Invoked(world)
+
+
+@pytest.fixture
+def remote(world: World, invoked: Invoked) -> RemoteGovernor:
+    return RemoteGovernor(invoked, world.clock, world.entropy)
+
+
+def test_the_verbs_are_those_of_the_direct_transport(world: World, remote: RemoteGovernor) -> None:
+    """A worker changes its transport by one variable, and nothing else."""
+    wanted = world.wanted(connections=2)
+    grant = remote.acquire(wanted)
+    assert isinstance(grant, Grant)
+    assert grant.lease == wanted.lent_by(world.shard().key, 1)
+    assert (grant.allowed, grant.in_use, grant.remaining, grant.estimated) == (3, 2, 1, False)
+    refusal = remote.acquire(world.wanted(connections=2))
+    assert isinstance(refusal, Refusal)
+    assert (refusal.allowed, refusal.in_use, refusal.remaining) == (3, 2, 1)
+    renewal = remote.renew(grant.lease, expires_at_ms=world.clock.now + 2 * LEASE_MS)
+    assert isinstance(renewal, Renewal)
+    assert renewal.lease.expires_at_ms == world.clock.now + 2 * LEASE_MS
+    assert remote.status("orders")["in_use"] == 2
+    assert remote.release(renewal.lease)
+    assert not remote.release(renewal.lease)
+    assert remote.renew(renewal.lease, expires_at_ms=world.clock.now + LEASE_MS) is None
+
+
+def test_an_overdrawn_budget_comes_back_as_a_refusal(world: World, remote: RemoteGovernor) -> None:
+    """Taken for a lost lease, it would end work that may go on."""
+    lease = world.lend(connections=3)
+    world.operations.set_budget("orders", 1)
+    assert isinstance(remote.renew(lease, expires_at_ms=world.clock.now + 2 * LEASE_MS), Refusal)
+
+
+@pytest.mark.parametrize("outage", ["lost", "answer lost"])
+def test_a_lost_invocation_is_repeated_to_the_letter(
+    world: World, remote: RemoteGovernor, invoked: Invoked, outage: str
+) -> None:
+    """A repeated acquire with another end, or another id, is a second connection."""
+    invoked.outages = [outage] * (TAKING.tries - 1)
+    grant = remote.acquire(world.wanted())
+    assert isinstance(grant, Grant)
+    assert len(invoked.payloads) == TAKING.tries
+    assert len(set(invoked.payloads)) == 1
+    assert world.shard().in_use == 1
+
+
+@pytest.mark.parametrize(("verb", "tries"), [("acquire", TAKING.tries), ("release", GIVING_BACK.tries)])
+def test_tries_are_bounded(world: World, remote: RemoteGovernor, invoked: Invoked, verb: str, tries: int) -> None:
+    """A function that is gone would hang every worker."""
+    lease = world.lend()
+    verbs: dict[str, Callable[[], object]] = {
+        "acquire": lambda: remote.acquire(world.wanted()),
+        "release": lambda: remote.release(lease),
+    }
+    invoked.outages = ["lost"] * 50
+    with pytest.raises(GovernorUnavailable):
+        verbs[verb]()
+    assert len(invoked.payloads) == tries
+
+
+def test_no_try_starts_after_the_deadline(world: World, remote: RemoteGovernor, invoked: Invoked) -> None:
+    """The lease would be for an invocation that is over."""
+    invoked.outages = ["lost"] * 50
+    with pytest.raises(GovernorUnavailable):
+        remote.acquire(world.wanted(), until_ms=world.clock.now)
+    assert len(invoked.payloads) == 1
+
+
+@pytest.mark.parametrize("waiting", [None, True, False])
+def test_whether_it_waits_goes_along(
+    world: World, remote: RemoteGovernor, invoked: Invoked, waiting: bool | None
+) -> None:
+    """The function would count each of its tries as a refusal of its own."""
+    remote.acquire(world.wanted(), waiting=waiting)
+    assert json.loads(invoked.payloads[0]).get("waiting") == waiting
+
+
+def test_a_function_that_failed_is_an_outage(world: World, remote: RemoteGovernor, invoked: Invoked) -> None:
+    """A time-out of the function, or an error in it: its payload is not an answer."""
+    invoked.answer = (b'{"errorMessage":"Task timed out"}', "Unhandled")
+    with pytest.raises(GovernorUnavailable, match="Unhandled"):
+        remote.status("orders")
+
+
+@pytest.mark.parametrize(
+    "answer", [b"", b"null", b"true", b"[]", b'"ok"', b"<html>", b"{}", b'{"statusCode":200}', b"\xff"], ids=repr
+)
+@pytest.mark.parametrize("verb", ["acquire", "renew", "release", "status"])
+def test_another_function_than_the_governor_is_an_outage_and_no_stack_trace(
+    world: World, remote: RemoteGovernor, invoked: Invoked, verb: str, answer: bytes
+) -> None:
+    """GOVERNOR_FUNCTION with a wrong name must be said, once, in words."""
+    lease = world.lend()
+    invoked.answer = (answer, None)
+    verbs: dict[str, Callable[[], object]] = {
+        "acquire": lambda: remote.acquire(world.wanted()),
+        "renew": lambda: remote.renew(lease, expires_at_ms=world.clock.now + LEASE_MS),
+        "release": lambda: remote.release(lease),
+        "status": lambda: remote.status("orders"),
+    }
+    with pytest.raises(GovernorUnavailable):
+        verbs[verb]()
+    assert len(invoked.payloads) == 1
+
+
+def test_a_newer_function_may_say_more(world: World, remote: RemoteGovernor, invoked: Invoked) -> None:
+    """The function is updated before its workers: they must go on."""
+    wanted = world.wanted()
+    grant = {
+        "granted": True,
+        "lease": {
+            "lease_id": wanted.lease_id,
+            "database": "orders",
+            "holder": "checkout/2f1c",
+            "connections": 1,
+            "fence": 1,
+            "expires_at_ms": wanted.expires_at_ms,
+            "shard": 0,
+            "colour": "blue",
+        },
+        "allowed": 3,
+        "in_use": 1,
+        "remaining": 2,
+        "estimated": False,
+        "pressure": False,
+        "weather": "fine",
+    }
+    invoked.answer = (json.dumps(grant).encode(), None)
+    assert isinstance(remote.acquire(wanted), Grant)
+
+
+def test_the_functions_errors_are_raised_as_what_they_are(world: World, remote: RemoteGovernor) -> None:
+    """Bad input must not look like an outage, nor an outage like a full database."""
+    with pytest.raises(InvalidRequest) as refused:
+        remote.acquire(world.wanted(connections=4))
+    assert refused.value.field == "connections"
+    with pytest.raises(UnknownDatabase) as unknown:
+        remote.acquire(world.wanted("nobodys"))
+    assert unknown.value.database == "nobodys"
+    world.store.plan("grant", *[LOST] * 99)
+    with pytest.raises(GovernorUnavailable):
+        remote.acquire(world.wanted())
+
+
+def test_what_the_function_has_retried_is_not_retried_again(
+    world: World, remote: RemoteGovernor, invoked: Invoked
+) -> None:
+    """In an outage of DynamoDB each worker would make sixteen requests where four are meant."""
+    world.store.plan("grant", *[LOST] * 99)
+    with pytest.raises(GovernorUnavailable):
+        remote.acquire(world.wanted())
+    assert len(invoked.payloads) == 1
+    assert world.store.methods().count("grant") == TAKING.tries

@@ -1,0 +1,131 @@
+"""Value classes that behave as `dataclasses` makes them, and load it only when somebody asks it about them."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import pickle
+import pprint
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from connection_governor.core import values
+from harness.paths import ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+def _define(decorate: object, field: object) -> type:
+    """The same class, by either module."""
+
+    class Point:
+        """Has a default, a default made anew, a property and a check."""
+
+        x: int
+        y: int = 2
+        tags: Mapping[str, int] = field(default_factory=dict)  # type: ignore[operator]
+
+        def __post_init__(self) -> None:
+            if self.x < 0:
+                raise ValueError("x")
+
+        @property
+        def total(self) -> int:
+            return self.x + self.y
+
+    made: type = decorate(frozen=True, slots=True)(Point)  # type: ignore[operator]
+    return made
+
+
+OURS = _define(values.dataclass, values.field)
+THEIRS = _define(dataclasses.dataclass, dataclasses.field)
+BOTH = pytest.mark.parametrize("point", [OURS, THEIRS], ids=["ours", "dataclasses"])
+
+
+@BOTH
+def test_values_are_made_compared_and_shown_alike(point: type) -> None:
+    """Breaks: a lease that is printed without its fields, or that never equals itself read again."""
+    one = point(1, tags={"a": 1})
+    assert (one.x, one.y, one.tags, one.total) == (1, 2, {"a": 1}, 3)
+    assert one == point(x=1, y=2, tags={"a": 1})
+    assert one != point(2)
+    assert one != (1, 2, {"a": 1})
+    assert repr(one).endswith("Point(x=1, y=2, tags={'a': 1})")
+    assert point(1).tags is not point(1).tags
+
+
+@BOTH
+def test_values_never_change(point: type) -> None:
+    """Breaks: a lease altered after it was stored no longer matches its record."""
+    one = point(1)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        one.x = 3
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        del one.y
+    with pytest.raises((AttributeError, TypeError)):
+        one.other = 1
+
+
+@BOTH
+def test_bad_arguments_are_refused(point: type) -> None:
+    """Breaks: a forgotten field is found out much later."""
+    with pytest.raises(TypeError):
+        point()
+    with pytest.raises(TypeError):
+        point(1, z=1)
+    with pytest.raises(ValueError, match="x"):
+        point(-1)
+
+
+@BOTH
+def test_dataclasses_knows_them(point: Any) -> None:  # noqa: ANN401 - one class or the other
+    """Breaks: callers who change a lease with `dataclasses.replace`, or store one with `asdict`."""
+    one = point(1, 5)
+    known = dataclasses.is_dataclass(one)
+    assert known
+    assert dataclasses.replace(one, x=4) == point(4, 5)
+    assert dataclasses.asdict(one) == {"x": 1, "y": 5, "tags": {}}
+    assert [field.name for field in dataclasses.fields(point)] == ["x", "y", "tags"]
+    match one:
+        case point(x, y):
+            assert (x, y) == (1, 5)
+
+
+@BOTH
+def test_they_can_be_printed_prettily(point: type) -> None:
+    """Breaks: the debugger's and the test runner's view of a lease that does not fit into one line."""
+    assert "x=1" in pprint.pformat(point(1, 5), width=1)
+
+
+def test_replace_checks_the_changed_value() -> None:
+    """Breaks: a check that only the first value passes."""
+    assert values.replace(OURS(1), y=7) == OURS(1, 7)
+    with pytest.raises(ValueError, match="x"):
+        values.replace(OURS(1), x=-1)
+
+
+def test_values_can_be_copied_and_hashed() -> None:
+    """Breaks: shard keys as keys of a dictionary, values handed to another process."""
+    from connection_governor.core.lease import Lease, ShardKey  # noqa: PLC0415
+
+    lease = Lease("k3Zq81Bd", "orders", "checkout/1", 1, None, 5, 0)
+    assert copy.deepcopy(lease) == pickle.loads(pickle.dumps(lease)) == lease
+    assert {ShardKey("orders", 1): 1}[ShardKey("orders", 1)] == 1
+
+
+def test_a_cold_worker_loads_neither_dataclasses_nor_inspect() -> None:
+    """Breaks: a third of the cold start, unnoticed."""
+    program = "from connection_governor import Governor; Governor.from_env(); import sys; print(*sys.modules)"
+    variables = {
+        "AWS_REGION": "us-east-1",
+        "AWS_ACCESS_KEY_ID": "a",
+        "AWS_SECRET_ACCESS_KEY": "b",
+        "GOVERNOR_TABLE": "t",
+    }
+    here = {**variables, "PYTHONPATH": str(ROOT / "layers" / "governor")}
+    done = subprocess.run([sys.executable, "-c", program], env=here, capture_output=True, text=True, check=True)
+    assert not {"dataclasses", "inspect"} & set(done.stdout.split())

@@ -1,0 +1,144 @@
+"""The janitor's round over a store in memory and a list of sessions."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+from pymysql import err
+
+from connection_governor.core.engine import Engine
+from connection_governor.core.lease import Grant, Lease, Wanted
+from connection_governor.core.memory import MemoryStore
+from connection_governor.core.operations import Operations
+from connection_governor.metrics import Reporter
+from connection_governor.mysql.observe import Observation, Session
+from connection_governor.server.janitor import Janitor, Round
+from connection_governor.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+DENIED = err.OperationalError(1142, "SELECT command denied")
+
+
+class Sessions:
+    """What MySQL lists; KILL removes."""
+
+    def __init__(self, *names: str | None, names_known: bool = True) -> None:
+        self.names_known = names_known
+        self.listed = [Session(n, "worker", "host", "Sleep", 1, name) for n, name in enumerate(names)]
+        self.killed: list[str | None] = []
+        self.refuses_to = ""  # observe, or kill a second session
+
+    def observe(self) -> Observation:
+        """All of them."""
+        if self.refuses_to == "observe":
+            raise DENIED
+        return Observation(tuple(self.listed), names_known=self.names_known)
+
+    def kill(self, session: Session) -> bool:
+        """As the server does."""
+        if self.refuses_to == "kill" and self.killed:
+            raise DENIED
+        self.killed.append(session.program_name)
+        return True
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    """A database `orders` with a budget of 3."""
+    store = MemoryStore()
+    Operations(store, SYSTEM_CLOCK, SYSTEM_ENTROPY).set_budget("orders", 3)
+    return store
+
+
+@pytest.fixture
+def lend(store: MemoryStore) -> Callable[[str, int], Lease]:
+    """Lends one connection until so many milliseconds from now."""
+
+    def lend(lease_id: str, ends_in_ms: int) -> Lease:
+        wanted = Wanted("orders", lease_id, "checkout/1", 1, SYSTEM_CLOCK.now_ms() + ends_in_ms)
+        outcome = Engine(store, SYSTEM_CLOCK, SYSTEM_ENTROPY).acquire(wanted)
+        assert isinstance(outcome, Grant)
+        return outcome.lease
+
+    return lend
+
+
+def one_round(store: MemoryStore, sessions: Sessions | None) -> tuple[dict[str, object], Round]:
+    """One round: the line of metrics that it wrote, and what it did."""
+    lines: list[str] = []
+    operations = Operations(store, SYSTEM_CLOCK, SYSTEM_ENTROPY)
+    done = Janitor(operations, sessions, Reporter(lines.append), SYSTEM_CLOCK).round("orders")
+    (line,) = lines
+    parsed: dict[str, object] = json.loads(line)
+    return parsed, done
+
+
+def round_of(store: MemoryStore, sessions: Sessions | None) -> dict[str, object]:
+    """One round's line of metrics."""
+    return one_round(store, sessions)[0]
+
+
+def test_what_is_over_is_reclaimed_and_counted(store: MemoryStore, lend: Callable[[str, int], Lease]) -> None:
+    """Without traffic nobody else gives an expired lease back, and the dashboard would show it as in use for ever."""
+    lend("expired1", -10_000)
+    lend("holding1", 60_000)
+    line = round_of(store, None)
+    assert (line["LeasesExpired"], line["ConnectionsInUse"], line["Remaining Connections"]) == (1, 1, 2)
+
+
+def test_only_sessions_whose_lease_is_stored_no_more_are_ended(
+    store: MemoryStore, lend: Callable[[str, int], Lease]
+) -> None:
+    """A kill too many ends somebody's live connection; one too few leaves MySQL above its budget."""
+    expired, held = lend("expired1", -10_000), lend("holding1", 60_000)
+    sessions = Sessions(expired.session_name, held.session_name, "mysqldump", None)
+    line = round_of(store, sessions)
+    assert sessions.killed == [expired.session_name]
+    assert (line["ObservedConnections"], line["Drift"], line["UngovernedConnections"]) == (3, 2, 2)
+
+
+def test_another_databases_sessions_on_the_same_server_are_left_alone(store: MemoryStore) -> None:
+    """Two governed databases may share a server and a user: each janitor knows only its own leases."""
+    sessions = Sessions("governor:k3Zq81Bd:billing#0")
+    line = round_of(store, sessions)
+    assert sessions.killed == []
+    assert line["ObservedConnections"] == 0
+
+
+def test_nobody_is_killed_where_the_server_keeps_no_names(store: MemoryStore) -> None:
+    """With performance_schema off no session can be told from another."""
+    sessions = Sessions("governor:k3Zq81Bd:orders#0", names_known=False)
+    line = round_of(store, sessions)
+    assert sessions.killed == []
+    assert "UngovernedConnections" not in line
+
+
+def test_gauges_are_published_with_no_traffic_and_without_mysql(store: MemoryStore) -> None:
+    """An alarm without data would stay silent through the outage that it is for."""
+    line = round_of(store, None)
+    assert (line["Remaining Connections"], line["AllowedConnections"], line["Utilization"]) == (3, 3, 0.0)
+
+
+def test_the_leases_are_looked_after_whatever_mysql_says(store: MemoryStore, lend: Callable[[str, int], Lease]) -> None:
+    """A right that MySQL takes away would stop the reclaiming, and leave the alarms without data."""
+    lend("expired1", -10_000)
+    sessions = Sessions("governor:k3Zq81Bd:orders#0")
+    sessions.refuses_to = "observe"
+    line, done = one_round(store, sessions)
+    assert (line["LeasesExpired"], line["Remaining Connections"]) == (1, 3)
+    assert "ObservedConnections" not in line
+    assert done.blind is DENIED
+
+
+def test_a_refused_kill_is_told_and_hides_nothing(store: MemoryStore) -> None:
+    """What was ended before it was refused is counted, and the gauges are published."""
+    sessions = Sessions("governor:k3Zq81Bd:orders#0", "governor:k3Zq81Be:orders#0")
+    sessions.refuses_to = "kill"
+    line, done = one_round(store, sessions)
+    assert (line["ObservedConnections"], line["killed"]) == (1, [0])
+    assert done.blind is DENIED
