@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from connection_governor.client.aio import AsyncGovernor
+from connection_governor.aio import AsyncGovernor
 
 governor = AsyncGovernor.from_env()
 

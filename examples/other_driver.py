@@ -11,7 +11,7 @@ from typing import Any
 import pymysql
 
 from connection_governor import Governor
-from connection_governor.mysql.fence import Fence
+from connection_governor.fence import Fence
 
 governor = Governor.from_env()
 fence = Fence()

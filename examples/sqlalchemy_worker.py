@@ -6,7 +6,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from connection_governor import Governor
-from connection_governor.client.sqlalchemy import governed_engine, invocation
+from connection_governor.alchemy import governed_engine, invocation
 
 engine = governed_engine(Governor.from_env(), timeout=2.0)
 

@@ -350,8 +350,8 @@ IN_ENGINE = [
         "a lost renewal is taken for one",
         "core/engine",
         (
-            "if outcome.shard is None or isinstance(decision, decide.NotHeld):\n            return None",
-            "if outcome.shard is None or isinstance(decision, decide.NotHeld):\n            return Renewal(replace(lease, expires_at_ms=end_ms), pressure=False)",
+            "if outcome.shard is None or isinstance(decision, rules.NotHeld):\n            return None",
+            "if outcome.shard is None or isinstance(decision, rules.NotHeld):\n            return Renewal(replace(lease, expires_at_ms=end_ms), pressure=False)",
         ),
     ),
 ]

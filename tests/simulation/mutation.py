@@ -83,7 +83,7 @@ class _Mutation(MetaPathFinder):
         self, fullname: str, path: Sequence[str] | None, _target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """See `MetaPathFinder`."""
-        if fullname != f"{PACKAGE}.{self._mutant.module}":
+        if fullname != f"{PACKAGE}.{self._mutant.module.replace('/', '.')}":
             return None
         spec = PathFinder.find_spec(fullname, path)
         assert spec is not None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from connection_governor import cli
+from connection_governor.cli import commands as cli
 from connection_governor.core.engine import Engine
 from connection_governor.core.lease import Wanted
 from connection_governor.core.memory import MemoryStore

@@ -1,5 +1,5 @@
 """The command `governor`, for operators."""
 
-from connection_governor.cli.main import main
+from connection_governor.cli.commands import main
 
 __all__ = ["main"]
