@@ -442,7 +442,7 @@ IN_SESSIONS = [
         "a kept lease covers the body but not what may follow",
         "client/keepalive",
         (
-            "return ask.last_use_ms(clock) + (fence.guard_ms if ask.context is None else fence.margin_ms)",
+            "return ask.last_use_ms(clock) + fence.required_margin_ms(may_freeze=ask.context is None)",
             "return ask.last_use_ms(clock)",
         ),
         focus="keeping",

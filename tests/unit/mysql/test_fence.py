@@ -16,6 +16,8 @@ def test_the_times_are_those_of_the_design() -> None:
     assert fence.statement_bound_ms == 8_000 + 2_000
     assert fence.margin_ms == 10_000 + 5_000
     assert fence.guard_ms == 10_000 + 2 * 5_000
+    assert fence.required_margin_ms(may_freeze=False) == fence.margin_ms
+    assert fence.required_margin_ms(may_freeze=True) == fence.guard_ms
 
 
 @pytest.mark.parametrize("seconds", [0.001, 0.5, 1, 2, 3.5, 8.0, 60, 3_600])

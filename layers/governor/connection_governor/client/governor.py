@@ -245,7 +245,7 @@ class Governor:
             InvalidRequest: too short for the fence.
         """
         margin_ms = self.fence.margin_ms
-        needed_ms = self.fence.guard_ms if ask.context is None else margin_ms
+        needed_ms = self.fence.required_margin_ms(may_freeze=ask.context is None)
         by_length = ask.context is None or ask.lease_ms is not None  # else past the deadline by itself
         if by_length and (ask.lease_ms or DEFAULT_LEASE_MS) <= needed_ms:
             raise InvalidRequest("lease_ms", f"must be above {needed_ms}: what the fence needs at the end")

@@ -197,4 +197,4 @@ def kept_fence(fence: Fence, keep_seconds: int) -> Fence:
 
 def _needed_ms(ask: Ask, fence: Fence, clock: Clock) -> int:
     """The earliest end of a lease under which a body may begin."""
-    return ask.last_use_ms(clock) + (fence.guard_ms if ask.context is None else fence.margin_ms)
+    return ask.last_use_ms(clock) + fence.required_margin_ms(may_freeze=ask.context is None)

@@ -126,4 +126,4 @@ def usable_until_ms(lease: Lease, fence: Fence, *, frozen: bool) -> int:
 
     Lambda has stopped the holder at its deadline; other code may be `frozen` at any moment, so it stops earlier.
     """
-    return lease.expires_at_ms - (fence.guard_ms if frozen else fence.margin_ms)
+    return lease.expires_at_ms - fence.required_margin_ms(may_freeze=frozen)

@@ -84,6 +84,15 @@ class Fence:
         """2W + E: how long before the lease's end the last statement may start, where the holder may be frozen."""
         return self.margin_ms + self.idle_ms
 
+    def required_margin_ms(self, *, may_freeze: bool) -> int:
+        """Return how far a lease must reach beyond the last moment at which its holder starts a statement.
+
+        Args:
+            may_freeze: whether the holder may be frozen between its last look at the clock and its statement. Lambda
+                stops the holder of an invocation at the deadline, so E + W suffice there; other code needs 2W + E.
+        """
+        return self.guard_ms if may_freeze else self.margin_ms
+
     @property
     def read_seconds(self) -> float:
         """How long a client waits for an answer: longer than E, so that the server gives up first and says why."""
