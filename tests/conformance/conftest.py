@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from connection_governor.core.memory import MemoryStore
-from tests.conformance.worlds import Deployment, World, endpoint_of, local_store, through_payloads
+from tests.support.worlds import Deployment, World, endpoint_of, local_store, through_payloads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

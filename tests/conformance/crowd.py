@@ -21,7 +21,7 @@ from typing import IO, TYPE_CHECKING
 
 from connection_governor import Governor, GovernorUnavailable, NoConnectionsLeft
 from connection_governor.core.lease import Lease  # noqa: TC001 - a program, not a library
-from tests.conformance.worlds import environment_of
+from tests.support.worlds import environment_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

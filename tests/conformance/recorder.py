@@ -18,7 +18,7 @@ from connection_governor.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
 from connection_governor.wiring import Environment, dynamodb_store
 from tests.conformance.crowd import DATABASE, serve
 from tests.conformance.linearizability import ACQUIRE, NO, RELEASE, UNKNOWN, YES, Operation
-from tests.faulty_store import LOST, LOST_ANSWER, READS, SENT_AGAIN, Fault, FaultyStore
+from tests.support.faulty_store import LOST, LOST_ANSWER, READS, SENT_AGAIN, Fault, FaultyStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import jsonschema
 
-from tests.faulty_store import WRITES
+from tests.support.faulty_store import WRITES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.conformance.worlds import World
+    from tests.support.worlds import World
 
 SCHEMA = Path(__file__).parents[2] / "docs" / "schema"
 REQUEST = jsonschema.Draft202012Validator(json.loads((SCHEMA / "request.json").read_text("utf-8")))

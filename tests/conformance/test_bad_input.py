@@ -9,7 +9,7 @@ import pytest
 from tests.conformance.schemas import OTHER, answer, changes_nothing, granted
 
 if TYPE_CHECKING:
-    from tests.conformance.worlds import World
+    from tests.support.worlds import World
 
 HUGE = 10**40
 NOT_WHOLE_NUMBERS = ["1", 1.0, 1.5, True, False, None, [], {}, [1], float("nan"), float("inf")]

@@ -12,12 +12,12 @@ from connection_governor.core.operations import Operations
 from connection_governor.core.retry import GIVING_BACK
 from connection_governor.core.rules import share
 from connection_governor.errors import GovernorUnavailable, InvalidRequest
-from tests.conformance.worlds import LEASE_MS, SKEW_MS
-from tests.faulty_store import LOST, LOST_ANSWER, WRITES
+from tests.support.faulty_store import LOST, LOST_ANSWER, WRITES
+from tests.support.worlds import LEASE_MS, SKEW_MS
 
 if TYPE_CHECKING:
     from connection_governor.core.lease import Lease
-    from tests.conformance.worlds import World
+    from tests.support.worlds import World
 
 
 def capacity(world: World) -> int:

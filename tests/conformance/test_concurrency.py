@@ -17,7 +17,7 @@ from connection_governor.core.operations import Operations
 from connection_governor.core.rules import is_whole
 from connection_governor.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
 from tests.conformance.crowd import DATABASE, Held, crowd, most_at_once
-from tests.conformance.worlds import new_table
+from tests.support.worlds import new_table
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,8 +15,8 @@ from connection_governor.aws.dynamodb import DynamoDBCaller, DynamoDBStore
 from connection_governor.core.lease import Grant, Lease, Refusal, Renewal, ShardKey
 from connection_governor.core.plan import Change
 from tests.conformance.wire_tap import WireTap, tapped
-from tests.conformance.worlds import LEASE_MS, World, endpoint_of, environment_of, new_table
-from tests.virtual import VirtualClock
+from tests.support.virtual import VirtualClock
+from tests.support.worlds import LEASE_MS, World, endpoint_of, environment_of, new_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

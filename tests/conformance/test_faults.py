@@ -11,14 +11,14 @@ from connection_governor.core.lease import Grant, Refusal, ShardKey, pack_record
 from connection_governor.core.retry import GIVING_BACK, TAKING
 from connection_governor.core.rules import connections_of, shard_order
 from connection_governor.errors import GovernorUnavailable, UnknownDatabase
-from tests.conformance.worlds import LEASE_MS, SKEW_MS
-from tests.faulty_store import LOST, LOST_ANSWER, REFUSED, SENT_AGAIN, THROTTLED, TWICE, Fault
-from tests.virtual import NOW_MS
+from tests.support.faulty_store import LOST, LOST_ANSWER, REFUSED, SENT_AGAIN, THROTTLED, TWICE, Fault
+from tests.support.virtual import NOW_MS
+from tests.support.worlds import LEASE_MS, SKEW_MS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.conformance.worlds import World
+    from tests.support.worlds import World
 
 
 def record_of(connections: int) -> str:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.conformance.schemas import REQUEST, answer
 
 if TYPE_CHECKING:
-    from tests.conformance.worlds import World
+    from tests.support.worlds import World
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),

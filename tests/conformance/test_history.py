@@ -22,7 +22,7 @@ from connection_governor.core.rules import is_whole
 from connection_governor.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
 from tests.conformance.crowd import DATABASE, crowd
 from tests.conformance.linearizability import ACQUIRE, NO, RELEASE, UNKNOWN, YES, Operation, linearization
-from tests.conformance.worlds import new_table
+from tests.support.worlds import new_table
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,10 +13,10 @@ import pytest
 
 from connection_governor.core.lease import Grant, Refusal, Renewal
 from connection_governor.errors import InvalidRequest, UnknownDatabase
-from tests.conformance.worlds import LEASE_MS
+from tests.support.worlds import LEASE_MS
 
 if TYPE_CHECKING:
-    from tests.conformance.worlds import World
+    from tests.support.worlds import World
 
 LONG_OVER = -30_000
 JUST_OVER = -200  # past its end, yet within the allowance for clocks

@@ -29,8 +29,8 @@ from connection_governor.core.lease import Grant, Lease, Refusal, Renewal, Wante
 from connection_governor.core.memory import MemoryStore
 from connection_governor.core.rules import is_whole
 from connection_governor.errors import GovernorUnavailable
-from tests.conformance.worlds import SKEW_MS, World
-from tests.faulty_store import LOST_ANSWER, SENT_AGAIN, TWICE, Fault
+from tests.support.faulty_store import LOST_ANSWER, SENT_AGAIN, TWICE, Fault
+from tests.support.worlds import SKEW_MS, World
 
 if TYPE_CHECKING:
     from connection_governor.core.store import LeaseStore

@@ -11,11 +11,11 @@ import pytest
 from connection_governor.core.codec import lease_payload
 from connection_governor.core.retry import TAKING
 from tests.conformance.schemas import SCHEMA, answer, changes_nothing, granted
-from tests.conformance.worlds import LEASE_MS, SKEW_MS
-from tests.faulty_store import LOST, REFUSED, THROTTLED
+from tests.support.faulty_store import LOST, REFUSED, THROTTLED
+from tests.support.worlds import LEASE_MS, SKEW_MS
 
 if TYPE_CHECKING:
-    from tests.conformance.worlds import World
+    from tests.support.worlds import World
 
 LEASE_ID = "lease-zz"
 NOT_NAMES = ["", "a" * 33, "orders#0", 5, True, None, [], {"a": 1}]

@@ -9,7 +9,7 @@ import pytest
 from connection_governor.core.lease import Settings, ShardKey, pack_record
 from connection_governor.core.plan import Change
 from connection_governor.core.store import Unwritten, Written
-from tests.virtual import NOW_MS
+from tests.support.virtual import NOW_MS
 
 if TYPE_CHECKING:
     from connection_governor.core.lease import Leases, Shard

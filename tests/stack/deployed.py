@@ -21,10 +21,10 @@ from harness.load import Wave, load_of, together
 from harness.observer import SESSIONS, WORKER_USER, now_ms
 from harness.recording import Hold
 from harness.summary import longest_lease_ms
-from tests.conformance.worlds import endpoint_of
 from tests.stack.crew import MYSQL_REFUSALS, Refused
 from tests.stack.drills import DETECTION_MS, Verdict, first_success_ms, in_use
 from tests.stack.fault_proxy import FaultProxy
+from tests.support.worlds import endpoint_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -25,11 +25,11 @@ from harness.observer import now_ms
 from harness.paths import BUILD
 from harness.recording import Hold
 from harness.summary import longest_lease_ms, most_at_once
-from tests.conformance.worlds import endpoint_of, environment_of, new_table
-from tests.database.test_kept import governor_on
 from tests.stack.crew import MYSQL_REFUSALS, Refused
 from tests.stack.fault_proxy import FaultProxy
 from tests.stack.orders import FENCE, Invocation
+from tests.support.database import governor_on
+from tests.support.worlds import endpoint_of, environment_of, new_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
-import socket
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +13,10 @@ from connection_governor.core.engine import Engine
 from connection_governor.core.lease import Grant, Lease, Wanted
 from connection_governor.core.memory import MemoryStore
 from connection_governor.core.operations import Operations
-from connection_governor.extension import NotedProcess, Survivor, give_back, has_ended
+from connection_governor.extension import NotedProcess, Survivor, give_back
 from connection_governor.metrics import Reporter
 from connection_governor.server.service import Service
-from tests.virtual import NOW_MS, SetEntropy, VirtualClock
+from tests.support.virtual import NOW_MS, SetEntropy, VirtualClock
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -142,59 +137,6 @@ def test_where_there_is_no_extension_nothing_happens(tmp_path: Path) -> None:
     notes.wanted(wanted())
     notes.gone(wanted().lease_id)
     assert list(tmp_path.iterdir()) == []
-
-
-PROGRAM = """
-import os, sys, time
-from connection_governor.core.lease import Wanted
-from connection_governor.client.lease_file import NoteFile
-notes = NoteFile(sys.argv[1])
-notes.wanted(Wanted("orders", "lease001", "checkout", 1, 1800000030000))
-if sys.argv[2] == "fork" and os.fork() == 0:
-    print(os.getpid(), flush=True)
-    time.sleep(60)
-print(0, flush=True)
-time.sleep(60)
-"""
-
-
-@pytest.mark.parametrize("how", ["alone", "fork"])
-def test_a_process_is_gone_when_nobody_shares_its_sockets_any_more(tmp_path: Path, how: str) -> None:
-    """Breaks: the lease is given back while a forked child still holds the connection."""
-    path = os.pathsep.join(sys.path)
-    child = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(tmp_path), how], stdout=subprocess.PIPE, env={"PYTHONPATH": path}, text=True
-    )
-    with child:
-        assert child.stdout is not None
-        pids = [int(child.stdout.readline()) for _ in range(2 if how == "fork" else 1)]
-        process = only_file(tmp_path)
-        assert not process.is_gone()
-        child.kill()
-        child.wait()
-        if grandchild := max(pids):
-            assert not process.is_gone()
-            os.kill(grandchild, signal.SIGKILL)
-    ends_at = time.monotonic() + 10  # the kernel lets go once the killed process has run to its end
-    while not process.is_gone() and time.monotonic() < ends_at:
-        time.sleep(0.01)
-    assert process.is_gone()
-    assert len(process.notes()) == 1
-    process.close()
-
-
-def test_a_connection_has_ended_only_when_both_sides_have_closed() -> None:
-    """Breaks: a session that MySQL still works for loses its lease."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        client = socket.create_connection(listener.getsockname())
-        server, _ = listener.accept()
-        port = client.getsockname()[1]
-        assert not has_ended(port)
-        client.close()
-        assert not has_ended(port)
-        server.close()
-        assert has_ended(port)
-    assert has_ended(0)
 
 
 def test_a_lease_whose_answer_was_lost_is_found(service: Service) -> None:

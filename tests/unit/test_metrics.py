@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from connection_governor.metrics import METRICS, Reporter, emf_line, gauges, write_to_log
-from tests.virtual import NOW_MS, Journal
+from tests.support.virtual import NOW_MS, Journal
 
 CONTRACT = {
     "Remaining Connections",

@@ -19,8 +19,8 @@ from connection_governor.core.operations import Operations
 from connection_governor.errors import NoConnectionsLeft
 from connection_governor.metrics import Reporter
 from connection_governor.server.service import Service
-from tests.calm_sessions import CalmOpener
-from tests.virtual import NOW_MS
+from tests.support.calm_sessions import CalmOpener
+from tests.support.virtual import NOW_MS
 
 if TYPE_CHECKING:
     from collections.abc import Callable

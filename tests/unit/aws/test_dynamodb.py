@@ -13,7 +13,7 @@ from connection_governor.core.lease import Settings, ShardKey, pack_record
 from connection_governor.core.plan import Change
 from connection_governor.core.store import Unwritten, Written
 from connection_governor.errors import GovernorUnavailable
-from tests.virtual import NOW_MS
+from tests.support.virtual import NOW_MS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

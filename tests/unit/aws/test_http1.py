@@ -1,7 +1,6 @@
 """Reading and writing HTTP/1.1, however the network cuts the bytes."""
 
 import itertools
-import socket
 import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, cast
@@ -11,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from connection_governor.aws import http1
-from connection_governor.aws.http1 import Address, Connection, GarbledAnswerError, request_bytes
+from connection_governor.aws.http1 import Address, GarbledAnswerError, request_bytes
 from connection_governor.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    import ssl
+    import socket
 
 
 class Pieces:
@@ -189,19 +188,3 @@ def test_no_header_value_can_add_a_line(value: str) -> None:
     else:
         assert not set(value) & set("\r\n")
         assert sent == b"POST / HTTP/1.1\r\nhost: h\r\nx: " + value.encode() + b"\r\n\r\n"
-
-
-def test_a_handshake_that_is_interrupted_leaves_no_socket_open() -> None:
-    """Breaks: an outage, or a signal in the wrong moment, ends in 'too many open files'."""
-    opened = []
-
-    class Interrupted:
-        def wrap_socket(self, source: "socket.socket", **_: object) -> None:
-            opened.append(source)
-            raise KeyboardInterrupt
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        address = Address.of(f"https://127.0.0.1:{listener.getsockname()[1]}")
-        with pytest.raises(KeyboardInterrupt):
-            Connection(address, time.monotonic() + 5, cast("ssl.SSLContext", Interrupted()))
-    assert [source.fileno() for source in opened] == [-1]

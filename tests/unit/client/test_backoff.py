@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from connection_governor.client.backoff import FIRST_CEILING_MS, LAST_CEILING_MS, Wait
 from connection_governor.core.deadline import deadline_ms
-from tests.virtual import SetEntropy, VirtualClock
+from tests.support.virtual import SetEntropy, VirtualClock
 
 
 def pauses(wait: Wait, clock: VirtualClock, retry_after_ms: int = 20, most: int = 50) -> list[float]:

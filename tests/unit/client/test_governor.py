@@ -20,9 +20,9 @@ from connection_governor import (
 from connection_governor.client.ports import Outside
 from connection_governor.core.memory import MemoryStore
 from connection_governor.metrics import Reporter
-from tests.calm_sessions import CalmOpener, CalmSession
-from tests.conformance.worlds import World
-from tests.faulty_store import LOST, WRITES
+from tests.support.calm_sessions import CalmOpener, CalmSession
+from tests.support.faulty_store import LOST, WRITES
+from tests.support.worlds import World
 
 if TYPE_CHECKING:
     from collections.abc import Callable

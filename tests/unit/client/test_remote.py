@@ -12,8 +12,8 @@ from connection_governor.core.lease import Grant, Refusal, Renewal
 from connection_governor.core.memory import MemoryStore
 from connection_governor.core.retry import GIVING_BACK, TAKING
 from connection_governor.errors import GovernorUnavailable, InvalidRequest, UnknownDatabase
-from tests.conformance.worlds import LEASE_MS, World
-from tests.faulty_store import LOST
+from tests.support.faulty_store import LOST
+from tests.support.worlds import LEASE_MS, World
 
 if TYPE_CHECKING:
     from collections.abc import Callable

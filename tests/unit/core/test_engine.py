@@ -12,8 +12,8 @@ from connection_governor.core.memory import MemoryStore
 from connection_governor.core.placement import TRIES_ON_A_SHARD
 from connection_governor.core.rules import shard_order
 from connection_governor.errors import InvalidRequest
-from tests.conformance.worlds import LEASE_MS, SKEW_MS, World
-from tests.faulty_store import LOST, WRITES
+from tests.support.faulty_store import LOST, WRITES
+from tests.support.worlds import LEASE_MS, SKEW_MS, World
 
 
 @pytest.fixture

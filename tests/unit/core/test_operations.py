@@ -8,7 +8,7 @@ from connection_governor.core.lease import ShardKey
 from connection_governor.core.memory import MemoryStore
 from connection_governor.core.status import status_report
 from connection_governor.errors import UnknownDatabase
-from tests.conformance.worlds import LEASE_MS, World
+from tests.support.worlds import LEASE_MS, World
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 
 from connection_governor.core.retry import GIVING_BACK, TAKING, Patience, Retry
 from connection_governor.errors import GovernorUnavailable, InvalidRequest
-from tests.virtual import SetEntropy, VirtualClock
+from tests.support.virtual import SetEntropy, VirtualClock
 
 if TYPE_CHECKING:
     from collections.abc import Callable

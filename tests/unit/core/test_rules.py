@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from connection_governor.core import rules
 from connection_governor.core.lease import Shard, ShardKey, pack_record
 from connection_governor.core.rules import TAKEN_AT_ONCE, AlreadyGranted, Full, GiveBack, IdInUse, NoSuchShard, Write
-from tests.virtual import NOW_MS
+from tests.support.virtual import NOW_MS
 
 LATELY = rules.WAIT_REMEMBERED_MS
 KEY = ShardKey("orders", 0)

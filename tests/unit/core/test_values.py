@@ -6,14 +6,11 @@ import copy
 import dataclasses
 import pickle
 import pprint
-import subprocess
-import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from connection_governor.core import values
-from harness.paths import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -115,17 +112,3 @@ def test_values_can_be_copied_and_hashed() -> None:
     lease = Lease("k3Zq81Bd", "orders", "checkout/1", 1, None, 5, 0)
     assert copy.deepcopy(lease) == pickle.loads(pickle.dumps(lease)) == lease
     assert {ShardKey("orders", 1): 1}[ShardKey("orders", 1)] == 1
-
-
-def test_a_cold_worker_loads_neither_dataclasses_nor_inspect() -> None:
-    """Breaks: a third of the cold start, unnoticed."""
-    program = "from connection_governor import Governor; Governor.from_env(); import sys; print(*sys.modules)"
-    variables = {
-        "AWS_REGION": "us-east-1",
-        "AWS_ACCESS_KEY_ID": "a",
-        "AWS_SECRET_ACCESS_KEY": "b",
-        "GOVERNOR_TABLE": "t",
-    }
-    here = {**variables, "PYTHONPATH": str(ROOT / "layers" / "governor")}
-    done = subprocess.run([sys.executable, "-c", program], env=here, capture_output=True, text=True, check=True)
-    assert not {"dataclasses", "inspect"} & set(done.stdout.split())

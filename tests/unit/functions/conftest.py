@@ -6,18 +6,9 @@ from typing import Any
 
 import pytest
 
+from tests.support.invocation import FakeContext
+
 ANSWER_URL = "https://answers.example/?X-Amz-Signature=5ec2e7"
-
-
-class FakeContext:
-    """As much of Lambda's context as the handlers use."""
-
-    def __init__(self, remaining_ms: int = 30_000) -> None:
-        self.remaining_ms = remaining_ms
-
-    def get_remaining_time_in_millis(self) -> int:
-        """What the test says."""
-        return self.remaining_ms
 
 
 @pytest.fixture

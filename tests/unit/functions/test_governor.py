@@ -13,7 +13,7 @@ from connection_governor.core.operations import Operations
 from connection_governor.metrics import Reporter
 from connection_governor.server.payloads import Requests
 from connection_governor.server.service import Service
-from tests.virtual import Journal, SetEntropy, VirtualClock
+from tests.support.virtual import Journal, SetEntropy, VirtualClock
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext

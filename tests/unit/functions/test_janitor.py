@@ -13,7 +13,7 @@ from connection_governor.core.memory import MemoryStore
 from connection_governor.core.operations import Operations
 from connection_governor.errors import GovernorUnavailable, InvalidRequest
 from connection_governor.mysql.observe import Observation
-from tests.virtual import SetEntropy, VirtualClock
+from tests.support.virtual import SetEntropy, VirtualClock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

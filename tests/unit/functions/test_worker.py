@@ -6,9 +6,6 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,7 +15,7 @@ import employees
 import worker
 from connection_governor import GovernorUnavailable, Lease, NoConnectionsLeft
 from employees import Errand
-from tests.unit.functions.conftest import FakeContext
+from tests.support.invocation import FakeContext
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -150,19 +147,3 @@ def test_the_hold_is_drawn_where_the_event_names_none() -> None:
     """The published sample's worker holds for 1 to 3 seconds."""
     assert all(1_000 <= Errand.of({}).hold_ms <= 3_000 for _ in range(50))
     assert 5 <= Errand.of({"hold_ms": [5, 6]}).hold_ms <= 6
-
-
-def test_a_worker_imports_nothing_heavy() -> None:
-    """Powertools and boto3 cost each cold start most of a second."""
-    functions = Path(worker.__file__).parent
-    heavy = ("boto3", "botocore", "aws_lambda_powertools", "pydantic")
-    code = f"import sys, worker; print([module for module in {heavy} if module in sys.modules])"
-    path = os.pathsep.join([str(functions), str(functions.parent / "layers" / "governor")])
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={"PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout.strip() == "[]"

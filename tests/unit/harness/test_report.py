@@ -8,7 +8,7 @@ from matplotlib.image import imread
 
 from harness.report import write_report
 from harness.summary import summarise
-from tests.unit.harness.test_summary import recorded
+from tests.support.recordings import recorded
 
 
 @pytest.fixture

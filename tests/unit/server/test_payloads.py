@@ -12,7 +12,7 @@ from connection_governor.errors import (
     UnknownDatabase,
 )
 from connection_governor.server.payloads import lease_of
-from tests.conformance.worlds import World
+from tests.support.worlds import World
 
 
 @pytest.fixture

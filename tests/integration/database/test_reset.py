@@ -12,7 +12,7 @@ from pymysql.cursors import SSCursor
 
 from connection_governor.mysql.connect import open_session
 from connection_governor.mysql.fence import Fence, SessionStart
-from tests.database.conftest import WORKER, Opener, ask
+from tests.support.database import WORKER, Opener, ask
 
 if TYPE_CHECKING:
     from pymysql.connections import Connection

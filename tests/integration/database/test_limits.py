@@ -16,7 +16,7 @@ from pymysql.cursors import SSCursor
 from connection_governor.errors import LeaseLost
 from connection_governor.mysql.fence import Fence
 from connection_governor.system import SYSTEM_CLOCK
-from tests.database.conftest import SHORT, SLACK_S, WORKER, Opener, ask, seconds_until_gone
+from tests.support.database import SHORT, SLACK_S, WORKER, Opener, ask, seconds_until_gone
 
 if TYPE_CHECKING:
     from pymysql.connections import Connection

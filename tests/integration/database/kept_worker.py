@@ -9,8 +9,7 @@ from connection_governor.errors import GovernorError
 from connection_governor.mysql.connect import Target
 from connection_governor.mysql.credentials import Credentials
 from connection_governor.wiring import Environment, dynamodb_store
-from tests.database.conftest import ask
-from tests.database.test_kept import Invocation, governor_on
+from tests.support.database import Invocation, ask, governor_on
 
 
 def main() -> None:

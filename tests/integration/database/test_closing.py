@@ -14,7 +14,7 @@ from connection_governor.mysql.close import CLOSE_SECONDS, take_leave
 from connection_governor.mysql.connect import open_session
 from connection_governor.mysql.credentials import Credentials
 from connection_governor.mysql.fence import Fence
-from tests.database.conftest import SHORT, SLACK_S, Opener, ask, listed, seconds_until_gone
+from tests.support.database import SHORT, SLACK_S, Opener, ask, listed, seconds_until_gone
 
 if TYPE_CHECKING:
     from pymysql.connections import Connection

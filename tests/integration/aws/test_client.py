@@ -19,8 +19,8 @@ from connection_governor.aws.credentials import FixedCredentials
 from connection_governor.aws.http1 import Answer, Connection
 from connection_governor.errors import GovernorUnavailable, InvalidRequest
 from harness.tls import ServerCertificate
-from tests.scripted_server import Dribble, Echo, HangUp, Interject, Say, ScriptedServer, Silence, answer
-from tests.set_clock import SetClock
+from tests.support.scripted_server import Dribble, Echo, HangUp, Interject, Say, ScriptedServer, Silence, answer
+from tests.support.virtual import SetClock
 
 NOW_MS = 1_800_000_000_000
 SHORT_S = 0.05

@@ -28,9 +28,8 @@ from connection_governor.mysql.credentials import Credentials
 from connection_governor.mysql.fence import Fence
 from connection_governor.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
 from harness.processes import free_port
-from tests.database.conftest import SHORT, SLACK_S, WORKER, ask, stopped
-from tests.database.test_kept import Invocation, governor_on, lease_ids
-from tests.faulty_store import LOST, FaultyStore
+from tests.support.database import SHORT, SLACK_S, WORKER, Invocation, ask, governor_on, lease_ids, stopped
+from tests.support.faulty_store import LOST, FaultyStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

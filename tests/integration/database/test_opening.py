@@ -20,7 +20,7 @@ from connection_governor.mysql.credentials import Credentials, DatabaseCredentia
 from connection_governor.mysql.fence import Fence, SessionStart
 from harness.mariadb import PrivateMariaDB
 from harness.tls import make_server_certificate
-from tests.database.conftest import SLACK_S, WORKER, Opener, ask
+from tests.support.database import SLACK_S, WORKER, Opener, ask
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -23,14 +23,14 @@ from connection_governor.metrics import Reporter
 from connection_governor.server.payloads import Requests
 from connection_governor.server.service import Service
 from connection_governor.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
-from tests.conformance.worlds import endpoint_of, environment_of, new_table
-from tests.set_clock import SetClock
+from tests.support.virtual import SetClock
+from tests.support.worlds import endpoint_of, environment_of, new_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from harness.mariadb import PrivateMariaDB
-    from tests.emulator.conftest import LambdaEnvironment
+    from tests.integration.emulator.conftest import LambdaEnvironment
 
 BUDGET = 5
 

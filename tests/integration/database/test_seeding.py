@@ -18,7 +18,7 @@ from connection_governor.mysql.connect import FencedConnection, Target, open_ses
 from connection_governor.mysql.credentials import Credentials
 from sample import EMPLOYEES
 from seeding import Seeder, SeedError, Wanted
-from tests.virtual import SetEntropy, VirtualClock
+from tests.support.virtual import SetEntropy, VirtualClock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

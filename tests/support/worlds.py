@@ -19,8 +19,8 @@ from connection_governor.server.payloads import Requests
 from connection_governor.server.service import Service
 from connection_governor.system import SYSTEM_CLOCK
 from connection_governor.wiring import Environment
-from tests.faulty_store import FaultyStore
-from tests.virtual import Journal, SetEntropy, VirtualClock
+from tests.support.faulty_store import FaultyStore
+from tests.support.virtual import Journal, SetEntropy, VirtualClock
 
 if TYPE_CHECKING:
     from connection_governor.aws.client import Endpoint

@@ -15,7 +15,7 @@ from connection_governor.core.lease import Lease
 from connection_governor.errors import GovernorUnavailable
 from connection_governor.system import SYSTEM_CLOCK
 from connection_governor.wiring import Environment
-from tests.scripted_server import ScriptedServer, Silence
+from tests.support.scripted_server import ScriptedServer, Silence
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

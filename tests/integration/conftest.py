@@ -1,4 +1,4 @@
-"""What unit tests share."""
+"""What integration tests share."""
 
 import ssl
 

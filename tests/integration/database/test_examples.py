@@ -14,9 +14,9 @@ import pytest
 from connection_governor.core.operations import Operations
 from connection_governor.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
 from harness.paths import ROOT
-from tests.conformance.worlds import endpoint_of, environment_of, local_store
-from tests.database.conftest import SLACK_S, ask
-from tests.scripted_server import ScriptedServer, answer
+from tests.support.database import SLACK_S, ask
+from tests.support.scripted_server import ScriptedServer, answer
+from tests.support.worlds import endpoint_of, environment_of, local_store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

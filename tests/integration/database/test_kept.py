@@ -10,28 +10,34 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
 import pymysql
 import pytest
 
-from connection_governor.client.governor import Governor
-from connection_governor.client.ports import Outside
-from connection_governor.core.engine import Engine
 from connection_governor.core.lease import ShardKey
 from connection_governor.core.memory import MemoryStore
 from connection_governor.core.operations import Operations
 from connection_governor.errors import GovernorUnavailable, LeaseLost, NoConnectionsLeft
-from connection_governor.metrics import Reporter
-from connection_governor.mysql.credentials import Credentials, DatabaseCredentials
-from connection_governor.mysql.opener import Opener
+from connection_governor.mysql.credentials import Credentials
 from connection_governor.mysql.session import RESET_SECONDS
-from connection_governor.server.service import Service
 from connection_governor.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
-from tests.conformance.worlds import endpoint_of, environment_of, local_store
-from tests.database.conftest import SHORT, SLACK_S, WORKER, ask, listed, seconds_until_gone, stopped
-from tests.faulty_store import LOST, FaultyStore
+from tests.support.database import (
+    KEEP_SECONDS,
+    SHORT,
+    SLACK_S,
+    WORKER,
+    Invocation,
+    ask,
+    governor_on,
+    lease_ids,
+    listed,
+    seconds_until_gone,
+    stopped,
+)
+from tests.support.faulty_store import LOST, FaultyStore
+from tests.support.worlds import endpoint_of, environment_of, local_store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,42 +45,9 @@ if TYPE_CHECKING:
     from pymysql.connections import Connection
     from pymysql.cursors import Cursor
 
-    from connection_governor.core.store import LeaseStore
+    from connection_governor.client.governor import Governor
     from connection_governor.mysql.connect import FencedConnection, Target
     from harness.mariadb import PrivateMariaDB
-
-KEEP_SECONDS = 2
-
-
-def opener_for(target: Target, credentials: Credentials) -> Opener:
-    """Opens real sessions of a user."""
-    secret = json.dumps({"username": credentials.username, "password": credentials.password})
-    return Opener(target, DatabaseCredentials(lambda _arn: secret), "arn", SYSTEM_CLOCK)
-
-
-@dataclass
-class Invocation:
-    """A Lambda context with this much time left."""
-
-    seconds: float = 1.0
-
-    def __post_init__(self) -> None:
-        self._end_ms = SYSTEM_CLOCK.now_ms() + round(self.seconds * 1_000)
-
-    def get_remaining_time_in_millis(self) -> int:
-        """Until the deadline."""
-        return self._end_ms - SYSTEM_CLOCK.now_ms()
-
-
-def governor_on(store: LeaseStore, target: Target, **options: Any) -> Governor:  # noqa: ANN401 - the governor's own
-    """A governor in this process, on these leases and this server."""
-    quiet = Reporter(write=lambda _line: None)
-    operations = Operations(store, SYSTEM_CLOCK, SYSTEM_ENTROPY)
-    service = Service(Engine(store, SYSTEM_CLOCK, SYSTEM_ENTROPY), operations, quiet, SYSTEM_CLOCK)
-    opener = opener_for(target, options.pop("credentials", WORKER))
-    outside = Outside(SYSTEM_CLOCK, SYSTEM_ENTROPY, quiet, opener=lambda: opener, operations=lambda: operations)
-    defaults: dict[str, Any] = {"holder": "shop/test", "database": "orders", "fence": SHORT}
-    return Governor(service, outside, **(defaults | {"keep_seconds": KEEP_SECONDS} | options))
 
 
 @pytest.fixture
@@ -98,11 +71,6 @@ def body(governor: Governor, **options: Any) -> Iterator[FencedConnection]:  # n
     """One invocation's use of a connection."""
     with governor.connection(context=Invocation(), **options) as connection:
         yield connection
-
-
-def lease_ids(store: FaultyStore) -> set[str]:
-    """The stored leases."""
-    return {lease for shard in store.inner._shards.values() for lease in shard.leases}  # type: ignore[attr-defined]
 
 
 def test_the_next_body_gets_the_same_session_without_asking_anybody(governor: Governor, store: FaultyStore) -> None:
@@ -344,7 +312,7 @@ class FrozenWorker:
     """A process of its own that keeps a connection, and can be stopped in the middle of its life."""
 
     def __init__(self, **options: object) -> None:
-        command = [sys.executable, "-m", "tests.database.kept_worker", json.dumps(options)]
+        command = [sys.executable, "-m", "tests.integration.database.kept_worker", json.dumps(options)]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def use(self) -> dict[str, Any]:

@@ -124,3 +124,17 @@ def test_the_public_names_are_those_of_the_contract() -> None:
     assert {"Governor", "Lease", "NoConnectionsLeft", "GovernorUnavailable"} <= set(connection_governor.__all__)
     assert all(hasattr(connection_governor, name) for name in connection_governor.__all__)
     assert (LAYER / "connection_governor" / "py.typed").exists()
+
+
+def test_a_cold_worker_loads_neither_dataclasses_nor_inspect() -> None:
+    """Breaks: a third of the cold start, unnoticed."""
+    program = "from connection_governor import Governor; Governor.from_env(); import sys; print(*sys.modules)"
+    variables = {
+        "AWS_REGION": "us-east-1",
+        "AWS_ACCESS_KEY_ID": "a",
+        "AWS_SECRET_ACCESS_KEY": "b",
+        "GOVERNOR_TABLE": "t",
+    }
+    here = {**variables, "PYTHONPATH": str(LAYER)}
+    done = subprocess.run([sys.executable, "-c", program], env=here, capture_output=True, text=True, check=True)
+    assert not {"dataclasses", "inspect"} & set(done.stdout.split())

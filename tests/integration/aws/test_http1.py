@@ -1,0 +1,28 @@
+"""What stays open when a connection cannot be made."""
+
+import socket
+import time
+from typing import TYPE_CHECKING, cast
+
+import pytest
+
+from connection_governor.aws.http1 import Address, Connection
+
+if TYPE_CHECKING:
+    import ssl
+
+
+def test_a_handshake_that_is_interrupted_leaves_no_socket_open() -> None:
+    """Breaks: an outage, or a signal in the wrong moment, ends in 'too many open files'."""
+    opened = []
+
+    class Interrupted:
+        def wrap_socket(self, source: "socket.socket", **_: object) -> None:
+            opened.append(source)
+            raise KeyboardInterrupt
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = Address.of(f"https://127.0.0.1:{listener.getsockname()[1]}")
+        with pytest.raises(KeyboardInterrupt):
+            Connection(address, time.monotonic() + 5, cast("ssl.SSLContext", Interrupted()))
+    assert [source.fileno() for source in opened] == [-1]

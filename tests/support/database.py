@@ -1,0 +1,113 @@
+"""Real sessions of a test database: a worker's user, a short fence, a governor of this process, and ways to watch."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from connection_governor.client.governor import Governor
+from connection_governor.client.ports import Outside
+from connection_governor.core.engine import Engine
+from connection_governor.core.operations import Operations
+from connection_governor.metrics import Reporter
+from connection_governor.mysql import opener as mysql_opener
+from connection_governor.mysql.connect import FencedConnection
+from connection_governor.mysql.credentials import Credentials, DatabaseCredentials
+from connection_governor.mysql.fence import Fence
+from connection_governor.server.service import Service
+from connection_governor.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
+
+if TYPE_CHECKING:
+    from pymysql.connections import Connection
+    from pymysql.cursors import Cursor
+
+    from connection_governor.core.store import LeaseStore
+    from connection_governor.mysql.connect import Target
+    from harness.mariadb import PrivateMariaDB
+    from tests.support.faulty_store import FaultyStore
+
+WORKER = Credentials("fenced", "pässwörd €")
+SHORT = Fence(idle_seconds=1, statement_seconds=0.5, write_seconds=1)
+"""Limits that a test can wait for."""
+
+SLACK_S = 1.0
+"""What a busy machine may take on top of a limit."""
+
+KEEP_SECONDS = 2
+Opener = Callable[..., FencedConnection]
+
+
+def ask(connection: Connection[Any], query: str, *values: object) -> Any:  # noqa: ANN401 - whatever was asked for
+    """The only value of the first row, or None."""
+    with connection.cursor() as cursor:
+        cursor.execute(query, values)
+        row = cursor.fetchone()
+    return row and row[0]
+
+
+@contextlib.contextmanager
+def stopped(mariadb: PrivateMariaDB) -> Iterator[None]:
+    """The server neither answers nor hangs up meanwhile."""
+    assert mariadb._server is not None
+    os.kill(mariadb._server.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(mariadb._server.pid, signal.SIGCONT)
+
+
+def listed(root: Connection[Cursor], connection_id: int) -> bool:
+    """Whether the server still has this session."""
+    return bool(ask(root, "SELECT COUNT(*) FROM information_schema.processlist WHERE id = %s", connection_id))
+
+
+def seconds_until_gone(root: Connection[Cursor], connection_id: int, *, at_most: float) -> float:
+    """Waits until the server has ended a session; fails where it takes longer than `at_most` seconds."""
+    since = time.monotonic()
+    while listed(root, connection_id):
+        waited = time.monotonic() - since
+        assert waited < at_most, f"session {connection_id} is still there after {waited:.1f} s"
+        time.sleep(0.02)
+    return time.monotonic() - since
+
+
+def opener_for(target: Target, credentials: Credentials) -> mysql_opener.Opener:
+    """Opens real sessions of a user."""
+    secret = json.dumps({"username": credentials.username, "password": credentials.password})
+    return mysql_opener.Opener(target, DatabaseCredentials(lambda _arn: secret), "arn", SYSTEM_CLOCK)
+
+
+@dataclass
+class Invocation:
+    """A Lambda context with this much time left."""
+
+    seconds: float = 1.0
+
+    def __post_init__(self) -> None:
+        self._end_ms = SYSTEM_CLOCK.now_ms() + round(self.seconds * 1_000)
+
+    def get_remaining_time_in_millis(self) -> int:
+        """Until the deadline."""
+        return self._end_ms - SYSTEM_CLOCK.now_ms()
+
+
+def governor_on(store: LeaseStore, target: Target, **options: Any) -> Governor:  # noqa: ANN401 - the governor's own
+    """A governor in this process, on these leases and this server."""
+    quiet = Reporter(write=lambda _line: None)
+    operations = Operations(store, SYSTEM_CLOCK, SYSTEM_ENTROPY)
+    service = Service(Engine(store, SYSTEM_CLOCK, SYSTEM_ENTROPY), operations, quiet, SYSTEM_CLOCK)
+    opener = opener_for(target, options.pop("credentials", WORKER))
+    outside = Outside(SYSTEM_CLOCK, SYSTEM_ENTROPY, quiet, opener=lambda: opener, operations=lambda: operations)
+    defaults: dict[str, Any] = {"holder": "shop/test", "database": "orders", "fence": SHORT}
+    return Governor(service, outside, **(defaults | {"keep_seconds": KEEP_SECONDS} | options))
+
+
+def lease_ids(store: FaultyStore) -> set[str]:
+    """The stored leases."""
+    return {lease for shard in store.inner._shards.values() for lease in shard.leases}  # type: ignore[attr-defined]
