@@ -23,8 +23,8 @@ from connection_governor.mysql.credentials import DatabaseCredentials
 from connection_governor.mysql.opener import Opener
 from connection_governor.system import SYSTEM_CLOCK
 from connection_governor.wiring import governor_parts
-from harness.dynamodb_local import dynamodb_local
-from harness.mariadb import PrivateMariaDB
+from harness.stack.dynamodb_local import dynamodb_local
+from harness.stack.mariadb import PrivateMariaDB
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

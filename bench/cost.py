@@ -14,7 +14,7 @@ from bench.results import Row
 from bench.tables import DATABASE, governed_table
 from connection_governor.client.governor import Governor
 from connection_governor.wiring import Environment, governor_parts, requests
-from harness.dynamodb_local import dynamodb_local
+from harness.stack.dynamodb_local import dynamodb_local
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -21,7 +21,7 @@ from bench.tables import TOKEN, governed_table, update_pair
 from connection_governor.aws.http1 import request_bytes
 from connection_governor.client.governor import Governor
 from connection_governor.wiring import governor_parts
-from harness.dynamodb_local import dynamodb_local
+from harness.stack.dynamodb_local import dynamodb_local
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -19,14 +19,14 @@ from bench.results import Row
 from bench.tables import DATABASE, governed_table, new_table
 from connection_governor.client.governor import Governor
 from connection_governor.wiring import Environment, governor_parts
-from harness.local_aws import KEY, REGION, local_aws
 from harness.paths import ROOT
+from harness.stack.local_aws import KEY, REGION, local_aws
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from bench.measure import Effort
-    from harness.local_aws import LocalAws
+    from harness.stack.local_aws import LocalAws
 
 NAME = "lambda_transport"
 MOST_CPU = 0.3

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from bench.measure import FULL, Series, Spread, ratio
 from bench.results import Row
-from harness.dynamodb_local import dynamodb_local
 from harness.paths import BUILD, ROOT
-from harness.tools import uv
+from harness.stack.dynamodb_local import dynamodb_local
+from harness.stack.tools import uv
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

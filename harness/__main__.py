@@ -5,14 +5,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from harness.errors import StackError
-from harness.processes import stop_on_signals
+from harness.stack.processes import stop_on_signals
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 COMMANDS = {
-    "demo": "harness.demo",
-    "stack": "harness.keep_stack",
+    "demo": "harness.demo.command",
+    "stack": "harness.stack.command",
     "prepare": "harness.prepare",
 }
 INTERRUPTED = 130  # as shells report a program ended by Ctrl-C

@@ -1,9 +1,9 @@
 """Gets everything that the tests need before they start, so that what takes long is seen."""
 
-from harness import dynamodb_local
-from harness.mariadb_programs import mariadb_programs
-from harness.packages import require_program
-from harness.tools import tool
+from harness.stack import dynamodb_local
+from harness.stack.mariadb_programs import mariadb_programs
+from harness.stack.packages import require_program
+from harness.stack.tools import tool
 
 
 def main() -> int:

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from harness.dynamodb_local import dynamodb_local as running_dynamodb_local
-from harness.mariadb import PrivateMariaDB
-from harness.stack import Stack, running_stack
+from harness.stack.dynamodb_local import dynamodb_local as running_dynamodb_local
+from harness.stack.local_stack import Stack, running_stack
+from harness.stack.mariadb import PrivateMariaDB
 
 SERVER_FIXTURES = {"mariadb": "database", "dynamodb_local": "dynamodb_local", "stack": "stack"}
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from connection_governor.aws.client import Endpoint
     from connection_governor.core.store import LeaseStore
-    from harness.stack import Stack
+    from harness.stack.local_stack import Stack
 
 WORLDS = ["memory", pytest.param("local", marks=pytest.mark.dynamodb_local)]
 

@@ -4,7 +4,7 @@ import ssl
 
 import pytest
 
-from harness.tls import ServerCertificate, make_server_certificate
+from harness.stack.tls import ServerCertificate, make_server_certificate
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from harness.paths import ROOT
-from harness.tools import uv
+from harness.stack.tools import uv
 
 EXPORTS = {
     "layers/governor/requirements.txt": ["--no-emit-project", "--no-default-groups"],

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from harness.paths import ROOT, TEMPLATE
-from harness.tools import uv
+from harness.stack.tools import uv
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

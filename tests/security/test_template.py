@@ -14,7 +14,7 @@ import pytest
 from connection_governor.client.keepalive import LONGEST_KEEP_S
 from connection_governor.metrics import METRICS, NAMESPACE, Reporter, gauges
 from harness.paths import ROOT, TEMPLATE
-from harness.tools import tool
+from harness.stack.tools import tool
 from tests.security.conftest import NO_VALUE, holds
 
 Node = dict[str, Any]

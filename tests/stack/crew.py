@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from harness.recording import Hold
+from harness.demo.recording import Hold
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -15,12 +15,12 @@ from connection_governor.core.engine import Engine
 from connection_governor.core.lease import Grant, Lease, Wanted
 from connection_governor.core.operations import Operations
 from connection_governor.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
-from harness.background import Task
-from harness.deployment import DATABASE_NAME
-from harness.load import Wave, load_of, together
-from harness.observer import SESSIONS, WORKER_USER, now_ms
-from harness.recording import Hold
-from harness.summary import longest_lease_ms
+from harness.demo.background import Task
+from harness.demo.load import Wave, load_of, together
+from harness.demo.observer import SESSIONS, WORKER_USER, now_ms
+from harness.demo.recording import Hold
+from harness.demo.summary import longest_lease_ms
+from harness.stack.deployment import DATABASE_NAME
 from tests.stack.crew import MYSQL_REFUSALS, Refused
 from tests.stack.drills import DETECTION_MS, Verdict, first_success_ms, in_use
 from tests.stack.fault_proxy import FaultProxy
@@ -29,8 +29,8 @@ from tests.support.worlds import endpoint_of
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from harness.recording import Load
-    from harness.stack import Stack
+    from harness.demo.recording import Load
+    from harness.stack.local_stack import Stack
 
 BUDGET = 4
 WAVE = Wave(iterations=15, concurrency=6, profile="steady", seed=5, governed=True)

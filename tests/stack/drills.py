@@ -21,10 +21,10 @@ from connection_governor.core.rules import is_whole
 from connection_governor.mysql.connect import Target
 from connection_governor.mysql.credentials import Credentials
 from connection_governor.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
-from harness.observer import now_ms
+from harness.demo.observer import now_ms
+from harness.demo.recording import Hold
+from harness.demo.summary import longest_lease_ms, most_at_once
 from harness.paths import BUILD
-from harness.recording import Hold
-from harness.summary import longest_lease_ms, most_at_once
 from tests.stack.crew import MYSQL_REFUSALS, Refused
 from tests.stack.fault_proxy import FaultProxy
 from tests.stack.orders import FENCE, Invocation
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from connection_governor import Governor
-    from harness.local_aws import LocalAws
-    from harness.mariadb import PrivateMariaDB
+    from harness.stack.local_aws import LocalAws
+    from harness.stack.mariadb import PrivateMariaDB
     from tests.stack.crew import Crew
 
 BUDGET = 6

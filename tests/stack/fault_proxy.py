@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
 
-from harness.processes import LOOPBACK
+from harness.stack.processes import LOOPBACK
 
 if TYPE_CHECKING:
     from types import TracebackType

@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from harness.background import Task
-from harness.drill import kill_holders
-from harness.observer import WORKER_USER, now_ms
-from harness.recording import Hold
+from harness.demo.background import Task
+from harness.demo.drill import kill_holders
+from harness.demo.observer import WORKER_USER, now_ms
+from harness.demo.recording import Hold
 from tests.stack.deployed import GOVERNOR, WORKER, Deployed, changed_function, deployed_ground, processes_of
 from tests.stack.fault_proxy import ANSWERS_WITHHELD, HEALTHY, REFUSED, WRITES_WITHHELD, Fault
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from harness.stack import Stack
+    from harness.stack.local_stack import Stack
 
 pytestmark = [pytest.mark.stack, pytest.mark.usefixtures("results_of_drills")]
 

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from harness.local_aws import local_aws
-from harness.mariadb import PrivateMariaDB
-from harness.observer import now_ms
+from harness.demo.observer import now_ms
+from harness.stack.local_aws import local_aws
+from harness.stack.mariadb import PrivateMariaDB
 from tests.stack.crew import Crew, crew
 from tests.stack.drills import BUDGET, CREDENTIALS, Ground, ground_on, judged, variables_of
 from tests.stack.fault_proxy import HEALTHY, REFUSED, SILENT, Fault

@@ -4,7 +4,7 @@ import os
 import time
 from pathlib import Path
 
-from harness.stack import Stack
+from harness.stack.local_stack import Stack
 
 
 def test_a_deployed_worker_reads_the_seeded_table_through_the_governor(stack: Stack) -> None:

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from harness.deployment import delete, deploy
 from harness.errors import StackError
-from harness.stack import running_stack
+from harness.stack.deployment import delete, deploy
+from harness.stack.local_stack import running_stack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from harness.stack import Stack
+    from harness.stack.local_stack import Stack
 
 BUDGET = 4
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from connection_governor.core.store import LeaseStore
     from connection_governor.mysql.connect import Target
-    from harness.mariadb import PrivateMariaDB
+    from harness.stack.mariadb import PrivateMariaDB
     from tests.support.faulty_store import FaultyStore
 
 WORKER = Credentials("fenced", "pässwörd €")

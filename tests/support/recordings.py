@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from harness.recording import Hold, Load, Recording
+from harness.demo.recording import Hold, Load, Recording
 
 
 def load(holds: list[Hold], *, refused_by_mysql: int = 0, from_ms: int = 0, **counts: int) -> Load:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from connection_governor.client.remote import Invoke
     from connection_governor.core.status import Status
     from connection_governor.core.store import LeaseStore
-    from harness.stack import Stack
+    from harness.stack.local_stack import Stack
 
 LEASE_MS = 30_000
 SKEW_MS = 1_000

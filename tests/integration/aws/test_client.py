@@ -18,7 +18,7 @@ from connection_governor.aws.client import Endpoint, ServiceError, invoke, json_
 from connection_governor.aws.credentials import FixedCredentials
 from connection_governor.aws.http1 import Answer, Connection
 from connection_governor.errors import GovernorUnavailable, InvalidRequest
-from harness.tls import ServerCertificate
+from harness.stack.tls import ServerCertificate
 from tests.support.scripted_server import Dribble, Echo, HangUp, Interject, Say, ScriptedServer, Silence, answer
 from tests.support.virtual import SetClock
 

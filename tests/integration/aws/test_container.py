@@ -10,7 +10,7 @@ from connection_governor.aws import tls
 from connection_governor.aws.container import ContainerCredentials
 from connection_governor.aws.credentials import credential_source
 from connection_governor.errors import GovernorUnavailable
-from harness.tls import ServerCertificate
+from harness.stack.tls import ServerCertificate
 from tests.support.scripted_server import HangUp, Say, ScriptedServer, answer
 from tests.support.virtual import SetClock
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pymysql.cursors import Cursor
 
     from connection_governor.mysql.fence import Fence
-    from harness.mariadb import PrivateMariaDB
+    from harness.stack.mariadb import PrivateMariaDB
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pymysql.cursors import Cursor
 
     from connection_governor.mysql.connect import Target
-    from harness.mariadb import PrivateMariaDB
+    from harness.stack.mariadb import PrivateMariaDB
 
 
 @pytest.fixture(scope="module")

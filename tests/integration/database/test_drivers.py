@@ -27,7 +27,7 @@ from connection_governor.mysql.connect import Target
 from connection_governor.mysql.credentials import Credentials
 from connection_governor.mysql.fence import Fence
 from connection_governor.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
-from harness.processes import free_port
+from harness.stack.processes import free_port
 from tests.support.database import SHORT, SLACK_S, WORKER, Invocation, ask, governor_on, lease_ids, stopped
 from tests.support.faulty_store import LOST, FaultyStore
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from connection_governor.client.governor import Governor
     from connection_governor.mysql.async_session import AsyncFencedConnection
-    from harness.mariadb import PrivateMariaDB
+    from harness.stack.mariadb import PrivateMariaDB
 
 BUDGET = 5
 CROWD = Credentials("crowd", "pässwörd €")

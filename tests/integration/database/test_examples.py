@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pymysql.cursors import Cursor
 
     from connection_governor.mysql.connect import Target
-    from harness.mariadb import PrivateMariaDB
+    from harness.stack.mariadb import PrivateMariaDB
 
 ENVIRONMENT = """
 import json, runpy, sys, time

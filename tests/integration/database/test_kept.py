@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
     from connection_governor.client.governor import Governor
     from connection_governor.mysql.connect import FencedConnection, Target
-    from harness.mariadb import PrivateMariaDB
+    from harness.stack.mariadb import PrivateMariaDB
 
 
 @pytest.fixture

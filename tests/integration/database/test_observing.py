@@ -13,7 +13,7 @@ from connection_governor.errors import InvalidRequest
 from connection_governor.mysql.connect import Target, open_session
 from connection_governor.mysql.credentials import Credentials
 from connection_governor.mysql.observe import Session, kill, observe
-from harness.mariadb import PrivateMariaDB
+from harness.stack.mariadb import PrivateMariaDB
 from tests.support.database import WORKER, Opener, listed, seconds_until_gone
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from connection_governor.errors import InvalidRequest
 from connection_governor.mysql.connect import FencedConnection, Target, open_session
 from connection_governor.mysql.credentials import Credentials, DatabaseCredentials
 from connection_governor.mysql.fence import Fence, SessionStart
-from harness.mariadb import PrivateMariaDB
-from harness.tls import make_server_certificate
+from harness.stack.mariadb import PrivateMariaDB
+from harness.stack.tls import make_server_certificate
 from tests.support.database import SLACK_S, WORKER, Opener, ask
 
 if TYPE_CHECKING:

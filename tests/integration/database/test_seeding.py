@@ -23,7 +23,7 @@ from tests.support.virtual import SetEntropy, VirtualClock
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from harness.mariadb import PrivateMariaDB
+    from harness.stack.mariadb import PrivateMariaDB
 
 ADMINISTRATOR, WORKER, MONITOR = (
     Credentials(name, f"{name}Secret1") for name in ("seeding_admin", "seeded_worker", "seeded_monitor")

@@ -22,8 +22,8 @@ import pymysql
 import pytest
 
 from harness.paths import ROOT, TOOLS
-from harness.processes import LOOPBACK, Server, free_port, kill, start
-from harness.tools import tool
+from harness.stack.processes import LOOPBACK, Server, free_port, kill, start
+from harness.stack.tools import tool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -29,7 +29,7 @@ from tests.support.worlds import endpoint_of, environment_of, new_table
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from harness.mariadb import PrivateMariaDB
+    from harness.stack.mariadb import PrivateMariaDB
     from tests.integration.emulator.conftest import LambdaEnvironment
 
 BUDGET = 5

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from harness.errors import StackError
-from harness.guard import group_alive
 from harness.paths import ROOT
-from harness.processes import LOOPBACK, free_port, start, stop, wait_until_ready
+from harness.stack.guard import group_alive
+from harness.stack.processes import LOOPBACK, free_port, start, stop, wait_until_ready
 
 PARENT_AND_CHILD = "sleep 300 & echo up; wait"
 
@@ -48,7 +48,7 @@ def test_nothing_outlives_a_run_that_was_killed(tmp_path: Path) -> None:
 import time
 from collections.abc import Callable
 from pathlib import Path
-from harness.processes import short_folder, start
+from harness.stack.processes import short_folder, start
 with short_folder("gov-test-") as folder:
     server = start("sleepers", ["sh", "-c", {PARENT_AND_CHILD!r}], log=Path({str(tmp_path / "log")!r}))
     print(server.pid, folder, flush=True)
@@ -67,7 +67,7 @@ def test_a_run_that_forgot_a_server_ends_quietly_and_leaves_nothing(tmp_path: Pa
     """Its last words would be a warning of ours, and what it left would still be there when the next one starts."""
     program = f"""
 from pathlib import Path
-from harness.processes import start
+from harness.stack.processes import start
 print(start("sleepers", ["sh", "-c", {PARENT_AND_CHILD!r}], log=Path({str(tmp_path / "log")!r})).pid)
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)

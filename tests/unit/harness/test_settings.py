@@ -2,7 +2,7 @@
 
 import pytest
 
-from harness.capacity import pieces_of
+from harness.demo.capacity import pieces_of
 from harness.errors import StackError
 from harness.settings import Settings
 

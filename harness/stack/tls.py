@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from harness.processes import LOOPBACK
+from harness.stack.processes import LOOPBACK
 
 VALID_FOR = dt.timedelta(days=7)
 USES = (

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 from harness.errors import StackError
 from harness.paths import BUILD, TEMPLATE, TOOLS
-from harness.tools import tool
+from harness.stack.tools import tool
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from harness.local_aws import LocalAws
+    from harness.stack.local_aws import LocalAws
 
 STACK_NAME = "connection-governor"
 DATABASE_NAME = "Prod_MySQL"

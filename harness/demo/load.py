@@ -6,13 +6,13 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from harness.observer import now_ms
-from harness.recording import Hold, Load
+from harness.demo.observer import now_ms
+from harness.demo.recording import Hold, Load
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from harness.stack import Stack
+    from harness.stack.local_stack import Stack
 
 HOLD_MS = (400, 1200)
 TIMEOUT_MS = 1000  # how long a worker waits for a connection

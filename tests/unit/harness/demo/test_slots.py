@@ -1,7 +1,7 @@
 """How holds are laid out in the picture."""
 
-from harness.recording import Hold
-from harness.slots import in_slots
+from harness.demo.recording import Hold
+from harness.demo.slots import in_slots
 
 
 def test_a_slot_is_used_again_when_its_holder_is_done() -> None:

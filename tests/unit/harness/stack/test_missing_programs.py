@@ -2,8 +2,8 @@
 
 import pytest
 
-from harness import mariadb_programs, packages
 from harness.errors import StackError
+from harness.stack import mariadb_programs, packages
 
 
 @pytest.fixture

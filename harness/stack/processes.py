@@ -16,8 +16,8 @@ from functools import cache
 from pathlib import Path
 from types import FrameType
 
-from harness import guard
 from harness.errors import StackError
+from harness.stack import guard
 
 LOOPBACK = "127.0.0.1"
 # Below the range from which the kernel takes the local ends of outgoing connections: those could take a "free" port
@@ -78,7 +78,7 @@ def _can_listen(port: int) -> bool:
 
 @cache
 def _guard() -> subprocess.Popen[str]:
-    """The one guard of this process: see harness/guard.py."""
+    """The one guard of this process: see `guard.py`."""
     process = subprocess.Popen(
         [sys.executable, "-I", "-S", guard.__file__],
         stdin=subprocess.PIPE,

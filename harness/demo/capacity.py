@@ -9,13 +9,13 @@ from connection_governor.core.engine import Engine
 from connection_governor.core.lease import Grant, Lease, Wanted
 from connection_governor.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
 from connection_governor.wiring import Environment, dynamodb_store
-from harness.deployment import DATABASE_NAME
-from harness.observer import now_ms, operations_of
+from harness.demo.observer import now_ms, operations_of
+from harness.stack.deployment import DATABASE_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from harness.stack import Stack
+    from harness.stack.local_stack import Stack
 
 LEASE_MS = 5_000
 EACH_S = 0.1

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from harness.errors import StackError
-from harness.packages import require_program
 from harness.paths import TOOLS
-from harness.processes import LOOPBACK, free_port, short_folder, start, stop, wait_until_ready
+from harness.stack.packages import require_program
+from harness.stack.processes import LOOPBACK, free_port, short_folder, start, stop, wait_until_ready
 
 # An npm package that carries DynamoDBLocal.jar as it is.
 PACKAGE = "amplify-dynamodb-simulator@2.9.30"

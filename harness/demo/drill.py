@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from harness.observer import WORKER_USER, now_ms
+from harness.demo.observer import WORKER_USER, now_ms
 
 if TYPE_CHECKING:
     from pymysql.connections import Connection

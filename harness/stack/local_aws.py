@@ -12,8 +12,8 @@ import boto3
 from botocore.config import Config
 
 from harness.paths import LOGS
-from harness.processes import LOOPBACK, free_port, short_folder, start, stop, wait_until_ready
-from harness.tools import tool
+from harness.stack.processes import LOOPBACK, free_port, short_folder, start, stop, wait_until_ready
+from harness.stack.tools import tool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

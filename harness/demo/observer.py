@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 from connection_governor.core.operations import Operations
 from connection_governor.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
 from connection_governor.wiring import Environment, dynamodb_store
-from harness.deployment import DATABASE_NAME
+from harness.stack.deployment import DATABASE_NAME
 
 if TYPE_CHECKING:
     from pymysql.connections import Connection
     from pymysql.cursors import Cursor
 
-    from harness.stack import Stack
+    from harness.stack.local_stack import Stack
 
 WORKER_USER = "governed_worker"  # the template's default
 SESSIONS = "SELECT COUNT(*) FROM information_schema.processlist WHERE user = %s"

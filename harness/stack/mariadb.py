@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Self
 import pymysql
 
 from harness.errors import StackError
-from harness.mariadb_programs import Programs, mariadb_programs
-from harness.processes import LOOPBACK, Server, free_port, kill, short_folder, start, stop, wait_until_ready
-from harness.tls import ServerCertificate, make_server_certificate
+from harness.stack.mariadb_programs import Programs, mariadb_programs
+from harness.stack.processes import LOOPBACK, Server, free_port, kill, short_folder, start, stop, wait_until_ready
+from harness.stack.tls import ServerCertificate, make_server_certificate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

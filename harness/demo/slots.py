@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from harness.recording import Hold
+    from harness.demo.recording import Hold
 
 
 def in_slots(holds: Iterable[Hold]) -> Iterator[tuple[Hold, int]]:

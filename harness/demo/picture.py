@@ -10,15 +10,15 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from harness.figures import groups, headline
-from harness.slots import in_slots
+from harness.demo.figures import groups, headline
+from harness.demo.slots import in_slots
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from matplotlib.axes import Axes
 
-    from harness.recording import Recording, Samples
+    from harness.demo.recording import Recording, Samples
 
 REMAINING, MYSQL, REFUSED, REFUSED_BY_MYSQL = "#1f5fbf", "#e9a13b", "#e0574f", "#8f1414"
 GOOD, INK, GREY, FAINT = "#237a4b", "#1f2328", "#57606a", "#c9d1d9"

@@ -8,10 +8,10 @@ import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from harness.deployment import DATABASE_NAME, Deployment, build_template, deploy, local_parameters
 from harness.errors import StackError
-from harness.local_aws import LocalAws, local_aws
-from harness.mariadb import PrivateMariaDB
+from harness.stack.deployment import DATABASE_NAME, Deployment, build_template, deploy, local_parameters
+from harness.stack.local_aws import LocalAws, local_aws
+from harness.stack.mariadb import PrivateMariaDB
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from harness.recording import Hold, Recording
-from harness.summary import broken_promises, most_at_once, summarise
+from harness.demo.recording import Hold, Recording
+from harness.demo.summary import broken_promises, most_at_once, summarise
 from tests.support.recordings import load, recorded
 
 CONTRACT = {

@@ -5,11 +5,11 @@ import shlex
 import time
 from typing import Any
 
-from harness.deployment import DATABASE_NAME
 from harness.paths import BUILD
-from harness.processes import stop_on_signals
 from harness.settings import Settings
-from harness.stack import FOR_MONITORING, Stack, running_stack
+from harness.stack.deployment import DATABASE_NAME
+from harness.stack.local_stack import FOR_MONITORING, Stack, running_stack
+from harness.stack.processes import stop_on_signals
 
 DESCRIPTION = BUILD / "stack.json"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from harness.summary import bound_s
+from harness.demo.summary import bound_s
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

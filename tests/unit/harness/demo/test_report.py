@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from matplotlib.image import imread
 
-from harness.report import write_report
-from harness.summary import summarise
+from harness.demo.report import write_report
+from harness.demo.summary import summarise
 from tests.support.recordings import recorded
 
 

@@ -6,17 +6,17 @@ import json
 import shutil
 from typing import TYPE_CHECKING
 
+from harness.demo.progress import progress_for
+from harness.demo.scenario import play
+from harness.demo.summary import broken_promises, summarise
 from harness.paths import BUILD, ROOT
-from harness.progress import progress_for
-from harness.scenario import play
 from harness.settings import Settings
-from harness.stack import running_stack
-from harness.summary import broken_promises, summarise
+from harness.stack.local_stack import running_stack
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from harness.recording import Recording
+    from harness.demo.recording import Recording
 
 FOLDER = BUILD / "demo"
 
@@ -42,7 +42,7 @@ def main() -> int:
 
 def report(recording: Recording, folder: Path) -> int:
     """Writes the results and says what they are; returns the exit code."""
-    from harness.report import write_report  # noqa: PLC0415 - drawing takes a second to import, and is needed last
+    from harness.demo.report import write_report  # noqa: PLC0415 - drawing takes a second to import, and is needed last
 
     recording.write(folder / "recording.json")
     summary = summarise(recording)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import html
 from typing import TYPE_CHECKING, Any
 
-from harness.figures import Group, groups, headline
-from harness.picture import draw, draw_chart
+from harness.demo.figures import Group, groups, headline
+from harness.demo.picture import draw, draw_chart
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from harness.recording import Recording
+    from harness.demo.recording import Recording
 
 STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;color:#1f2328;max-width:1180px;margin:2rem auto;padding:0 1rem}

@@ -3,7 +3,7 @@
 import json
 
 from connection_governor.metrics import emf_line
-from harness.bridge import points_of
+from harness.stack.bridge import points_of
 
 
 def test_a_line_of_metrics_becomes_one_point_each() -> None:

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING
 
-from harness.background import Repeating
-from harness.bridge import MetricsBridge
-from harness.observer import MySQLObserver, TableObserver, now_ms, operations_of
+from harness.demo.background import Repeating
+from harness.demo.observer import MySQLObserver, TableObserver, now_ms, operations_of
+from harness.stack.bridge import MetricsBridge
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from harness.stack import Stack
+    from harness.stack.local_stack import Stack
 
 MYSQL_EACH_S, TABLE_EACH_S, METRICS_EACH_S = 0.02, 0.2, 0.4
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import StackError
-from harness.packages import can_install, find_program, install
 from harness.paths import TOOLS
+from harness.stack.packages import can_install, find_program, install
 
 # Without the package that would also start a server as a service of the machine.
 PACKAGES = ("mariadb-server-core", "mariadb-client-core")

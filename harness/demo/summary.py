@@ -9,7 +9,7 @@ from harness.load_function.load.tally import percentiles
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from harness.recording import Hold, Recording
+    from harness.demo.recording import Hold, Recording
 
 DETECTION_S = 1.0  # what may pass beyond lease + skew until the budget is full again
 CLEAR_PRESSURE = 2  # times the budget: with so many workers at a time, somebody has to be refused

@@ -7,16 +7,16 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from harness.background import Task
-from harness.capacity import leaked, wait_for_full_budget
-from harness.deployment import DATABASE_NAME
-from harness.drill import Crash, kill_holders
-from harness.load import Wave, run, together
-from harness.observer import global_status, now_ms, operations_of, sessions_begun
-from harness.progress import Figures
-from harness.recording import Load, Recording
-from harness.summary import longest_lease_ms
-from harness.watch import Watch, watching
+from harness.demo.background import Task
+from harness.demo.capacity import leaked, wait_for_full_budget
+from harness.demo.drill import Crash, kill_holders
+from harness.demo.load import Wave, run, together
+from harness.demo.observer import global_status, now_ms, operations_of, sessions_begun
+from harness.demo.progress import Figures
+from harness.demo.recording import Load, Recording
+from harness.demo.summary import longest_lease_ms
+from harness.demo.watch import Watch, watching
+from harness.stack.deployment import DATABASE_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from pymysql.connections import Connection
     from pymysql.cursors import Cursor
 
-    from harness.progress import Progress
+    from harness.demo.progress import Progress
     from harness.settings import Settings
-    from harness.stack import Stack
+    from harness.stack.local_stack import Stack
 
 FIRST_WAVE = 0.7  # of the invocations; the others come when the crash is overcome
 SHARE_KILLED = 0.4  # of the budget

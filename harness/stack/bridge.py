@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from harness.local_aws import LocalAws
+    from harness.stack.local_aws import LocalAws
 
 LATE_MS = 10_000  # a line can appear this long after its time: it is written when its invocation ends
 DATA_IN_ONE_CALL = 500

@@ -1,0 +1,1 @@
+"""Drives a deployed stack through a load and a crash, records what happens, and reports it."""
