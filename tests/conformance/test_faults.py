@@ -82,6 +82,19 @@ def test_a_renew_that_was_applied_and_never_answered_does_not_keep_the_lease_fro
     assert world.shard().leases == {}
 
 
+@pytest.mark.parametrize("later_ms", [0, 10, LEASE_MS + 1], ids=["at-once", "later", "past-the-end-it-knows"])
+def test_a_renew_is_repeated_after_one_that_was_applied_and_never_answered(world: World, later_ms: int) -> None:
+    """`LeaseLost` in the middle of a body, with the lease stored, in force and its own."""
+    lease = world.lend()
+    world.store.plan("renew", *[LOST_ANSWER] * GIVING_BACK.tries)
+    with pytest.raises(GovernorUnavailable):
+        world.renew(lease, ends_in_ms=10 * LEASE_MS)
+    world.clock.advance(later_ms)
+    renewed = world.prolong(lease, ends_in_ms=11 * LEASE_MS)
+    assert renewed.expires_at_ms == world.clock.now + 11 * LEASE_MS
+    assert world.shard().leases == {lease.lease_id: renewed.record}
+
+
 def test_a_look_that_shows_the_own_lease_is_a_grant(world: World) -> None:
     """A waiting worker's retried call would be refused while its lease lies in the table until it ends."""
     wanted = world.wanted(connections=3)

@@ -299,6 +299,25 @@ def test_a_repeated_renew_has_succeeded(world: World) -> None:
     assert world.transport.renew(lease, expires_at_ms=end_ms) == first
 
 
+def test_a_renew_from_an_older_value_of_the_lease_goes_on_from_what_is_stored(world: World) -> None:
+    """After a renew whose answer was lost its holder knows only the older value: it would stop with its lease alive."""
+    lease = world.lend()
+    world.prolong(lease)
+    renewed = world.prolong(lease, ends_in_ms=3 * LEASE_MS)
+    assert renewed.expires_at_ms > world.clock.now + 2 * LEASE_MS
+    assert world.shard().leases == {lease.lease_id: renewed.record}
+
+
+@pytest.mark.parametrize("change", [{"holder": "billing/9"}, {"connections": 2}], ids=lambda change: str(*change))
+def test_an_older_value_with_anything_else_changed_is_not_renewed(world: World, change: dict[str, Any]) -> None:
+    """A number of connections or a holder from a request would become the stored one."""
+    lease = world.lend()
+    world.prolong(lease)
+    before = world.picture()
+    assert world.renew(replace(lease, **change), ends_in_ms=3 * LEASE_MS) is None
+    assert world.picture() == before
+
+
 def test_a_late_renew_keeps_the_later_end(world: World) -> None:
     """A renew that was overtaken by a newer one would shorten the lease under its holder."""
     lease = world.lend()

@@ -48,6 +48,29 @@ def test_a_whole_life_of_a_lease_in_payloads(world: World) -> None:
     assert answer(world, {"action": "renew", "lease": renewed["lease"]}) == {"renewed": False, "reason": "not_held"}
 
 
+@pytest.mark.parametrize("later_ms", [3, 9_000, 11_000], ids=["soon", "later", "past-the-end-it-knows"])
+def test_a_renew_by_length_that_is_repeated_later_is_answered_the_end_that_is_stored(
+    world: World, later_ms: int
+) -> None:
+    """Any language's SDK repeats a request after a lost answer: the worker would give up a live lease."""
+    lease = granted(world, lease_ms=10_000)
+    request = {"action": "renew", "lease": lease, "lease_ms": 20_000}
+    first = answer(world, request)
+    world.clock.advance(later_ms)
+    before = world.picture()
+    assert answer(world, request) == first
+    assert world.picture() == before
+
+
+def test_a_renew_by_length_that_is_repeated_after_both_ends_is_not_held(world: World) -> None:
+    """Its slot may be lent again at any moment."""
+    lease = granted(world, lease_ms=10_000)
+    request = {"action": "renew", "lease": lease, "lease_ms": 20_000}
+    answer(world, request)
+    world.clock.advance(20_001)
+    assert answer(world, request) == {"renewed": False, "reason": "not_held"}
+
+
 def test_an_acquire_that_is_repeated_later_is_granted_the_lease_that_is_stored(world: World) -> None:
     """A worker in any language names a length: its SDK repeats the request after a lost answer, the end has moved."""
     request = {"action": "acquire", "database": "orders", "lease_id": LEASE_ID, "lease_ms": 10_000}

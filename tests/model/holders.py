@@ -116,6 +116,8 @@ class Holders:
             return (Request(HOLD, request.later),)
         if request.kind == RENEW and (story.end >= request.later or story.end == request.end):
             return (Request(HOLD, story.end),)  # renewed already; or refused, a lowered budget being overdrawn
+        if request.kind == RENEW and story.end > request.end:
+            return (Request(RENEW, story.end, request.later),)  # an earlier renew has moved it: again, from there
         if request.kind == LEAVE and story.end > request.end and self.on("renew"):
             return (Request(LEAVE, story.end),)  # a renew has moved it since: once more, as it is stored
         return ()

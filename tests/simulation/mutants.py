@@ -274,7 +274,16 @@ IN_RULES = [
         "an earlier end counts as renewed",
         "core/rules",
         ("if same and record_expiry_ms(stored) >= record_expiry_ms(wanted)", "if same"),
-        ("return AlreadyRenewed(record_expiry_ms(stored))", "return AlreadyRenewed(record_expiry_ms(wanted))"),
+        (
+            "return AlreadyRenewed(record_expiry_ms(stored))\n    if stored == record:",
+            "return AlreadyRenewed(record_expiry_ms(wanted))\n    if stored == record:",
+        ),
+        focus="storms",
+    ),
+    _m(
+        "renewal of whatever has the id and a later end",
+        "core/rules",
+        ("if not same or record_expiry_ms(stored) < record_expiry_ms(record):", "if False:"),
         focus="storms",
     ),
     _m(
@@ -350,8 +359,8 @@ IN_ENGINE = [
         "a lost renewal is taken for one",
         "core/engine",
         (
-            "if outcome.shard is None or isinstance(decision, rules.NotHeld):\n            return None",
-            "if outcome.shard is None or isinstance(decision, rules.NotHeld):\n            return Renewal(replace(lease, expires_at_ms=end_ms), pressure=False)",
+            "if outcome.shard is None or isinstance(decision, rules.NotHeld):\n                return None",
+            "if outcome.shard is None or isinstance(decision, rules.NotHeld):\n                return Renewal(replace(lease, expires_at_ms=end_ms), pressure=False)",
         ),
     ),
 ]

@@ -130,22 +130,54 @@ def test_what_is_over_comes_in_portions_that_name_each_once() -> None:
         (record(60_000), rules.AlreadyRenewed(NOW_MS + 60_000)),
         (record(90_000), rules.AlreadyRenewed(NOW_MS + 90_000)),
         (record(30_000), Full()),
-        (record(45_000), rules.NotHeld()),
+        (record(45_000), rules.RenewFrom(record(45_000))),
+        (record(29_000), rules.NotHeld()),
+        (record(45_000, 2), rules.NotHeld()),
+        (record(45_000, tag="else"), rules.NotHeld()),
         (record(60_000, 2), rules.NotHeld()),
         (record(60_000, tag="else"), rules.NotHeld()),
     ],
-    ids=["as-wanted", "later", "as-it-was", "by-another-renew", "other-count", "other-holder"],
+    ids=[
+        "as-wanted",
+        "later",
+        "as-it-was",
+        "by-an-earlier-renew",
+        "an-earlier-end",
+        "in-between-other-count",
+        "in-between-other-holder",
+        "other-count",
+        "other-holder",
+    ],
 )
 def test_what_a_refused_renew_means(stored: str, decision: object) -> None:
     """A holder that is told wrongly either stops in the middle, or goes on without a lease."""
     seen = shard(5, stored)
-    assert rules.after_refused_renew(seen, "held0000", record(30_000), record(60_000)) == decision
+    assert rules.after_refused_renew(seen, "held0000", record(30_000), record(60_000), now_ms=NOW_MS) == decision
+
+
+def test_a_renew_by_length_that_is_repeated_does_nothing_more() -> None:
+    """Each late duplicate would otherwise prolong the lease of a holder that has crashed since."""
+    seen = shard(5, record(45_000))
+    decision = rules.after_refused_renew(seen, "held0000", record(30_000), record(60_000), now_ms=NOW_MS, any_end=True)
+    assert decision == rules.AlreadyRenewed(NOW_MS + 45_000)
+
+
+def test_a_lease_past_its_end_is_renewed_by_nothing() -> None:
+    """Anyone may take it over at any moment, so its holder must acquire anew."""
+    seen = shard(5, record(60_000))
+    for any_end in (True, False):
+        for asked in (record(60_000), record(90_000)):
+            decision = rules.after_refused_renew(
+                seen, "held0000", record(30_000), asked, now_ms=NOW_MS + 60_001, any_end=any_end
+            )
+            assert decision == rules.NotHeld()
 
 
 def test_a_renew_of_what_is_gone_is_not_held() -> None:
     """The holder must stop, and open nothing more."""
     for seen in (None, shard(5), shard(5, record())):
-        assert rules.after_refused_renew(seen, "gone0000", record(), record(60_000)) == rules.NotHeld()
+        decision = rules.after_refused_renew(seen, "gone0000", record(), record(60_000), now_ms=NOW_MS)
+        assert decision == rules.NotHeld()
 
 
 @pytest.mark.parametrize(

@@ -18,11 +18,12 @@ from connection_governor.core.lease import (
     ShardKey,
     holder_tag,
     pack_record,
+    record_expiry_ms,
 )
 from connection_governor.core.placement import Attempt, Tools, is_pressed, totals
 from connection_governor.core.retry import GIVING_BACK, TAKING, Retry
 from connection_governor.core.shard_stats import Turnover
-from connection_governor.core.store import Written
+from connection_governor.core.store import Unwritten, Written
 from connection_governor.errors import GovernorUnavailable, UnknownDatabase
 
 if TYPE_CHECKING:
@@ -112,8 +113,15 @@ class Engine:
             self._look_after(settings, attempt.seen, missed=attempt.missed)
         return grant or self._refusal(settings, attempt.seen)
 
-    def renew(self, lease: Lease, *, expires_at_ms: int) -> Renewal | Refusal | None:
+    def renew(self, lease: Lease, *, expires_at_ms: int, any_end: bool = False) -> Renewal | Refusal | None:
         """Move the lease's end to `expires_at_ms`; never shortens it.
+
+        A renew whose answer was lost may have moved the end already: then this goes on from the record that is stored.
+
+        Args:
+            lease: as its holder knows it.
+            expires_at_ms: the new end.
+            any_end: the caller gave a length, so a later end than `lease` has counts as this very renew, repeated.
 
         Returns:
             The lease with its new end; None where it is not held any more, or past its end. A refusal where a lowered
@@ -122,21 +130,32 @@ class Engine:
         Raises:
             GovernorUnavailable: the store could not be reached: whether the lease was renewed is not known.
         """
-        if lease.expires_at_ms < self._clock.now_ms():
-            return None
         end_ms = max(expires_at_ms, lease.expires_at_ms)
-        tag = holder_tag(lease.holder)
-        renewed = pack_record(end_ms, lease.connections, tag)
-        outcome = self._retry(lambda: self._store.renew(lease.key, lease.lease_id, lease.record, renewed), GIVING_BACK)
-        if isinstance(outcome, Written):
-            return Renewal(replace(lease, expires_at_ms=end_ms), is_pressed(outcome, self._clock.now_ms()))
-        decision = rules.after_refused_renew(outcome.shard, lease.lease_id, lease.record, renewed)
-        if outcome.shard is None or isinstance(decision, rules.NotHeld):
-            return None
-        if isinstance(decision, rules.Full):
-            return self._refusal(self.settings(lease.database), [outcome.shard])
-        pressure = is_pressed(outcome.shard, self._clock.now_ms())
-        return Renewal(replace(lease, expires_at_ms=decision.expires_at_ms), pressure)
+        wanted, record = pack_record(end_ms, lease.connections, holder_tag(lease.holder)), lease.record
+        for _ in range(RENEWS_OUTRUN):
+            outcome = self._renew_once(lease, record, wanted)
+            now_ms = self._clock.now_ms()
+            if isinstance(outcome, Written):
+                return Renewal(replace(lease, expires_at_ms=end_ms), is_pressed(outcome, now_ms))
+            decision = rules.after_refused_renew(
+                outcome.shard, lease.lease_id, record, wanted, now_ms=now_ms, any_end=any_end
+            )
+            if isinstance(decision, rules.RenewFrom):
+                record = decision.record
+                continue
+            if outcome.shard is None or isinstance(decision, rules.NotHeld):
+                return None
+            if isinstance(decision, rules.Full):
+                return self._refusal(self.settings(lease.database), [outcome.shard])
+            return Renewal(replace(lease, expires_at_ms=decision.expires_at_ms), is_pressed(outcome.shard, now_ms))
+        return None
+
+    def _renew_once(self, lease: Lease, record: str, wanted: str) -> Written | Unwritten:
+        """Write the renewal; past the end that the holder knows only read, for that record is never renewed."""
+        if record_expiry_ms(record) < self._clock.now_ms():
+            (shard,) = self._retry(partial(self._store.read, [lease.key], consistent=True), GIVING_BACK)
+            return Unwritten(shard)
+        return self._retry(partial(self._store.renew, lease.key, lease.lease_id, record, wanted), GIVING_BACK)
 
     def release(self, lease: Lease) -> Written | None:
         """Give the lease back, also where a renew has moved its end since.

@@ -19,7 +19,10 @@ taken over from a holder whose clock is too far behind (its session's time-outs 
     ------------------------------------------  ------------------------------------------------
     our id, all else alike, ending as late      AlreadyRenewed (an earlier try's answer was lost)
     our id with our whole record                Full: a lowered budget is overdrawn
-    anything else                               NotHeld
+    our id, all else alike, ending later than
+    ours and before what is asked for           RenewFrom(record): an earlier renew's answer was lost
+      where the caller gave a length            AlreadyRenewed: its retry computed a new end
+    anything else, also a lease past its end    NotHeld
 
     a release was not written, the shard shows  what to do
     ------------------------------------------  ------------------------------------------------
@@ -85,6 +88,13 @@ class AlreadyRenewed:
     """The lease is stored and ends at least as late as wanted: at `expires_at_ms`."""
 
     expires_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class RenewFrom:
+    """An earlier renew of this lease was applied: renew again, from the record that it stored."""
+
+    record: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,19 +170,27 @@ def room_for(shard: Shard, connections: int, *, now_ms: int, skew_ms: int) -> Wr
 
 
 def after_refused_renew(
-    shard: Shard | None, lease_id: str, record: str, wanted: str
-) -> AlreadyRenewed | Full | NotHeld:
-    """What a renew from `record` to `wanted` that was not written means, from the shard that the answer showed.
+    shard: Shard | None, lease_id: str, record: str, wanted: str, *, now_ms: int, any_end: bool = False
+) -> AlreadyRenewed | RenewFrom | Full | NotHeld:
+    """Return what a renew from `record` to `wanted` that was not written means, from the shard that the answer showed.
 
-    `wanted` differs from the lease's other records only in the expiry, so the rest must match to the letter.
+    `wanted` differs from the lease's other records only in the expiry, so the rest must match to the letter. Only the
+    holder's own renews move the expiry, so a later one is the holder's, whether or not it knows.
+
+    With `any_end` the caller gave a length, so that a repeated request asks for a later end than the first: the end
+    that is stored counts, and repeating the request does nothing more.
     """
     stored = shard.leases.get(lease_id) if shard else None
-    if stored is None:
+    if stored is None or record_expiry_ms(stored) < now_ms:
         return NotHeld()
     same = _differ_in_end_only(stored, wanted)
     if same and record_expiry_ms(stored) >= record_expiry_ms(wanted):
         return AlreadyRenewed(record_expiry_ms(stored))
-    return Full() if stored == record else NotHeld()
+    if stored == record:
+        return Full()
+    if not same or record_expiry_ms(stored) < record_expiry_ms(record):
+        return NotHeld()
+    return AlreadyRenewed(record_expiry_ms(stored)) if any_end else RenewFrom(stored)
 
 
 def renewed_since(shard: Shard | None, lease_id: str, record: str) -> str | None:

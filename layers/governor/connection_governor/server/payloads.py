@@ -93,7 +93,9 @@ class Requests:
 
     def _renew(self, request: Payload) -> Payload:
         lease = lease_of(request.get("lease"))
-        renewal = self._service.renew(lease, expires_at_ms=self._end_ms(request, lease.database))
+        by_length = request.get("expires_at_ms") is None
+        end_ms = self._end_ms(request, lease.database)
+        renewal = self._service.renew(lease, expires_at_ms=end_ms, any_end=by_length)
         if renewal is None:
             return {"renewed": False, "reason": "not_held"}
         if isinstance(renewal, Refusal):

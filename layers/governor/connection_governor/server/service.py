@@ -63,9 +63,9 @@ class Service:
             self._reporter.refused(wanted.database, values, took_ms=now_ms - started_ms, now_ms=now_ms, **who)
         return outcome
 
-    def renew(self, lease: Lease, *, expires_at_ms: int) -> Renewal | Refusal | None:
+    def renew(self, lease: Lease, *, expires_at_ms: int, any_end: bool = False) -> Renewal | Refusal | None:
         """Move a lease's end. Answers and raises as `Engine.renew`."""
-        return self._engine.renew(lease, expires_at_ms=expires_at_ms)
+        return self._engine.renew(lease, expires_at_ms=expires_at_ms, any_end=any_end)
 
     def release(self, lease: Lease) -> bool:
         """Give a lease back; whether there was anything to give back. Raises as `Engine.release`."""
