@@ -78,7 +78,7 @@ def test_a_function_that_may_not_be_invoked_is_an_outage_that_is_not_retried(cod
         with pytest.raises(GovernorUnavailable) as refused:
             remote.status("orders")
         remote._invoke._endpoint.close()  # type: ignore[attr-defined]
-    assert not refused.value.passing
+    assert not refused.value.retryable
     assert len(server.requests) == 1
 
 

@@ -23,20 +23,20 @@ class Fault:
     Attributes:
         applied: it arrives; else it is lost on the way.
         repeated: it arrives twice, and the answer to the first (`late`) or to the second comes back; else none does.
-        throttled, passing: of the `GovernorUnavailable` that is raised where no answer comes back.
+        throttled, retryable: of the `GovernorUnavailable` that is raised where no answer comes back.
     """
 
     applied: bool = False
     repeated: bool = False
     late: bool = True
     throttled: bool = False
-    passing: bool = True
+    retryable: bool = True
 
 
 LOST = Fault()
 LOST_ANSWER = Fault(applied=True)
 THROTTLED = Fault(throttled=True)
-REFUSED = Fault(passing=False)
+REFUSED = Fault(retryable=False)
 TWICE = Fault(applied=True, repeated=True)
 SENT_AGAIN = Fault(applied=True, repeated=True, late=False)
 
@@ -85,7 +85,7 @@ class FaultyStore:
             if fault.repeated:
                 second = call(*arguments, **options)
                 return answer if fault.late else second
-        raise GovernorUnavailable("as the test told it", throttled=fault.throttled, passing=fault.passing)
+        raise GovernorUnavailable("as the test told it", throttled=fault.throttled, retryable=fault.retryable)
 
     def _planned(self, method: str) -> Fault | None:
         queue = self.faults.get(method)
@@ -100,5 +100,5 @@ class FaultyStore:
         if method in WRITES:
             self.crash = (writes_left - 1, applied)
             if writes_left == 1:
-                return Fault(applied=applied, passing=False)
+                return Fault(applied=applied, retryable=False)
         return None

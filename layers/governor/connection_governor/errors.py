@@ -38,10 +38,10 @@ class NoConnectionsLeft(GovernorError):
 class GovernorUnavailable(GovernorError):
     """DynamoDB or the governor function could not be reached, or answered with a fault, within bounded retries."""
 
-    def __init__(self, message: str, *, throttled: bool = False, passing: bool = True) -> None:
+    def __init__(self, message: str, *, throttled: bool = False, retryable: bool = True) -> None:
         super().__init__(message)
         self.throttled = throttled
-        self.passing = passing  # False: trying again cannot help, such as a missing table or permission
+        self.retryable = retryable  # False: another try cannot help, as with a missing table or permission
 
 
 class LeaseLost(GovernorError):

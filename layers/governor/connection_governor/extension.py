@@ -21,11 +21,11 @@ import json
 import os
 import time
 from contextlib import suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from connection_governor.aws.http1 import Address, Connection, request_bytes
 from connection_governor.client.lease_file import FOLDER, LINE_BYTES, SUFFIX, UNKNOWN_SHARD, Note
+from connection_governor.core.values import replace
 from connection_governor.errors import GovernorError
 from connection_governor.system import SYSTEM_CLOCK
 from connection_governor.wiring import Environment, governor_parts

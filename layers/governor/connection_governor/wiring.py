@@ -21,6 +21,7 @@ from connection_governor.core.deadline import InvocationEnd
 from connection_governor.core.engine import Engine
 from connection_governor.core.operations import Operations
 from connection_governor.core.retry import Retry
+from connection_governor.core.values import dataclass
 from connection_governor.errors import InvalidRequest
 from connection_governor.metrics import Reporter
 from connection_governor.server.payloads import Requests
@@ -29,11 +30,8 @@ from connection_governor.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from dataclasses import dataclass
 
     from connection_governor.mysql.opener import Opener
-else:
-    from connection_governor.core.values import dataclass
 
 _INVOKE_TIMEOUT_S = 10.0  # a cold governor function answers in a second or two
 

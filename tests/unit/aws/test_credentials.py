@@ -58,7 +58,7 @@ def test_what_botocores_chain_cannot_do_is_an_outage(
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     with pytest.raises(GovernorUnavailable, match="no credentials") as refused:
         credential_source({"AWS_PROFILE": "ops"}).current()
-    assert not refused.value.passing or not profiles.startswith("[ops]\nsource")
+    assert not refused.value.retryable or not profiles.startswith("[ops]\nsource")
 
 
 def test_without_botocore_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -180,7 +180,7 @@ def test_any_other_refusal_is_an_outage_that_is_not_tried_again(
     }
     with pytest.raises(GovernorUnavailable) as refused:
         (WRITES | reads)[name](store)
-    assert not refused.value.passing
+    assert not refused.value.retryable
     assert isinstance(refused.value.__cause__, ServiceError)
 
 
@@ -202,7 +202,7 @@ def test_a_batch_that_was_left_half_read_is_throttling(store: DynamoDBStore, cal
     with pytest.raises(GovernorUnavailable) as refused:
         store.read([KEY, ShardKey("orders", 4)], consistent=True)
     assert refused.value.throttled
-    assert refused.value.passing
+    assert refused.value.retryable
 
 
 def test_settings_of_an_older_version_get_the_defaults(store: DynamoDBStore, call: Recorded) -> None:

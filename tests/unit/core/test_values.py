@@ -43,6 +43,22 @@ THEIRS = _define(dataclasses.dataclass, dataclasses.field)
 BOTH = pytest.mark.parametrize("point", [OURS, THEIRS], ids=["ours", "dataclasses"])
 
 
+@pytest.mark.parametrize("module", [values, dataclasses], ids=["ours", "dataclasses"])
+def test_a_field_can_be_left_out_of_what_is_shown(module: Any) -> None:  # noqa: ANN401 - a module
+    """Every traceback would show a database password."""
+
+    class Secret:
+        name: str
+        password: str = module.field(repr=False)
+
+    secret = module.dataclass(frozen=True, slots=True)(Secret)("ada", "hush")
+    assert repr(secret).endswith("Secret(name='ada')")
+    assert secret.password == "hush"
+    assert "hush" not in repr(dataclasses.replace(secret, name="bob"))
+    with pytest.raises(TypeError):
+        type(secret)("ada")
+
+
 @BOTH
 def test_values_are_made_compared_and_shown_alike(point: type) -> None:
     """Breaks: a lease that is printed without its fields, or that never equals itself read again."""

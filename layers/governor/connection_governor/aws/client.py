@@ -124,7 +124,7 @@ class Endpoint:
         except TimeoutError as error:
             if allowed_s < timeout_s and time.monotonic() >= deadline:
                 raise GovernorUnavailable(
-                    f"{self.name} did not answer before the invocation's end", passing=False
+                    f"{self.name} did not answer before the invocation's end", retryable=False
                 ) from error
             raise GovernorUnavailable(f"{self.name} did not answer in time") from error
         except OSError as error:

@@ -68,7 +68,7 @@ class ChainCredentials:
         try:
             yield
         except self._errors as error:
-            raise GovernorUnavailable(f"no credentials: {error}", passing=False) from error
+            raise GovernorUnavailable(f"no credentials: {error}", retryable=False) from error
 
 
 def credential_source(environment: Mapping[str, str], clock: Clock | None = None) -> CredentialSource:

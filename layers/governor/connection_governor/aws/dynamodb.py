@@ -259,7 +259,7 @@ def _number(number: int) -> Item:
 
 
 def _unavailable(refused: ServiceError) -> GovernorUnavailable:
-    return GovernorUnavailable(f"DynamoDB refused the request: {refused}", passing=False)
+    return GovernorUnavailable(f"DynamoDB refused the request: {refused}", retryable=False)
 
 
 _DYNAMODB_VERSION = "DynamoDB_20120810"

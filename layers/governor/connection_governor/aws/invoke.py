@@ -23,4 +23,4 @@ class FunctionCaller:
         try:
             return invoke(self._endpoint, self._function, payload)
         except ServiceError as refused:
-            raise GovernorUnavailable(f"{self._function} cannot be invoked: {refused}", passing=False) from refused
+            raise GovernorUnavailable(f"{self._function} cannot be invoked: {refused}", retryable=False) from refused

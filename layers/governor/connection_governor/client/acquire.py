@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from connection_governor.client.backoff import Wait
 from connection_governor.core.lease import Grant, Refusal, Wanted
+from connection_governor.core.values import replace
 from connection_governor.errors import (
     GovernorError,
     GovernorUnavailable,
@@ -18,7 +19,6 @@ from connection_governor.metrics import gauges
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
-    from dataclasses import replace
 
     from connection_governor.client.lease_file import Notes
     from connection_governor.client.request import Ask
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from connection_governor.core.entropy import Entropy
     from connection_governor.core.lease import Lease, Renewal
     from connection_governor.metrics import Reporter
-else:
-    from connection_governor.core.values import replace
 
 T = TypeVar("T")
 

@@ -30,11 +30,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from connection_governor.client.sessions import usable_until_ms
+from connection_governor.core.values import replace
 from connection_governor.errors import GovernorUnavailable, LeaseLost, NoConnectionsLeft
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from dataclasses import replace
 
     from connection_governor.client.acquire import Borrower
     from connection_governor.client.request import Ask
@@ -42,8 +42,6 @@ if TYPE_CHECKING:
     from connection_governor.core.clock import Clock
     from connection_governor.mysql.connect import FencedConnection
     from connection_governor.mysql.fence import Fence
-else:
-    from connection_governor.core.values import replace
 
 LONGEST_KEEP_S = 900
 FIRST_CALM_MS = 5_000  # a new holder looks again soon: it may have come at the beginning of a rush

@@ -17,14 +17,11 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 from connection_governor.core.lease import Lease, holder_tag
+from connection_governor.core.values import dataclass
 
 if TYPE_CHECKING:
-    from dataclasses import dataclass
-
     from connection_governor.core.clock import Clock
     from connection_governor.core.lease import Wanted
-else:
-    from connection_governor.core.values import dataclass
 
 FOLDER = "/tmp/connection-governor"  # noqa: S108 - what runtime and extension share; nobody else is there
 SUFFIX = ".leases"

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from connection_governor.client.lease_file import NO_NOTES
 from connection_governor.core.deadline import InvocationEnd
+from connection_governor.core.values import dataclass, field
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from dataclasses import dataclass, field
 
     from connection_governor.client.lease_file import Notes
     from connection_governor.core.clock import Clock
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from connection_governor.core.operations import Operations
     from connection_governor.metrics import Reporter
     from connection_governor.mysql.opener import Opener
-else:
-    from connection_governor.core.values import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,7 +88,7 @@ class RemoteGovernor:
         if error := parsed.get("error"):
             raise _raised(error, payload)
         if _TELLTALE[payload["action"]] not in parsed:
-            raise GovernorUnavailable("what was invoked is no governor function", passing=False)
+            raise GovernorUnavailable("what was invoked is no governor function", retryable=False)
         return parsed
 
 
@@ -98,7 +98,7 @@ def _parsed(answer: bytes) -> Payload:
     except ValueError:
         parsed = None
     if not isinstance(parsed, dict):
-        raise GovernorUnavailable("the governor function did not answer with a JSON object", passing=False)
+        raise GovernorUnavailable("the governor function did not answer with a JSON object", retryable=False)
     return parsed
 
 
@@ -116,4 +116,4 @@ def _raised(error: Payload, payload: Payload) -> Exception:
         return InvalidRequest(error["field"], error["message"])
     if error["code"] == "unknown_database":
         return UnknownDatabase(payload.get("database") or payload["lease"]["database"])
-    return GovernorUnavailable(error["message"], passing=False)  # the function has tried as often as makes sense
+    return GovernorUnavailable(error["message"], retryable=False)  # the function has tried as often as makes sense

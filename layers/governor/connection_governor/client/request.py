@@ -6,14 +6,11 @@ from typing import TYPE_CHECKING
 
 from connection_governor.core import checks
 from connection_governor.core.deadline import deadline_ms
+from connection_governor.core.values import dataclass
 
 if TYPE_CHECKING:
-    from dataclasses import dataclass
-
     from connection_governor.core.clock import Clock
     from connection_governor.core.deadline import InvocationContext
-else:
-    from connection_governor.core.values import dataclass
 
 DEFAULT_LEASE_MS = 30_000
 DEFAULT_TIMEOUT_S = 2.0

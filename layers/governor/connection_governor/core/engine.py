@@ -24,18 +24,16 @@ from connection_governor.core.placement import Attempt, Tools, is_pressed, total
 from connection_governor.core.retry import GIVING_BACK, TAKING, Retry
 from connection_governor.core.shard_stats import Turnover
 from connection_governor.core.store import Unwritten, Written
+from connection_governor.core.values import replace
 from connection_governor.errors import GovernorUnavailable, UnknownDatabase
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from dataclasses import replace
 
     from connection_governor.core.clock import Clock
     from connection_governor.core.entropy import Entropy
     from connection_governor.core.lease import Lease, Wanted
     from connection_governor.core.store import LeaseStore
-else:
-    from connection_governor.core.values import replace
 
 T = TypeVar("T")
 

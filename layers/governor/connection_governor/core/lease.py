@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from connection_governor.core.values import dataclass, field
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from dataclasses import dataclass, field
-else:
-    from connection_governor.core.values import dataclass, field
 
 TAG_BYTES = 7  # with 36 leases, a database name of 32 bytes and counters that have grown for years: just below 1 KB
 MAX_RECORD_CONNECTIONS = 64**2 - 1

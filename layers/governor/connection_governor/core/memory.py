@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from connection_governor.core.lease import Shard
 from connection_governor.core.rules import connections_of
 from connection_governor.core.store import Unwritten, Written
+from connection_governor.core.values import replace
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,16 +10,13 @@ from connection_governor.core.apply_plan import Settlement
 from connection_governor.core.lease import Lease, Settings
 from connection_governor.core.retry import GIVING_BACK, Retry
 from connection_governor.core.status import Status
+from connection_governor.core.values import replace
 from connection_governor.errors import GovernorUnavailable, UnknownDatabase
 
 if TYPE_CHECKING:
-    from dataclasses import replace
-
     from connection_governor.core.clock import Clock
     from connection_governor.core.entropy import Entropy
     from connection_governor.core.store import LeaseStore
-else:
-    from connection_governor.core.values import replace
 
 ROUNDS = 20  # lost races with other operators before giving up
 

@@ -9,11 +9,11 @@ from connection_governor.core import rules
 from connection_governor.core.lease import Grant, Shard, record_expiry_ms
 from connection_governor.core.retry import TAKING
 from connection_governor.core.store import Written
+from connection_governor.core.values import replace
 from connection_governor.errors import GovernorUnavailable, InvalidRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from dataclasses import replace
 
     from connection_governor.core.clock import Clock
     from connection_governor.core.lease import Leases, Settings, ShardKey, Wanted
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from connection_governor.core.shard_stats import Turnover
     from connection_governor.core.store import LeaseStore, Unwritten
 
-else:
-    from connection_governor.core.values import replace
 
 T = TypeVar("T")
 

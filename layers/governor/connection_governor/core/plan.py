@@ -15,14 +15,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from connection_governor.core.rules import share
+from connection_governor.core.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from dataclasses import dataclass
 
     from connection_governor.core.lease import Settings, Shard, ShardKey
-else:
-    from connection_governor.core.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar
 
+from connection_governor.core.values import dataclass
 from connection_governor.errors import GovernorUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from dataclasses import dataclass
 
     from connection_governor.core.clock import Clock
     from connection_governor.core.entropy import Entropy
-else:
-    from connection_governor.core.values import dataclass
 
 T = TypeVar("T")
 
@@ -56,7 +54,7 @@ class Retry:
             except GovernorUnavailable as error:
                 pause_ms = self._entropy.fraction() * min(patience.ceiling_ms, patience.base_ms << attempt)
                 late = until_ms is not None and self._clock.now_ms() + pause_ms > until_ms
-                if late or not error.passing or attempt + 1 == patience.tries:
+                if late or not error.retryable or attempt + 1 == patience.tries:
                     raise
             self._clock.sleep(pause_ms / 1_000)
         raise AssertionError("unreachable: the last try returned or raised")

@@ -36,14 +36,12 @@ import zlib
 from typing import TYPE_CHECKING, TypeAlias
 
 from connection_governor.core.lease import record_connections, record_expiry_ms, record_tag
+from connection_governor.core.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from dataclasses import dataclass
 
     from connection_governor.core.lease import Leases, Shard
-else:
-    from connection_governor.core.values import dataclass
 
 LEASES_PER_SHARD = 36  # so many fit into 1 KB, which is one write unit
 TAKEN_AT_ONCE = 40  # bounds the length of one update expression

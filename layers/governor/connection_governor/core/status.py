@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from connection_governor.core import plan
 from connection_governor.core.lease import Lease, Settings, Shard, stored_lease
-
-if TYPE_CHECKING:
-    from dataclasses import dataclass
-else:
-    from connection_governor.core.values import dataclass
+from connection_governor.core.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from connection_governor.core.values import dataclass
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from dataclasses import dataclass
 
     from connection_governor.core.lease import Leases, Settings, Shard, ShardKey
     from connection_governor.core.plan import Change
-else:
-    from connection_governor.core.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

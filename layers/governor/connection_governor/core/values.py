@@ -2,14 +2,16 @@
 
 That module loads `inspect`, `ast`, `dis` and `tokenize`, and compiles half a dozen functions for each class: with some
 thirty classes a third of what a cold worker spends on importing us. Here a class's `__init__` is compiled when its
-first value is made, and the rest is shared. What a cold worker loads imports from here at run time, and from
-`dataclasses` for the type checker. Whoever asks `dataclasses` about such a class (`replace`, `fields`, `asdict`) finds
-a dataclass: that module is loaded then.
+first value is made, and the rest is shared. `dataclass_transform` shows type checkers the same as a dataclass.
+A call of `dataclasses` on such a class (`replace`, `fields`, `asdict`) finds a dataclass; only then is it loaded.
 """
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, dataclass_transform
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 T = TypeVar("T")
 
@@ -24,12 +26,18 @@ class _Made:
         self.factory = factory
 
 
-def field(*, default_factory: Any) -> Any:  # noqa: ANN401 - as `dataclasses.field`
-    """A field whose default is made anew for each value."""
-    return _Made(default_factory)
+class _Hidden:
+    """Marks a field that `repr` leaves out."""
 
 
-def dataclass(*, frozen: bool, slots: bool) -> Any:  # noqa: ANN401 - as `dataclasses.dataclass`
+def field(*, default_factory: Any = None, repr: bool = True) -> Any:  # noqa: A002, ANN401 - as `dataclasses.field`
+    """Return a field that is either made anew for each value, or without a default and left out of `repr`."""
+    assert repr == (default_factory is not None)
+    return _Made(default_factory) if repr else _Hidden()
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(field,))
+def dataclass(*, frozen: bool, slots: bool) -> Callable[[type[T]], type[T]]:
     """As `dataclasses.dataclass(frozen=True, slots=True)`: the only kind there is here."""
     assert frozen
     assert slots
@@ -42,14 +50,16 @@ def replace(value: T, /, **changes: Any) -> T:  # noqa: ANN401 - as `dataclasses
     return type(value)(**{**{name: getattr(value, name) for name in names}, **changes})
 
 
-def _value_class(cls: type) -> type:
+def _value_class(cls: Any) -> Any:  # noqa: ANN401 - any class
     names = tuple(cls.__annotations__)
-    defaults = {name: cls.__dict__[name] for name in names if name in cls.__dict__}
+    given = {name: cls.__dict__[name] for name in names if name in cls.__dict__}
+    defaults = {name: value for name, value in given.items() if not isinstance(value, _Hidden)}
     body = {name: what for name, what in cls.__dict__.items() if name not in (*names, "__dict__", "__weakref__")}
     body |= {
         "__slots__": names,
         "__match_args__": names,
         "__value_defaults__": defaults,
+        "__value_shown__": tuple(name for name in names if not isinstance(given.get(name), _Hidden)),
         "__dataclass_fields__": _AsDataclasses("__dataclass_fields__"),
         "__dataclass_params__": _AsDataclasses("__dataclass_params__"),
         "__init__": _compiled_at_first_use,
@@ -99,8 +109,9 @@ def _hash(self: object) -> int:
 
 
 def _repr(self: object) -> str:
-    told = ", ".join(f"{name}={getattr(self, name)!r}" for name in getattr(type(self), _NAMES))
-    return f"{type(self).__qualname__}({told})"
+    cls: Any = type(self)
+    shown = ", ".join(f"{name}={getattr(self, name)!r}" for name in cls.__value_shown__)
+    return f"{cls.__qualname__}({shown})"
 
 
 def _reduce(self: object) -> tuple[type, tuple[Any, ...]]:
@@ -134,6 +145,11 @@ def _dataclass_like(cls: Any) -> Any:  # noqa: ANN401 - any value class
     for name in getattr(cls, _NAMES):
         default = defaults.get(name, dataclasses.MISSING)
         made = isinstance(default, _Made)
-        spec = dataclasses.field(default_factory=default.factory) if made else dataclasses.field(default=default)
+        shown = name in cls.__value_shown__
+        spec = (
+            dataclasses.field(default_factory=default.factory)
+            if made
+            else dataclasses.field(default=default, repr=shown)
+        )
         fields.append((name, Any, spec))
     return dataclasses.make_dataclass(cls.__name__, fields, frozen=True)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from connection_governor.core.values import dataclass
 from connection_governor.mysql.fence import Fence, SessionStart
 from connection_governor.mysql.session import FencedConnection
 from connection_governor.mysql.tls import context_for

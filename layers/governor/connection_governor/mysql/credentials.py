@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import threading
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 from pymysql import err
 from pymysql.constants import ER
 
+from connection_governor.core.values import dataclass, field
 from connection_governor.errors import InvalidRequest
 
 if TYPE_CHECKING:

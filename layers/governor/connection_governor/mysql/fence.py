@@ -13,13 +13,11 @@ import re
 from typing import TYPE_CHECKING
 
 from connection_governor.core.checks import whole_number
+from connection_governor.core.values import dataclass
 from connection_governor.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from dataclasses import dataclass
-else:
-    from connection_governor.core.values import dataclass
 
 _MOST_SECONDS = 3_600
 _SHORTEST_STATEMENT_SECONDS = 0.001  # the servers take 0 for "no limit"

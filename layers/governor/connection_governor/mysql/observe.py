@@ -8,12 +8,12 @@ manual, which could not be run where the tests run.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pymysql import err
 from pymysql.constants import ER
 
+from connection_governor.core.values import dataclass
 from connection_governor.errors import InvalidRequest
 
 if TYPE_CHECKING:

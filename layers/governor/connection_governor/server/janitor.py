@@ -5,11 +5,11 @@ No promise about leases needs it: an acquire that finds its shard full takes ove
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from pymysql import err
 
+from connection_governor.core.values import dataclass
 from connection_governor.metrics import gauges
 
 if TYPE_CHECKING:
