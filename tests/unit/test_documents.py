@@ -1,4 +1,4 @@
-"""Every link between the repository's documents leads to a file and a heading that are there."""
+"""The documents' links lead somewhere, and the reference names every variable, error and metric."""
 
 import re
 from collections.abc import Iterator
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from connection_governor import errors, metrics
 from harness.paths import ROOT
 
 FOLDERS = ("*.md", "docs/**/*.md", "bench/*.md", "examples/*.md")
@@ -53,3 +54,33 @@ def test_a_link_to_a_missing_file_or_heading_is_found(tmp_path: Path) -> None:
         "\n## Own\n"
     )
     assert list(broken_links(document)) == ["gone.md", "there.md#gone"]
+
+
+def reference() -> str:
+    return (ROOT / "docs" / "reference.md").read_text()
+
+
+def test_the_reference_names_every_environment_variable() -> None:
+    """A worker's author cannot find a variable, and reads the source for it."""
+    sources = [*(ROOT / "layers/governor/connection_governor").rglob("*.py"), *(ROOT / "functions").rglob("*.py")]
+    read = {name for path in sources for name in re.findall(r'"((?:GOVERNOR|DB)_[A-Z_]+)"', path.read_text())}
+    assert read >= {"GOVERNOR_TABLE", "DB_HOST"}
+    assert sorted(name for name in read if f"`{name}`" not in reference()) == []
+
+
+def test_the_reference_names_every_error_and_metric() -> None:
+    """A worker's author meets an error that no document explains."""
+    raised = {
+        name for name, kind in vars(errors).items() if isinstance(kind, type) and kind is not errors.GovernorError
+    }
+    assert raised >= {"NoConnectionsLeft", "LeaseLost"}
+    assert sorted(name for name in raised | metrics.METRICS.keys() if f"`{name}`" not in reference()) == []
+
+
+def test_the_map_of_the_code_names_every_room() -> None:
+    """A newcomer looks for a room that the map leaves out."""
+    package = ROOT / "layers" / "governor" / "connection_governor"
+    rooms = {f"{path.parent.name}/" for path in package.glob("*/__init__.py")}
+    assert rooms >= {"core/", "client/"}
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    assert sorted(room for room in rooms if f"`{room}`" not in text) == []
