@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from harness.load_function.load.tally import percentiles
+from harness.load_function.load.tally import most_at_once, percentiles
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from harness.demo.recording import Hold, Recording
 
@@ -21,7 +21,7 @@ def summarise(recording: Recording) -> dict[str, Any]:
     return {
         "allowed": recording.allowed,
         **governed.counts,
-        "over_grants": max(0, most_at_once(recording.governed.holds) - recording.allowed),
+        "over_grants": max(0, peak_held(recording.governed.holds) - recording.allowed),
         "leaked_leases": recording.leaked,
         "peak_in_use": int(max((lent for _, lent in _while_governed(recording)), default=0)),
         "mysql_peak_connections": mysql_peak(recording),
@@ -40,14 +40,9 @@ def summarise(recording: Recording) -> dict[str, Any]:
     }
 
 
-def most_at_once(holds: list[Hold]) -> int:
-    """The most holds that overlapped; one that ends in the millisecond in which another starts does not overlap it."""
-    changes = sorted([(hold.from_ms, 1) for hold in holds] + [(hold.to_ms, -1) for hold in holds])
-    held = most = 0
-    for _, change in changes:
-        held += change
-        most = max(most, held)
-    return most
+def peak_held(holds: Iterable[Hold]) -> int:
+    """Return the most holds that overlapped."""
+    return most_at_once((hold.from_ms, hold.to_ms, 1) for hold in holds)
 
 
 def longest_lease_ms(holds: list[Hold]) -> int:

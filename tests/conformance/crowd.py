@@ -21,6 +21,7 @@ from typing import IO, TYPE_CHECKING
 
 from connection_governor import Governor, GovernorUnavailable, NoConnectionsLeft
 from connection_governor.core.lease import Lease  # noqa: TC001 - a program, not a library
+from harness.load_function.load.tally import most_at_once
 from tests.support.worlds import environment_of
 
 if TYPE_CHECKING:
@@ -80,18 +81,11 @@ class Crowd:
         return list(leases.values())
 
 
-def most_at_once(leases: list[Held], gone_ns: int | None = None) -> int:
+def peak_held(leases: list[Held], gone_ns: int | None = None) -> int:
     """The most connections that were held at one moment; who never gave back held until `gone_ns`."""
-    moments = []
-    for lease in leases:
-        until_ns = lease.until_ns if lease.until_ns is not None else gone_ns
-        assert until_ns is not None, "a lease was never given back"
-        moments += [(lease.from_ns, lease.connections), (until_ns, -lease.connections)]
-    peak = now = 0
-    for _, change in sorted(moments):
-        now += change
-        peak = max(peak, now)
-    return peak
+    ends = [gone_ns if lease.until_ns is None else lease.until_ns for lease in leases]
+    assert None not in ends, "a lease was never given back"
+    return most_at_once((lease.from_ns, end, lease.connections) for lease, end in zip(leases, ends, strict=True) if end)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from connection_governor.aws.dynamodb import DynamoDBCaller, DynamoDBStore
 from connection_governor.core.operations import Operations
 from connection_governor.core.rules import is_whole
 from connection_governor.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
-from tests.conformance.crowd import DATABASE, Held, crowd, most_at_once
+from tests.conformance.crowd import DATABASE, Held, crowd, peak_held
 from tests.support.worlds import new_table
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def test_64_that_take_turns_never_hold_more_than_20_and_leave_nothing(
         people.go()
         people.finish()
         held = people.held()
-    assert most_at_once(held) == BUDGET, "with 64 pressing, all twenty must be in use at some moment, and never more"
+    assert peak_held(held) == BUDGET, "with 64 pressing, all twenty must be in use at some moment, and never more"
     assert len(held) > 2 * BUDGET, "they did take turns"
     assert table.is_untouched()
 
@@ -89,7 +89,7 @@ def test_processes_killed_at_random_points_cost_nothing_but_time(
         held, killed_ns = _killed_in_the_middle(
             table, dynamodb_local, tmp_path / f"round-{number}", dice.random() * 0.8
         )
-        assert most_at_once(held, killed_ns) <= BUDGET
+        assert peak_held(held, killed_ns) <= BUDGET
         assert table.in_use() >= 1, "somebody was killed while holding"
         time.sleep(max(0.0, killed_ns / 1e9 + (LEASE_MS + SKEW_MS) / 1_000 + 0.01 - time.monotonic()))
         after = _once(table, dynamodb_local, tmp_path / f"after-{number}", processes=2, threads=20)

@@ -23,7 +23,7 @@ from connection_governor.mysql.credentials import Credentials
 from connection_governor.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
 from harness.demo.observer import now_ms
 from harness.demo.recording import Hold
-from harness.demo.summary import longest_lease_ms, most_at_once
+from harness.demo.summary import longest_lease_ms, peak_held
 from harness.paths import BUILD
 from tests.stack.crew import MYSQL_REFUSALS, Refused
 from tests.stack.fault_proxy import FaultProxy
@@ -162,7 +162,7 @@ class Verdict:
     @property
     def over_grants(self) -> int:
         """How far the holds that workers and probes reported went above the budget."""
-        return max(0, most_at_once(self.holds + self.probes) - self.budget)
+        return max(0, peak_held(self.holds + self.probes) - self.budget)
 
     def insist(self) -> None:
         """Holds the drill to the promises, and writes its row down."""

@@ -11,9 +11,23 @@ from .outcome import Outcome
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from .plan import Plan
+
 TOO_MANY_CONNECTIONS: Final = frozenset({1040, 1226})  # the server's limit, and the user's own
 MAX_DETAILS: Final = 30_000  # rows; an answer may have 6 MB
 _PERCENTILES: Final = (50, 95, 99)
+
+
+def answer(plan: Plan, outcomes: Sequence[Outcome], *, duration_s: float) -> dict[str, Any]:
+    """Return the function's answer: the account, what was not started, and each invocation where the plan asks."""
+    whole = {
+        "requested": plan.iterations,
+        **account(outcomes),
+        "not_started": plan.iterations - len(outcomes),
+        "duration_s": duration_s,
+        "seed": plan.seed,
+    }
+    return {**whole, "details": details(outcomes)} if plan.details else whole
 
 
 def account(outcomes: Sequence[Outcome]) -> dict[str, Any]:
@@ -44,11 +58,21 @@ def percentiles(values: Iterable[float]) -> dict[str, float | None]:
 
 
 def peak_held(granted: Iterable[Outcome]) -> int:
-    """The most holds that overlap, as the workers report them; one that ends as another starts does not overlap it."""
-    changes = []
-    for outcome in granted:
-        if outcome.held_from_ms is not None and outcome.held_to_ms is not None:
-            changes += [(outcome.held_from_ms, 1), (outcome.held_to_ms, -1)]
+    """Return the most holds that overlap, as the workers report them."""
+    return most_at_once(
+        (outcome.held_from_ms, outcome.held_to_ms, 1)
+        for outcome in granted
+        if outcome.held_from_ms is not None and outcome.held_to_ms is not None
+    )
+
+
+def most_at_once(holds: Iterable[tuple[int, int, int]]) -> int:
+    """Return the most connections held at one moment; a hold that ends as another starts does not overlap it.
+
+    Args:
+        holds: start, end and connections of each hold, in one unit of time.
+    """
+    changes = [change for start, end, count in holds for change in ((start, count), (end, -count))]
     held = peak = 0
     for _, change in sorted(changes):
         held += change

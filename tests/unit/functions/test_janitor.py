@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 from pymysql import err
@@ -16,8 +15,6 @@ from connection_governor.mysql.observe import Observation
 from tests.support.virtual import SetEntropy, VirtualClock
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from aws_lambda_powertools.utilities.typing import LambdaContext
 
     from connection_governor.wiring import Environment
@@ -33,23 +30,24 @@ def orders(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class QuietServer:
-    """A server with nobody on it."""
+    """A server without sessions, as `MySQLWatch` sees it."""
+
+    def __init__(self, *_: object) -> None:
+        """Need nothing."""
 
     def observe(self) -> Observation:
-        """No session."""
+        """Return no session."""
         return Observation((), names_known=True)
+
+    def close(self) -> None:
+        """Close the monitoring user's session."""
 
 
 def test_a_round_publishes_the_gauges_without_traffic(
     context: LambdaContext, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Without them a quiet database looks like a dead one on the dashboard."""
-
-    @contextlib.contextmanager
-    def watching(_here: Environment) -> Iterator[QuietServer]:
-        yield QuietServer()
-
-    monkeypatch.setattr(janitor, "watching", watching)
+    monkeypatch.setattr(janitor, "MySQLWatch", QuietServer)
     assert janitor.handler({}, context) == {"in_use": 0, "reclaimed": 0, "killed": 0}
     assert '"Remaining Connections":3' in capsys.readouterr().out
 
@@ -71,10 +69,21 @@ def test_an_unreachable_mysql_fails_after_the_leases_were_looked_after(
 ) -> None:
     """The gauges must not go dark with MySQL, nor may its absence go unseen: the alarm counts failed rounds."""
 
-    def watching(_here: Environment) -> contextlib.AbstractContextManager[QuietServer]:
+    def opener(_here: Environment) -> NoReturn:
         raise unreachable
 
-    monkeypatch.setattr(janitor, "watching", watching)
+    monkeypatch.setattr(janitor, "opener", opener)
+    monkeypatch.setenv("DB_WORKER_USERS", "worker")
     with pytest.raises(type(unreachable)):
+        janitor.handler({}, context)
+    assert '"Remaining Connections":3' in capsys.readouterr().out
+
+
+def test_a_missing_variable_keeps_no_lease_from_being_looked_after(
+    context: LambdaContext, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Breaks: a typing mistake in the template stops the gauges, and so the alarms that would show it."""
+    monkeypatch.delenv("DB_WORKER_USERS", raising=False)
+    with pytest.raises(InvalidRequest, match="DB_WORKER_USERS"):
         janitor.handler({}, context)
     assert '"Remaining Connections":3' in capsys.readouterr().out

@@ -10,9 +10,8 @@ import pytest
 from pymysql import err
 
 import seed
-import seeding
-from custom_resource import NEVER_MADE
-from seeding import SeedError
+from connection_governor.server import seed as server_seed
+from connection_governor.server.seed import SeedError
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
@@ -25,7 +24,10 @@ PASSWORD = "s3cr3t-of-the-worker"
 def sent(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """The answers that went out."""
     answers: list[dict[str, Any]] = []
-    monkeypatch.setattr("custom_resource.put_with_retries", lambda _url, body: answers.append(json.loads(body)))
+    monkeypatch.setattr(
+        "connection_governor.server.custom_resource.put_with_retries",
+        lambda _url, body: answers.append(json.loads(body)),
+    )
     return answers
 
 
@@ -48,17 +50,17 @@ def test_every_failure_is_answered_and_no_secret_is_told(
 ) -> None:
     """A stack that waits for an answer blocks its owner for an hour; a password in a log outlives every rotation."""
 
-    def fails(event: Event) -> str:
+    def fails(event: Event, _seeder: object) -> str:
         raise error
 
     monkeypatch.setattr(seed, "carry_out", fails)
     seed.handler(request_to_create, context)
     assert [answer["Status"] for answer in sent] == ["FAILED"]
     logged = [seed.logger.registered_handler.format(record) for record in caplog.records]
-    told = json.dumps([logged, sent])
+    shown = json.dumps([logged, sent])
     assert logged
-    assert PASSWORD not in told
-    assert request_to_create["ResponseURL"] not in told
+    assert PASSWORD not in shown
+    assert request_to_create["ResponseURL"] not in shown
 
 
 def test_the_log_tells_where_an_unexpected_error_came_from(
@@ -70,37 +72,21 @@ def test_the_log_tells_where_an_unexpected_error_came_from(
 ) -> None:
     """The answer sends the operator to the log, where a class's name alone explains nothing."""
     del request_to_create["ResourceProperties"]["Allowed"]
-    monkeypatch.setattr("seed.wiring.operations", lambda _here: None)
     seed.handler(request_to_create, context)
     assert sent[0]["Reason"] == "KeyError, see the function's log"
     (record,) = caplog.records
     *_, innermost = json.loads(seed.logger.registered_handler.format(record))["at"]
     file, line = innermost.split(":")
-    assert file == "seeding.py"
-    assert '"Allowed"' in Path(seeding.__file__).read_text().splitlines()[int(line) - 1]
+    assert file == "seed.py"
+    assert '"Allowed"' in Path(server_seed.__file__).read_text().splitlines()[int(line) - 1]
 
 
 def test_the_reason_of_a_refusal_reaches_the_operator(
     request_to_create: Event, context: LambdaContext, sent: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`see the log` in place of the reason costs the operator a search."""
-    monkeypatch.setattr(seed, "carry_out", lambda _event: (_ for _ in ()).throw(SeedError("AllowedConnections is 50")))
+    monkeypatch.setattr(
+        seed, "carry_out", lambda _event, _seeder: (_ for _ in ()).throw(SeedError("AllowedConnections is 50"))
+    )
     seed.handler(request_to_create, context)
     assert sent[0]["Reason"] == "AllowedConnections is 50"
-
-
-def test_deleting_what_was_never_made_touches_nothing(request_to_create: Event) -> None:
-    """The rollback of a stack whose database cannot be reached would fail, too, and have to be cleared by hand."""
-    event = {**request_to_create, "RequestType": "Delete", "PhysicalResourceId": NEVER_MADE}
-    assert seed.carry_out(event) == NEVER_MADE
-
-
-@pytest.mark.parametrize("kind", ["Create", "Update", "Delete"])
-def test_the_physical_id_never_changes(kind: str, request_to_create: Event, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A changed id means replacement: CloudFormation would delete the seed of the database that is in use."""
-    monkeypatch.setattr("seed.wiring.operations", lambda _here: None)
-    monkeypatch.setattr("seed.Seeder.make", lambda _self, _wanted, **_replaces: None)
-    monkeypatch.setattr("seed.Seeder.remove", lambda _self, _wanted: None)
-    made = "seed-of-0a1b2c"
-    event = {**request_to_create, "RequestType": kind} | ({} if kind == "Create" else {"PhysicalResourceId": made})
-    assert seed.carry_out(event) == made

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pymysql import err
 
-import employees
 import worker
 from connection_governor import GovernorUnavailable, Lease, NoConnectionsLeft
-from employees import Errand
+from job import Job
 from tests.support.invocation import FakeContext
 
 if TYPE_CHECKING:
@@ -120,10 +119,10 @@ def test_a_long_hold_keeps_the_session_alive(monkeypatch: pytest.MonkeyPatch) ->
         naps.append(seconds)
         now += seconds
 
-    monkeypatch.setattr("employees.time.sleep", sleep)
-    monkeypatch.setattr("employees.time.monotonic", lambda: now)
+    monkeypatch.setattr("job.time.sleep", sleep)
+    monkeypatch.setattr("job.time.monotonic", lambda: now)
     connection = FakeConnection()
-    employees.run(connection, Errand.of({"hold_ms": 7_000}), {})  # type: ignore[arg-type]  # the part that is used
+    Job.of({"hold_ms": 7_000}).do(connection, lease=None, asked_ms=0, acquired_ms=0)  # type: ignore[arg-type]  # the part that is used
     assert (max(naps), sum(naps), connection.pings) == (2.0, 7.0, 4)
 
 
@@ -132,7 +131,7 @@ def test_a_victim_says_what_it_holds_before_it_dies(
 ) -> None:
     """A killed worker answers nothing: without these lines its lease could not be accounted for."""
     killed: list[tuple[int, int]] = []
-    monkeypatch.setattr("employees.os.kill", lambda pid, sign: killed.append((pid, sign)))
+    monkeypatch.setattr("job.os.kill", lambda pid, sign: killed.append((pid, sign)))
     _use(monkeypatch, FakeGovernor())
     _handle({"hold_ms": 0, "crash": True})
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -145,5 +144,5 @@ def test_a_victim_says_what_it_holds_before_it_dies(
 
 def test_the_hold_is_drawn_where_the_event_names_none() -> None:
     """The published sample's worker holds for 1 to 3 seconds."""
-    assert all(1_000 <= Errand.of({}).hold_ms <= 3_000 for _ in range(50))
-    assert 5 <= Errand.of({"hold_ms": [5, 6]}).hold_ms <= 6
+    assert all(1_000 <= Job.of({}).hold_ms <= 3_000 for _ in range(50))
+    assert 5 <= Job.of({"hold_ms": [5, 6]}).hold_ms <= 6

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from pymysql import err
 
 from connection_governor.core.values import dataclass
+from connection_governor.errors import GovernorError
 from connection_governor.metrics import gauges
 
 if TYPE_CHECKING:
@@ -23,8 +24,12 @@ if TYPE_CHECKING:
     from connection_governor.mysql.observe import Observation, Session
 
 
+BLIND = (err.MySQLError, GovernorError)
+"""What keeps the janitor from watching MySQL: the server, or the secret and settings with which to reach it."""
+
+
 class Watch(Protocol):
-    """MySQL's own view of a database's sessions; raises `pymysql.err.MySQLError` where it cannot be had."""
+    """MySQL's own view of a database's sessions; raises one of `BLIND` where it cannot be had."""
 
     def observe(self) -> Observation:
         """The governed users' sessions at this moment."""
@@ -49,7 +54,7 @@ class Round:
     reclaimed: Sequence[Lease]
     killed: Sequence[Session]
     observation: Observation | None
-    blind: err.MySQLError | None
+    blind: err.MySQLError | GovernorError | None
 
 
 class Janitor:
@@ -87,15 +92,15 @@ class Janitor:
         self._report(outcome)
         return outcome
 
-    def _observed(self) -> tuple[Observation | None, err.MySQLError | None]:
+    def _observed(self) -> tuple[Observation | None, err.MySQLError | GovernorError | None]:
         try:
             return (self._watch.observe() if self._watch else None), None
-        except err.MySQLError as refused:
-            return None, refused
+        except BLIND as unreachable:
+            return None, unreachable
 
     def _end_overdue(
         self, observation: Observation | None, status: Status
-    ) -> tuple[list[Session], err.MySQLError | None]:
+    ) -> tuple[list[Session], err.MySQLError | GovernorError | None]:
         """KILL only sessions of this database whose lease is stored no more: released, taken over or just reclaimed."""
         killed: list[Session] = []
         if self._watch is None or observation is None or not observation.names_known:
@@ -106,8 +111,8 @@ class Janitor:
                 own = session.database == status.settings.database
                 if own and session.program_name not in held and self._watch.kill(session):
                     killed.append(session)
-        except err.MySQLError as refused:
-            return killed, refused
+        except BLIND as unreachable:
+            return killed, unreachable
         return killed, None
 
     def _report(self, outcome: Round) -> None:

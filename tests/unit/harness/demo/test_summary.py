@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from harness.demo.recording import Hold, Recording
-from harness.demo.summary import broken_promises, most_at_once, summarise
+from harness.demo.summary import broken_promises, peak_held, summarise
 from tests.support.recordings import load, recorded
 
 CONTRACT = {
@@ -46,7 +46,7 @@ def test_over_granting_is_seen_in_the_workers_reports_whatever_the_counter_says(
 
 def test_a_hold_that_ends_as_another_starts_does_not_overlap_it() -> None:
     """Handing a slot over is no over-grant."""
-    assert most_at_once([Hold(0, 5, None, crashed=False), Hold(5, 9, None, crashed=False)]) == 1
+    assert peak_held([Hold(0, 5, None, crashed=False), Hold(5, 9, None, crashed=False)]) == 1
 
 
 @pytest.mark.parametrize(

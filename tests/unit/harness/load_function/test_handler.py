@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from botocore.exceptions import ClientError, ReadTimeoutError
 
-from harness.load_function.load import handler
+from harness.load_function.load import handler, invocation
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,7 +69,7 @@ def _run(
     fake = FakeLambda(answer, together=together)
     monkeypatch.setenv("WORKER_FUNCTION", "worker")
     monkeypatch.setenv("WORKER_TIMEOUT_SECONDS", "30")
-    monkeypatch.setattr(handler, "lambda_client", lambda *_: fake)
+    monkeypatch.setattr("boto3.client", lambda *_, **__: fake)
     return handler.handler(event, FakeContext(looks)), fake
 
 
@@ -117,7 +117,7 @@ def test_bad_input_invokes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_client_never_retries_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     """A hidden retry invokes the worker twice and is counted once."""
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
-    config: Any = handler.lambda_client(40, 30_000).meta.config
+    config: Any = invocation.Worker("worker", timeout_ms=30_000, concurrency=40)._client.meta.config
     assert config.retries["total_max_attempts"] == 1
     assert config.max_pool_connections == 40
     assert config.read_timeout == 40.0

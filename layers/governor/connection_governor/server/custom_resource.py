@@ -1,4 +1,4 @@
-"""How a custom resource answers CloudFormation: always, once, in time, and without a word that belongs in no log."""
+"""Answers CloudFormation's request for a custom resource: always, once, in time, and without showing a secret."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import threading
 import time
 import urllib.request
 from contextlib import contextmanager
+from pathlib import Path
+from traceback import walk_tb
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -19,7 +21,7 @@ _TRIES: Final = 4
 _MOST_CHARACTERS: Final = 1000  # CloudFormation takes 4,096 bytes for the whole answer
 
 
-class Answer:
+class ResourceAnswer:
     """The one answer to one request, sent to its presigned URL. The URL is a secret: it is never shown.
 
     Args:
@@ -34,37 +36,37 @@ class Answer:
         self._given = False
 
     def succeed(self, physical_id: str, **values: str) -> None:
-        """Say that it is done; `values` can be read with `Fn::GetAtt`."""
+        """Report success; the template can read `values` with `Fn::GetAtt`."""
         self._give("SUCCESS", "", physical_id, values)
 
     def fail(self, reason: str) -> None:
-        """Say that it failed, and why; CloudFormation then rolls back."""
+        """Report failure and its reason; CloudFormation then rolls back."""
         made = self._event.get("PhysicalResourceId")
         self._give("FAILED", reason[:_MOST_CHARACTERS], made or NEVER_MADE, {})
 
     @contextmanager
     def within(self, seconds: float) -> Iterator[None]:
-        """Fail by itself when the body takes longer, since a function that times out would leave the stack waiting."""
-        watch = threading.Timer(max(seconds, 0), self.fail, ["ran out of time"])
-        watch.daemon = True
-        watch.start()
+        """Report failure when the body takes longer: a function that times out would leave the stack waiting."""
+        timer = threading.Timer(max(seconds, 0), self.fail, ["ran out of time"])
+        timer.daemon = True
+        timer.start()
         try:
             yield
         finally:
-            watch.cancel()
+            timer.cancel()
 
     def _give(self, status: str, reason: str, physical_id: str, values: Mapping[str, str]) -> None:
-        with self._lock:  # the watch and the work may end together: whoever is first
+        with self._lock:  # the timer and the work may end together: the first one answers
             if self._given:
                 return
             self._given = True
             echoed = {key: self._event[key] for key in ("StackId", "RequestId", "LogicalResourceId")}
-            said = {"Status": status, "Reason": reason, "PhysicalResourceId": physical_id, "Data": dict(values)}
-            self._put(self._event["ResponseURL"], json.dumps({**said, **echoed}).encode())
+            outcome = {"Status": status, "Reason": reason, "PhysicalResourceId": physical_id, "Data": dict(values)}
+            self._put(self._event["ResponseURL"], json.dumps({**outcome, **echoed}).encode())
 
 
 def put_with_retries(url: str, body: bytes) -> None:
-    """PUT the body, again after a failure: an answer that is lost leaves the stack waiting."""
+    """PUT the body, and again after a failure: a lost answer leaves the stack waiting."""
     request = urllib.request.Request(url, body, {"Content-Type": ""}, method="PUT")  # noqa: S310  # CloudFormation's own URL
     for attempt in range(1, _TRIES + 1):
         try:
@@ -75,3 +77,8 @@ def put_with_retries(url: str, body: bytes) -> None:
             time.sleep(0.2 * attempt)
         else:
             return
+
+
+def whereabouts(error: Exception) -> list[str]:
+    """Return the files and lines that an error came through, the innermost last, and no value: it may be a secret."""
+    return [f"{Path(frame.f_code.co_filename).name}:{line}" for frame, line in walk_tb(error.__traceback__)]

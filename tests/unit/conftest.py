@@ -1,4 +1,4 @@
-"""What the tests of the handlers share: a Lambda context, and CloudFormation's requests."""
+"""What unit tests share: a Lambda context, and CloudFormation's request."""
 
 from __future__ import annotations
 
@@ -9,12 +9,6 @@ import pytest
 from tests.support.invocation import FakeContext
 
 ANSWER_URL = "https://answers.example/?X-Amz-Signature=5ec2e7"
-
-
-@pytest.fixture
-def context() -> FakeContext:
-    """A context with half a minute left."""
-    return FakeContext()
 
 
 @pytest.fixture
@@ -44,3 +38,9 @@ def request_to_create() -> dict[str, Any]:
             "OnDelete": "keep",
         },
     }
+
+
+@pytest.fixture
+def context() -> FakeContext:
+    """A context with half a minute left."""
+    return FakeContext()

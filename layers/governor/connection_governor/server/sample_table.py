@@ -1,6 +1,6 @@
-"""The sample's table and its schema: made and filled where nothing stands, dropped only where the seed made them.
+"""The published sample's table `Employees` and its schema: made where missing, dropped only where the seed made them.
 
-The table's comment says who made it, and whether its schema was made with it: MySQL keeps no comment of a schema.
+The table's comment records who created it, and whether its schema was created with it: a schema has no comment.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _EVERYTHING: Final = """
     SELECT (SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = %s)
          + (SELECT COUNT(*) FROM information_schema.routines WHERE routine_schema = %s)
          + (SELECT COUNT(*) FROM information_schema.events WHERE event_schema = %s)
-"""  # tables lists views, too
+"""  # information_schema.tables lists views as well
 
 
 def make(cursor: Cursor, schema: str) -> None:
-    """Create and fill the table, and the schema around it; a table that is there already is left as it is."""
+    """Create and fill the table, and its schema; leave a table that exists as it is."""
     schema_made = _created(cursor, f"CREATE DATABASE `{schema}`", ER.DB_CREATE_EXISTS)
     columns = "EmployeeID INT AUTO_INCREMENT PRIMARY KEY, FirstName VARCHAR(50), LastName VARCHAR(50)"
     mark = _BOTH_MADE if schema_made else _TABLE_MADE
@@ -37,14 +37,14 @@ def make(cursor: Cursor, schema: str) -> None:
 
 
 def remove(cursor: Cursor, schema: str) -> None:
-    """Drop the table if the seed made it, and the schema if the seed made that, too, and nothing else is in it."""
+    """Drop the table if the seed made it, and the schema if the seed made that and it holds nothing else."""
     cursor.execute(_COMMENT, (schema,))
     (mark,) = cursor.fetchone() or ("",)
     if mark not in (_TABLE_MADE, _BOTH_MADE):
         return
     cursor.execute(_EVERYTHING, (schema, schema, schema))
     if mark == _BOTH_MADE and cursor.fetchone() == (1,):
-        cursor.execute(f"DROP DATABASE `{schema}`")  # at once with the table, whose comment is the only proof
+        cursor.execute(f"DROP DATABASE `{schema}`")  # in one statement with the table: its comment is the only proof
     else:
         cursor.execute(f"DROP TABLE `{schema}`.`Employees`")
 

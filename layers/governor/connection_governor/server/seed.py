@@ -1,20 +1,19 @@
-"""What the seed makes in MySQL and in the table: the schema, the worker's and the janitor's users, and the budget."""
+"""Seeds a database: the schema, the worker's and the janitor's users in MySQL, and the budget in the table."""
 
 from __future__ import annotations
 
 from contextlib import closing, suppress
 from dataclasses import dataclass
-from pathlib import Path
-from traceback import walk_tb
 from typing import TYPE_CHECKING, Any, Final
 
 from pymysql import err
 
-import sample
 from connection_governor.errors import GovernorError, UnknownDatabase
 from connection_governor.mysql.connect import Target, open_session
 from connection_governor.mysql.credentials import DatabaseCredentials
 from connection_governor.mysql.fence import Fence, SessionStart
+from connection_governor.server import sample_table
+from connection_governor.server.custom_resource import NEVER_MADE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from connection_governor.mysql.connect import FencedConnection
     from connection_governor.mysql.credentials import Credentials
 
+ONLY_COUNTED: Final = "the administrator may not grant the right to end sessions: the janitor will only count them"
 DRAIN_SECONDS: Final = 20  # of the custom resource's 60
 _PATIENT: Final = Fence(idle_seconds=60, statement_seconds=20)
 _MONITOR_CONNECTIONS: Final = 2
@@ -38,8 +38,8 @@ class SeedError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """The custom resource's properties."""
+class SeedProperties:
+    """The template's custom resource, as it is wanted."""
 
     database: str
     allowed: int
@@ -55,8 +55,8 @@ class Wanted:
     removes: bool
 
     @classmethod
-    def of(cls, properties: Mapping[str, Any]) -> Wanted:
-        """CloudFormation passes every value as a string."""
+    def of(cls, properties: Mapping[str, Any]) -> SeedProperties:
+        """Read the properties; CloudFormation passes every value as a string."""
         return cls(
             database=properties["Database"],
             allowed=int(properties["Allowed"]),
@@ -79,12 +79,12 @@ class Wanted:
 
     @property
     def transport(self) -> str:
-        """How the users must connect."""
+        """Return the clause of CREATE USER that says how the users must connect."""
         return "REQUIRE NONE" if self.target.tls == "off" else "REQUIRE SSL"
 
 
 class Seeder:
-    """Makes, changes and removes; each verb may be repeated.
+    """Makes, changes and removes what a database needs; each method may be repeated.
 
     Args:
         fetch: from a secret's ARN to its string.
@@ -97,19 +97,19 @@ class Seeder:
         self._operations = operations
         self._clock = clock
 
-    def make(self, wanted: Wanted, *, replaces: Wanted | None = None) -> bool:
+    def make(self, wanted: SeedProperties, *, replaces: SeedProperties | None = None) -> bool:
         """Create or change the schema, the users and the budget.
 
         Returns:
-            Whether the janitor's user may end sessions. Without that right nothing is lost or lent twice, but a
+            Whether the janitor's user may end sessions. Without that right no slot is lost or granted twice, but a
             statement that outlives its lease is only counted.
 
-        Lowering a budget lets the holders of now come back before MySQL's own limit follows, so that none of them is
-        refused by MySQL with a lease in its hand; raising lifts MySQL's limit first.
+        A raised budget raises MySQL's own limit first. A lowered budget waits for today's holders to release before
+        MySQL's limit follows, so that MySQL refuses no holder of a lease.
         """
         with closing(self._administrator(wanted)) as connection, connection.cursor() as cursor:
             _check_room(cursor, wanted.allowed)
-            sample.make(cursor, wanted.schema)
+            sample_table.make(cursor, wanted.schema)
             before = self._allowed_now(wanted.database)
             self._make_worker(cursor, wanted, limit=max(before, wanted.allowed))
             may_kill = self._make_monitor(cursor, wanted)
@@ -127,15 +127,15 @@ class Seeder:
                 _drop_users(cursor, set(replaces.users) - set(wanted.users))
         return may_kill
 
-    def remove(self, wanted: Wanted) -> None:
-        """Drop what the seed made of the table and its schema, and the users; nothing where the data is to be kept."""
+    def remove(self, wanted: SeedProperties) -> None:
+        """Drop the users, and of table and schema what the seed made; drop nothing where the data is to be kept."""
         if not wanted.removes:
             return
         with closing(self._administrator(wanted)) as connection, connection.cursor() as cursor:
-            sample.remove(cursor, wanted.schema)
+            sample_table.remove(cursor, wanted.schema)
             _drop_users(cursor, set(wanted.users))
 
-    def _administrator(self, wanted: Wanted) -> FencedConnection:
+    def _administrator(self, wanted: SeedProperties) -> FencedConnection:
         def connect(credentials: Credentials) -> FencedConnection:
             start = SessionStart(autocommit=True)
             return open_session(wanted.target, credentials, _PATIENT, program_name="governor-seed", start=start)
@@ -151,24 +151,24 @@ class Seeder:
         except UnknownDatabase:
             return 0
 
-    def _drain(self, wanted: Wanted) -> None:
+    def _drain(self, wanted: SeedProperties) -> None:
         for _ in range(DRAIN_SECONDS):
             held = self._operations.status(wanted.database).leases()
-            now_ms = self._clock.now_ms()  # a lease past its end has no session any more
+            now_ms = self._clock.now_ms()  # an expired lease has no session any more
             if sum(lease.connections for lease in held if lease.expires_at_ms > now_ms) <= wanted.allowed:
                 return
             self._clock.sleep(1)
 
-    def _make_worker(self, cursor: Cursor, wanted: Wanted, *, limit: int) -> None:
+    def _make_worker(self, cursor: Cursor, wanted: SeedProperties, *, limit: int) -> None:
         user = self._make_user(cursor, wanted.worker_secret, wanted.transport, limit)
         cursor.execute(f"GRANT SELECT ON `{wanted.schema}`.`Employees` TO %s@'%%'", (user,))
 
-    def _make_monitor(self, cursor: Cursor, wanted: Wanted) -> bool:
+    def _make_monitor(self, cursor: Cursor, wanted: SeedProperties) -> bool:
         user = self._make_user(cursor, wanted.monitor_secret, wanted.transport, _MONITOR_CONNECTIONS)
         cursor.execute("GRANT PROCESS ON *.* TO %s@'%%'", (user,))
         cursor.execute("GRANT SELECT ON performance_schema.* TO %s@'%%'", (user,))
         for right in _KILL_RIGHTS:
-            with suppress(err.MySQLError):  # each server knows but one of them
+            with suppress(err.MySQLError):  # each server knows only one of them
                 cursor.execute(f"GRANT {right} TO %s@'%%'", (user,))
                 return True
         return False
@@ -179,6 +179,37 @@ class Seeder:
         cursor.execute("CREATE USER IF NOT EXISTS %s@'%%' IDENTIFIED BY %s", named)
         cursor.execute(f"ALTER USER %s@'%%' IDENTIFIED BY %s {transport} WITH MAX_USER_CONNECTIONS {limit:d}", named)
         return credentials.username
+
+
+@dataclass(frozen=True, slots=True)
+class Seeded:
+    """What a request of CloudFormation came to.
+
+    Attributes:
+        physical_id: the resource's id, which never changes: another id would mean a replacement.
+        notes: what an operator should know although it succeeded.
+    """
+
+    physical_id: str
+    notes: tuple[str, ...] = ()
+
+
+def carry_out(event: Mapping[str, Any], seeder: Callable[[], Seeder]) -> Seeded:
+    """Carry out CloudFormation's create, update or delete.
+
+    Args:
+        event: the request.
+        seeder: returns what carries it out; not called where nothing was ever made.
+    """
+    if event.get("PhysicalResourceId") == NEVER_MADE:
+        return Seeded(NEVER_MADE)
+    physical_id = event.get("PhysicalResourceId") or f"seed-of-{event['StackId'].rpartition('/')[2]}"
+    wanted, before = SeedProperties.of(event["ResourceProperties"]), event.get("OldResourceProperties")
+    if event["RequestType"] == "Delete":
+        seeder().remove(wanted)
+    elif not seeder().make(wanted, replaces=SeedProperties.of(before) if before else None):
+        return Seeded(physical_id, (ONLY_COUNTED,))
+    return Seeded(physical_id)
 
 
 def _check_room(cursor: Cursor, allowed: int) -> None:
@@ -194,14 +225,9 @@ def _drop_users(cursor: Cursor, users: set[str]) -> None:
 
 
 def explain(error: Exception) -> str:
-    """Why it failed, without a secret: MySQL quotes statements in its messages, so of those only the number is told."""
+    """Return why it failed, without a secret: MySQL's messages quote statements, so only their number is shown."""
     if isinstance(error, SeedError | GovernorError):
         return str(error)
     if isinstance(error, err.MySQLError):
         return f"MySQL error {error.args[0] if error.args else '?'}"
     return f"{type(error).__name__}, see the function's log"
-
-
-def whereabouts(error: Exception) -> list[str]:
-    """The files and lines that it came through, the innermost last; nothing that was a value there."""
-    return [f"{Path(frame.f_code.co_filename).name}:{line}" for frame, line in walk_tb(error.__traceback__)]

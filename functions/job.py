@@ -1,4 +1,4 @@
-"""What the worker does with its connection: reads the Employees table, holds on, and in a drill dies while it holds."""
+"""The example worker's job: read the Employees table, hold the connection, and in a drill die while it is held."""
 
 from __future__ import annotations
 
@@ -11,20 +11,24 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pymysql import err
+
+from connection_governor import NoConnectionsLeft
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pymysql.connections import Connection
     from pymysql.cursors import Cursor
 
-    from connection_governor import Lease
+    from connection_governor import GovernorError, Lease
 
 SAMPLE_HOLD_MS = (1_000, 3_000)  # as the published sample's worker
 PING_EACH_SECONDS = 2.0  # MySQL ends a governed session that is idle for longer
 
 
 @dataclass(frozen=True, slots=True)
-class Errand:
+class Job:
     """What one event asks of the worker.
 
     Attributes:
@@ -43,7 +47,7 @@ class Errand:
     answers: bool
 
     @classmethod
-    def of(cls, event: Mapping[str, Any]) -> Errand:
+    def of(cls, event: Mapping[str, Any]) -> Job:
         """Read the event; every field may be left out."""
         hold = event.get("hold_ms", SAMPLE_HOLD_MS)
         return cls(
@@ -54,9 +58,26 @@ class Errand:
             answers=event.get("on_refusal", "raise") == "return",
         )
 
+    def do(
+        self, connection: Connection[Cursor], *, lease: Lease | None, asked_ms: int, acquired_ms: int
+    ) -> dict[str, Any]:
+        """Read, hold, and die if asked to; return the report of the hold, with the rows read and its end.
 
-def holding(lease: Lease | None, *, asked_ms: int, acquired_ms: int) -> dict[str, Any]:
-    """What this worker holds, by its own clock: from the grant on, before MySQL is asked."""
+        The report goes to the log before the hold, so that a killed worker has already reported what it held.
+        """
+        report = hold_report(lease, asked_ms=asked_ms, acquired_ms=acquired_ms)
+        log({"worker": "holding", **report})
+        with connection.cursor() as cursor:
+            rows = cursor.execute("SELECT EmployeeID, FirstName, LastName FROM Employees")
+        _hold(connection, self.hold_ms / 1000)
+        if self.crash:
+            log({"worker": "crashing", **report, "held_to_ms": now_ms()})
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {**report, "rows": rows, "held_to_ms": now_ms()}
+
+
+def hold_report(lease: Lease | None, *, asked_ms: int, acquired_ms: int) -> dict[str, Any]:
+    """Return what this worker holds, by its own clock: from the grant on, before MySQL is asked."""
     report = {
         "outcome": "granted",
         "statusCode": 200,
@@ -67,33 +88,27 @@ def holding(lease: Lease | None, *, asked_ms: int, acquired_ms: int) -> dict[str
     }
     if lease is None:
         return report
-    whose = {"lease_id": lease.lease_id, "shard": lease.shard, "fence": lease.fence}
-    return {**report, **whose, "expires_at_ms": lease.expires_at_ms}
+    identity = {"lease_id": lease.lease_id, "shard": lease.shard, "fence": lease.fence}
+    return {**report, **identity, "expires_at_ms": lease.expires_at_ms}
 
 
-def run(connection: Connection[Cursor], errand: Errand, report: dict[str, Any]) -> dict[str, Any]:
-    """Read, hold, and die if told to; returns the report with the rows read and the end of the hold.
-
-    The report goes to the log before the hold, so that a worker that is killed has still said what it held.
-    """
-    say({"worker": "holding", **report})
-    with connection.cursor() as cursor:
-        rows = cursor.execute("SELECT EmployeeID, FirstName, LastName FROM Employees")
-    _hold(connection, errand.hold_ms / 1000)
-    if errand.crash:
-        say({"worker": "crashing", **report, "held_to_ms": now_ms()})
-        os.kill(os.getpid(), signal.SIGKILL)
-    return {**report, "rows": rows, "held_to_ms": now_ms()}
+def failure_report(error: GovernorError | err.MySQLError, *, acquire_ms: int) -> dict[str, Any]:
+    """Return a refusal or an error as an answer, for callers that asked for one."""
+    if isinstance(error, NoConnectionsLeft):
+        counts = {"retry_after_ms": error.retry_after_ms, "allowed": error.allowed, "in_use": error.in_use}
+        return {"outcome": "refused", "statusCode": 429, "acquire_ms": acquire_ms, **counts}
+    number = error.args[0] if isinstance(error, err.MySQLError) and error.args else None
+    return {"outcome": "error", "statusCode": 503, "reason": type(error).__name__, "mysql_error": number}
 
 
-def say(report: Mapping[str, Any]) -> None:
-    """One JSON line to the log, at once."""
+def log(report: Mapping[str, Any]) -> None:
+    """Write one JSON line to the log, at once."""
     sys.stdout.write(json.dumps(report) + "\n")
     sys.stdout.flush()
 
 
 def now_ms() -> int:
-    """Milliseconds since 1970 UTC, by this worker's clock."""
+    """Return milliseconds since 1970 UTC, by this worker's clock."""
     return time.time_ns() // 1_000_000
 
 

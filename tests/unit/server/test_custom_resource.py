@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-import custom_resource
-from custom_resource import NEVER_MADE, Answer
+from connection_governor.server import custom_resource
+from connection_governor.server.custom_resource import NEVER_MADE, ResourceAnswer
 
 Event = dict[str, Any]
 
@@ -30,7 +30,7 @@ class Mailbox:
 def test_a_success_names_the_physical_id_and_echoes_the_request(request_to_create: Event) -> None:
     """Without the echoed ids CloudFormation ignores the answer, and the stack hangs until its time-out."""
     box = Mailbox()
-    Answer(request_to_create, box).succeed("seed-of-0a1b2c")
+    ResourceAnswer(request_to_create, box).succeed("seed-of-0a1b2c")
     assert box.letters == [
         (
             request_to_create["ResponseURL"],
@@ -50,21 +50,21 @@ def test_a_success_names_the_physical_id_and_echoes_the_request(request_to_creat
 def test_a_failed_creation_is_marked_as_never_made(request_to_create: Event) -> None:
     """Otherwise the rollback's delete would try to remove what is not there, fail, and leave the stack stuck."""
     box = Mailbox()
-    Answer(request_to_create, box).fail("no room")
+    ResourceAnswer(request_to_create, box).fail("no room")
     assert (box.letters[0][1]["Status"], box.letters[0][1]["PhysicalResourceId"]) == ("FAILED", NEVER_MADE)
 
 
 def test_a_failed_update_keeps_the_physical_id(request_to_create: Event) -> None:
     """Another id would make CloudFormation take it for a replacement, and delete the live database's seed."""
     box = Mailbox()
-    Answer({**request_to_create, "PhysicalResourceId": "seed-of-0a1b2c"}, box).fail("no room")
+    ResourceAnswer({**request_to_create, "PhysicalResourceId": "seed-of-0a1b2c"}, box).fail("no room")
     assert box.letters[0][1]["PhysicalResourceId"] == "seed-of-0a1b2c"
 
 
 def test_only_the_first_answer_is_sent(request_to_create: Event) -> None:
     """Two answers could tell CloudFormation of a failure after a success."""
     box = Mailbox()
-    answer = Answer(request_to_create, box)
+    answer = ResourceAnswer(request_to_create, box)
     answer.fail("ran out of time")
     answer.succeed("seed-of-0a1b2c")
     assert [letter["Status"] for _, letter in box.letters] == ["FAILED"]
@@ -73,7 +73,7 @@ def test_only_the_first_answer_is_sent(request_to_create: Event) -> None:
 def test_work_that_takes_too_long_is_answered_while_it_still_runs(request_to_create: Event) -> None:
     """A function that is stopped by its time-out answers nothing: the stack would wait for a minute, in vain."""
     box = Mailbox()
-    with Answer(request_to_create, box).within(0):
+    with ResourceAnswer(request_to_create, box).within(0):
         assert box.arrived.wait(10)
     assert box.letters[0][1]["Reason"] == "ran out of time"
 
@@ -81,7 +81,7 @@ def test_work_that_takes_too_long_is_answered_while_it_still_runs(request_to_cre
 def test_work_that_ends_in_time_is_not_answered_for(request_to_create: Event) -> None:
     """A watch left running would fail a stack that is fine."""
     before = set(threading.enumerate())
-    with Answer(request_to_create, Mailbox()).within(3600):
+    with ResourceAnswer(request_to_create, Mailbox()).within(3600):
         (watch,) = set(threading.enumerate()) - before
     watch.join(10)
     assert not watch.is_alive()
@@ -114,6 +114,6 @@ def _failing(monkeypatch: pytest.MonkeyPatch, *, times: int) -> list[object]:
             raise urllib.error.URLError("down")
         return Response()
 
-    monkeypatch.setattr("custom_resource.urllib.request.urlopen", urlopen)
-    monkeypatch.setattr("custom_resource.time.sleep", lambda _seconds: None)
+    monkeypatch.setattr("connection_governor.server.custom_resource.urllib.request.urlopen", urlopen)
+    monkeypatch.setattr("connection_governor.server.custom_resource.time.sleep", lambda _seconds: None)
     return sent

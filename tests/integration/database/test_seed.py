@@ -11,13 +11,13 @@ import pytest
 from pymysql import err
 
 from connection_governor.core.engine import Engine
-from connection_governor.core.lease import Wanted as WantedLease
+from connection_governor.core.lease import Wanted
 from connection_governor.core.memory import MemoryStore
 from connection_governor.core.operations import Operations
 from connection_governor.mysql.connect import FencedConnection, Target, open_session
 from connection_governor.mysql.credentials import Credentials
-from sample import EMPLOYEES
-from seeding import Seeder, SeedError, Wanted
+from connection_governor.server.sample_table import EMPLOYEES
+from connection_governor.server.seed import Seeder, SeedError, SeedProperties
 from tests.support.virtual import SetEntropy, VirtualClock
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class World:
         self.operations = Operations(store := MemoryStore(), self.clock, SetEntropy())
         self.engine = Engine(store, self.clock, SetEntropy())
         self.seeder = Seeder(self._fetch, self.operations, self.clock)
-        self.wanted = Wanted(
+        self.wanted = SeedProperties(
             database="orders",
             allowed=5,
             lease_ms=30_000,
@@ -170,7 +170,7 @@ def test_lowering_waits_for_those_who_hold_before_mysqls_limit_follows(
     world.seeder.make(world.wanted)
     for number in range(5):
         ends_ms = world.clock.now_ms() + 4_000
-        world.engine.acquire(WantedLease("orders", f"lease00{number}", "shop/1", 1, ends_ms))
+        world.engine.acquire(Wanted("orders", f"lease00{number}", "shop/1", 1, ends_ms))
     limits = []
     sleep = world.clock.sleep
 

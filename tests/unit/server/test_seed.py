@@ -1,0 +1,68 @@
+"""What CloudFormation's requests come to, before any server is asked."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+import pytest
+
+from connection_governor.server.custom_resource import NEVER_MADE
+from connection_governor.server.seed import ONLY_COUNTED, Seeder, SeedProperties, carry_out
+
+Event = dict[str, Any]
+
+
+class RecordingSeeder(Seeder):
+    """Notes what it is asked for; may end sessions only where `may_kill`."""
+
+    def __init__(self, *, may_kill: bool = True) -> None:
+        self.may_kill = may_kill
+        self.asked: list[tuple[object, ...]] = []
+
+    def make(self, wanted: SeedProperties, *, replaces: SeedProperties | None = None) -> bool:
+        """Make nothing."""
+        self.asked.append(("make", wanted.allowed, replaces and replaces.allowed))
+        return self.may_kill
+
+    def remove(self, wanted: SeedProperties) -> None:
+        """Remove nothing."""
+        self.asked.append(("remove", wanted.allowed))
+
+
+def never() -> NoReturn:
+    """Fail: no seeder is to be made."""
+    raise AssertionError("a seeder was made")
+
+
+def test_deleting_what_was_never_made_touches_nothing(request_to_create: Event) -> None:
+    """Breaks: the rollback of a stack whose database cannot be reached fails, and must be cleared by hand."""
+    event = {**request_to_create, "RequestType": "Delete", "PhysicalResourceId": NEVER_MADE}
+    assert carry_out(event, never).physical_id == NEVER_MADE
+
+
+@pytest.mark.parametrize("kind", ["Update", "Delete"])
+def test_the_physical_id_never_changes(kind: str, request_to_create: Event) -> None:
+    """Breaks: a changed id means replacement, and CloudFormation deletes the seed of the database that is in use."""
+    event = {**request_to_create, "RequestType": kind, "PhysicalResourceId": "seed-of-an-older-stack"}
+    assert carry_out(event, RecordingSeeder).physical_id == "seed-of-an-older-stack"
+
+
+def test_a_new_seed_is_named_by_its_stack(request_to_create: Event) -> None:
+    """Breaks: two stacks' seeds have one id."""
+    assert carry_out(request_to_create, RecordingSeeder).physical_id == "seed-of-0a1b2c"
+
+
+def test_each_request_asks_for_one_thing(request_to_create: Event) -> None:
+    """Breaks: an update forgets which users it replaces, or a delete makes what it should remove."""
+    seeder = RecordingSeeder()
+    old = {**request_to_create["ResourceProperties"], "Allowed": "3"}
+    carry_out(request_to_create, lambda: seeder)
+    carry_out({**request_to_create, "RequestType": "Update", "OldResourceProperties": old}, lambda: seeder)
+    carry_out({**request_to_create, "RequestType": "Delete"}, lambda: seeder)
+    assert seeder.asked == [("make", 7, None), ("make", 7, 3), ("remove", 7)]
+
+
+def test_a_missing_right_is_noted(request_to_create: Event) -> None:
+    """Breaks: an operator does not learn that the janitor cannot end sessions."""
+    assert carry_out(request_to_create, lambda: RecordingSeeder(may_kill=False)).notes == (ONLY_COUNTED,)
+    assert carry_out(request_to_create, RecordingSeeder).notes == ()
