@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from connection_governor.client.acquire import Borrower
+from connection_governor.client.invocation import holder_for_tenant, lambda_context
 from connection_governor.client.keepalive import LONGEST_KEEP_S, Keeper, kept_fence
 from connection_governor.client.request import DEFAULT_LEASE_MS, DEFAULT_TIMEOUT_S, Ask
 from connection_governor.client.sessions import Sessions
@@ -251,13 +252,21 @@ class Governor:
             raise InvalidRequest("lease_ms", f"must be above {needed_ms}: what the fence needs at the end")
         return lambda: ask.end_ms(self.clock, margin_ms)
 
-    def ask(self, database: str | None = None, *, holder: str | None = None, timeout: float = 0, **more: Any) -> Ask:  # noqa: ANN401 - see `Ask.of`
-        """A checked request, for drivers of other kinds. Raises as `Ask.of`."""
-        holder = self._holder if holder is None else holder
-        ask = Ask.of(database or self._database, holder=holder, timeout=timeout, **more)
-        if ask.context is not None:
-            self._outside.invocation.note(ask.context)
-        return ask
+    def ask(
+        self,
+        database: str | None = None,
+        *,
+        holder: str | None = None,
+        timeout: float = 0,
+        context: InvocationContext | None = None,
+        **more: Any,  # noqa: ANN401 - see `Ask.of`
+    ) -> Ask:
+        """Return a checked request, for drivers of other kinds. Raises as `Ask.of` and `lambda_context`."""
+        if context is not None:
+            context = lambda_context(context)
+            self._outside.invocation.note(context)
+        holder = holder_for_tenant(self._holder, context) if holder is None else holder
+        return Ask.of(database or self._database, holder=holder, timeout=timeout, context=context, **more)
 
 
 def _keep_seconds(seconds: object) -> int:

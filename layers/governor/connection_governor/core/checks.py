@@ -12,11 +12,11 @@ MAX_LEASE_MS = 3_600_000
 MAX_BUDGET = 100_000
 MAX_SHARDS = 4_096
 MAX_SKEW_MS = 60_000
+HOLDER_LENGTH = 64  # of a holder's name, at most
 MAX_END_MS = 64**7 - 1  # what a record's seven digits hold: the year 2109
 
 _DATABASE = re.compile(r"[A-Za-z0-9_-]{1,32}")
 _LEASE_ID = re.compile(r"[A-Za-z0-9_-]{8,16}")
-_HOLDER_LENGTH = 64
 
 
 def database_name(name: object) -> str:
@@ -35,8 +35,8 @@ def lease_id(value: object) -> str:
 
 def holder_name(name: object) -> str:
     """A holder's name: 1 to 64 printable characters."""
-    if not isinstance(name, str) or not 1 <= len(name) <= _HOLDER_LENGTH or not name.isprintable():
-        raise InvalidRequest("holder", f"must be 1 to {_HOLDER_LENGTH} printable characters")
+    if not isinstance(name, str) or not 1 <= len(name) <= HOLDER_LENGTH or not name.isprintable():
+        raise InvalidRequest("holder", f"must be 1 to {HOLDER_LENGTH} printable characters")
     return name
 
 

@@ -1,0 +1,45 @@
+"""What a worker's invocation says of itself: its Lambda context, wherever it is wrapped, and its tenant."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from connection_governor.core.checks import HOLDER_LENGTH
+from connection_governor.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from connection_governor.core.deadline import InvocationContext
+
+_TENANT_LENGTH = 24
+
+
+def lambda_context(context: object) -> InvocationContext:
+    """Return the Lambda context in what a handler got.
+
+    A durable function's handler gets a `DurableContext`; its `lambda_context` is that of the invocation that runs now.
+
+    Raises:
+        InvalidRequest: `context` is neither of the two.
+    """
+    for found in (context, getattr(context, "lambda_context", None)):
+        if callable(getattr(found, "get_remaining_time_in_millis", None)):
+            return cast("InvocationContext", found)
+    raise InvalidRequest(
+        "context",
+        f"must be the Lambda context, or a durable function's context that holds it, not {type(context).__name__}:"
+        " inside a step, pass the handler's own context",
+    )
+
+
+def holder_for_tenant(holder: str, context: InvocationContext | None) -> str:
+    """Return the environment's name with the invocation's tenant, where the function isolates its tenants.
+
+    A name that gets too long loses the end of its function's name first, and of the tenant only its last characters
+    stay. What stands before the first `/` goes on to name the function.
+    """
+    tenant = getattr(context, "tenant_id", None)
+    if not isinstance(tenant, str) or not tenant.isprintable():
+        return holder
+    function, slash, environment = holder.partition("/")
+    rest = f"{slash}{environment}@{tenant[-_TENANT_LENGTH:]}"[: HOLDER_LENGTH - 1]
+    return function[: HOLDER_LENGTH - len(rest)] + rest
