@@ -1,4 +1,4 @@
-"""Which branches of the rules a run has met: every outcome of `decide` and every step of `plan`, counted.
+"""Which branches of the rules a run has met: every outcome of `rules` and every step of `plan`, counted.
 
 The rules are wrapped where the production code looks them up, and answer as they always do.
 """
@@ -63,7 +63,7 @@ def _counting(name: str, rule: Callable[..., Any], label: Callable[..., str]) ->
 def _decision(outcome: object, *_arguments: object) -> str:
     kind = type(outcome).__name__
     if isinstance(outcome, rules.Write):
-        return f"{kind}, taking over {'several' if len(outcome.taken) > 1 else len(outcome.taken) or 'nobody'}"
+        return f"{kind}, taking over {'several' if len(outcome.taken) > 1 else len(outcome.taken) or 'none'}"
     return kind
 
 
