@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from typing import TYPE_CHECKING
@@ -12,8 +13,10 @@ from harness.demo.summary import broken_promises, summarise
 from harness.paths import BUILD, ROOT
 from harness.settings import Settings
 from harness.stack.local_stack import running_stack
+from harness.stack.lock import only_run
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from harness.demo.recording import Recording
@@ -22,11 +25,9 @@ FOLDER = BUILD / "demo"
 
 
 def main() -> int:
-    """Runs the demo; returns 0 only if every promise held."""
+    """Run the demo; return 0 only if every promise held."""
     settings = Settings.from_environment()
-    shutil.rmtree(FOLDER, ignore_errors=True)
-    FOLDER.mkdir(parents=True)
-    with progress_for() as progress:
+    with only_run(), progress_for() as progress:
         with running_stack(
             allowed=settings.allowed,
             concurrency=settings.concurrency,
@@ -37,11 +38,32 @@ def main() -> int:
         ) as stack:
             recording = play(stack, settings, progress)
         progress.step("Everything is stopped; drawing the report")
-        return report(recording, FOLDER)
+        with replacing(FOLDER) as folder:
+            broken = report(recording, folder)
+    print("Not every promise held." if broken else "Every promise held.")
+    print(f"Results: {', '.join(str(path.relative_to(ROOT)) for path in sorted(FOLDER.iterdir()))}", flush=True)
+    return 1 if broken else 0
 
 
-def report(recording: Recording, folder: Path) -> int:
-    """Writes the results and says what they are; returns the exit code."""
+@contextlib.contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """Yield a new folder that takes `folder`'s place at the end; an aborted body leaves `folder` as it was."""
+    new, old = folder.with_suffix(".new"), folder.with_suffix(".old")
+    for left_over in (new, old):
+        shutil.rmtree(left_over, ignore_errors=True)
+    new.mkdir(parents=True)
+    try:
+        yield new
+        if folder.exists():
+            folder.rename(old)
+        new.rename(folder)
+    finally:
+        for left_over in (new, old):
+            shutil.rmtree(left_over, ignore_errors=True)
+
+
+def report(recording: Recording, folder: Path) -> list[str]:
+    """Write the results and print the figures; return the promises that did not hold."""
     from harness.demo.report import write_report  # noqa: PLC0415 - drawing takes a second to import, and is needed last
 
     recording.write(folder / "recording.json")
@@ -52,6 +74,4 @@ def report(recording: Recording, folder: Path) -> int:
     print(json.dumps(summary, indent=2))
     for promise in broken:
         print(f"BROKEN: {promise}")
-    print("Not every promise held." if broken else "Every promise held.")
-    print(f"Results: {', '.join(str(path.relative_to(ROOT)) for path in sorted(folder.iterdir()))}", flush=True)
-    return 1 if broken else 0
+    return broken

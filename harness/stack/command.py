@@ -1,14 +1,17 @@
 """`make stack`: keeps a deployed stack up until Ctrl-C or SIGTERM, and says how to reach it."""
 
+import contextlib
 import json
 import shlex
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from harness.paths import BUILD
 from harness.settings import Settings
 from harness.stack.deployment import DATABASE_NAME
 from harness.stack.local_stack import FOR_MONITORING, Stack, running_stack
+from harness.stack.lock import only_run
 from harness.stack.processes import stop_on_signals
 
 DESCRIPTION = BUILD / "stack.json"
@@ -37,10 +40,15 @@ def export_lines(stack: Stack) -> list[str]:
 
 
 def main() -> int:
-    """Starts the stack and waits for the end."""
+    """Start the stack and keep it until the end is asked for; return the exit code."""
     settings = Settings.from_environment()
     stop_on_signals()
-    DESCRIPTION.unlink(missing_ok=True)
+    with only_run(), _description_removed():
+        _keep(settings)
+    return 0
+
+
+def _keep(settings: Settings) -> None:
     with running_stack(
         allowed=settings.allowed,
         concurrency=settings.concurrency,
@@ -48,13 +56,19 @@ def main() -> int:
         database_port=settings.database_port,
         say=lambda step: print(f"{step} ...", flush=True),
     ) as stack:
-        try:
-            _announce(stack)
-            _wait_for_interrupt()
-        finally:
-            DESCRIPTION.unlink(missing_ok=True)
-            print("\nStopping the stack ...", flush=True)
-    return 0
+        _announce(stack)
+        _wait_for_interrupt()
+        print("\nStopping the stack ...", flush=True)
+
+
+@contextlib.contextmanager
+def _description_removed() -> Iterator[None]:
+    """Remove the description of an earlier stack, and at the end that of this one: neither is there any more."""
+    DESCRIPTION.unlink(missing_ok=True)
+    try:
+        yield
+    finally:
+        DESCRIPTION.unlink(missing_ok=True)
 
 
 def _announce(stack: Stack) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from harness.errors import StackError
 from harness.stack.deployment import DATABASE_NAME, Deployment, build_template, deploy, local_parameters
 from harness.stack.local_aws import LocalAws, local_aws
+from harness.stack.lock import only_run
 from harness.stack.mariadb import PrivateMariaDB
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ def running_stack(  # noqa: PLR0913 - each is a choice of the one who starts it
     say("Starting MariaDB and the local AWS")
     threads = {"MINISTACK_WORKER_THREADS": str(max(64, 2 * concurrency + 16))}
     with (
+        only_run(),
         PrivateMariaDB(max_connections=allowed + FOR_MONITORING, port=database_port) as database,
         local_aws(port=stack_port, authorization=authorization, settings=threads) as aws,
     ):

@@ -54,6 +54,7 @@ class PrivateMariaDB:
             self.folder = started.enter_context(short_folder("gov-db-"))
             self._certificate = make_server_certificate(self.folder)
             self.port = free_port(self.port)
+            (self.folder / "tmp").mkdir()
             self._install()
             started.callback(self.stop)
             self.start()
@@ -172,6 +173,8 @@ class PrivateMariaDB:
     def _common(self) -> Iterator[str]:
         yield "--no-defaults"
         yield f"--datadir={self.folder / 'data'}"
+        # A starting server deletes every #sql* file of its temporary folder: in a shared one, also those of others.
+        yield f"--tmpdir={self.folder / 'tmp'}"
         if os.geteuid() == 0:
             yield "--user=root"
         if self._programs.base is not None:
