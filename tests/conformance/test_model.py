@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections import defaultdict
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -25,7 +26,7 @@ from hypothesis.stateful import (
 )
 
 from connection_governor.core.engine import Engine
-from connection_governor.core.lease import Grant, Lease, Refusal, Renewal, Wanted
+from connection_governor.core.lease import Grant, Lease, Refusal, Renewal, ShardKey, Wanted
 from connection_governor.core.memory import MemoryStore
 from connection_governor.core.rules import is_whole
 from connection_governor.errors import GovernorUnavailable
@@ -206,18 +207,21 @@ class SeveralShards(RuleBasedStateMachine):
         self.world.entropy.share = 0.0  # no pause between retries: time is what the rules let pass
         self.world.operations.set_budget(self.world.database, budget, shards=shards)
         self.budgets: dict[int, int] = {}  # plan -> what it allows
+        self.stamped: dict[int, set[ShardKey]] = defaultdict(set)  # plan -> shards that have carried it
         self.in_force_at_ms: dict[int, int] = {}  # plan -> when it was last in force
         self.note_what_is_in_force()
         self.alive: dict[str, Lease] = {}
         self.fences: dict[int, int] = {}
 
     def note_what_is_in_force(self) -> None:
-        """A budget is in force from when its settings are written until every shard carries a later plan."""
+        """A budget is in force from when its settings are written until one later plan has stamped every shard."""
         status = self.world.status()
         self.budgets[status.settings.plan] = status.settings.allowed
-        oldest = min((shard.plan for shard in status.shards), default=0)
+        for shard in status.shards:
+            self.stamped[shard.plan].add(shard.key)
+        complete = max((plan for plan, keys in self.stamped.items() if keys >= set(status.settings.keys)), default=0)
         for plan in self.budgets:
-            if oldest <= plan:
+            if plan >= complete:
                 self.in_force_at_ms[plan] = self.world.clock.now
 
     def in_force(self) -> int:

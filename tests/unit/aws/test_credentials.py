@@ -44,10 +44,16 @@ def test_otherwise_botocores_chain_is_asked(tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize(
-    "profiles", ["", "[ops]\nsso_session = nobody\n", "[ops]\nsource_profile = nobody\nrole_arn = arn"]
+    ("profiles", "retryable"),
+    [
+        ("", False),
+        ("[ops]\nsource_profile = nobody\nrole_arn = arn", False),
+        ("[ops]\nsso_session = nobody\n", True),  # nothing found: an instance's role may be there a moment later
+    ],
+    ids=["unknown-profile", "unknown-source", "nothing-found"],
 )
 def test_what_botocores_chain_cannot_do_is_an_outage(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, profiles: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, profiles: str, *, retryable: bool
 ) -> None:
     """Breaks: an operator whose sign-in has lapsed gets botocore's traceback at 3 a.m."""
     (tmp_path / "config").write_text(profiles.replace("[ops]", "[profile ops]"))
@@ -58,7 +64,7 @@ def test_what_botocores_chain_cannot_do_is_an_outage(
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     with pytest.raises(GovernorUnavailable, match="no credentials") as refused:
         credential_source({"AWS_PROFILE": "ops"}).current()
-    assert not refused.value.retryable or not profiles.startswith("[ops]\nsource")
+    assert refused.value.retryable is retryable
 
 
 def test_without_botocore_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

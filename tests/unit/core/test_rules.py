@@ -261,11 +261,12 @@ def test_when_to_come_back_where_nothing_was_seen() -> None:
 
 
 @pytest.mark.parametrize(
-    ("part", "share_of", "total", "expected"), [(1, 2, 6, 3), (0, 2, 6, 0), (2, 0, 6, 0), (3, 2, 6, 9)]
+    ("part", "share_of", "total", "expected"),
+    [(1, 2, 6, 3), (0, 2, 6, 0), (2, 0, 6, 0), (3, 2, 6, 9), (1, 2, 8, 4), (1, 3, 4, 1)],
 )
 def test_a_shards_figure_is_scaled_to_the_database(part: int, share_of: int, total: int, expected: int) -> None:
     """Graphs would show a third of what is in use."""
-    assert rules.scale(part, share_of=share_of, total=6) == expected
+    assert rules.scale(part, share_of=share_of, total=total) == expected
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pymysql import err
 
+import job
 import worker
 from connection_governor import GovernorUnavailable, Lease, NoConnectionsLeft
 from job import Job
 from tests.support.invocation import FakeContext
+from tests.support.virtual import NOW_MS, VirtualClock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,7 +30,7 @@ class FakeConnection:
     """A session that answers three rows."""
 
     lease = LEASE
-    acquired_ms = 1_800_000_000_000
+    acquired_ms = NOW_MS + 30
 
     def __init__(self) -> None:
         self.pings = 0
@@ -66,6 +68,30 @@ class FakeGovernor:
             self.given_back += 1
 
 
+class VirtualTime:
+    """As much of `time` as the job uses; sleeping takes no real time."""
+
+    def __init__(self) -> None:
+        self.clock = VirtualClock()
+        self.sleep = self.clock.sleep
+
+    def time_ns(self) -> int:
+        """Return the virtual time."""
+        return self.clock.now * 1_000_000
+
+    def monotonic(self) -> float:
+        """Return the virtual time, in seconds."""
+        return self.clock.now / 1_000
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> VirtualClock:
+    """The job's time."""
+    virtual = VirtualTime()
+    monkeypatch.setattr(job, "time", virtual)
+    return virtual.clock
+
+
 def _use(monkeypatch: pytest.MonkeyPatch, governor: FakeGovernor) -> None:
     monkeypatch.setattr(worker, "governor", lambda: governor)
 
@@ -77,11 +103,11 @@ def _handle(event: dict[str, Any]) -> dict[str, Any]:
 def test_a_worker_reports_what_it_held(monkeypatch: pytest.MonkeyPatch) -> None:
     """The demo's proof that nothing was over-granted rests on these intervals, not on the counter."""
     _use(monkeypatch, FakeGovernor())
-    answer = _handle({"hold_ms": 0})
+    answer = _handle({"hold_ms": 700})
     assert (answer["outcome"], answer["statusCode"], answer["rows"]) == ("granted", 200, 3)
     assert (answer["lease_id"], answer["shard"], answer["fence"]) == ("k3Zq81Bd", 0, 41)
     assert (answer["held_from_ms"], answer["expires_at_ms"]) == (FakeConnection.acquired_ms, LEASE.expires_at_ms)
-    assert answer["held_to_ms"] > answer["held_from_ms"] - 10**12
+    assert (answer["acquire_ms"], answer["held_to_ms"]) == (30, NOW_MS + 700)
     assert answer["pid"] == os.getpid()
 
 
@@ -109,21 +135,11 @@ def test_an_error_of_mysql_is_answered_with_its_number(monkeypatch: pytest.Monke
     assert (answer["outcome"], answer["statusCode"], answer["mysql_error"]) == ("error", 503, 1226)
 
 
-def test_a_long_hold_keeps_the_session_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_hold_keeps_the_session_alive(clock: VirtualClock) -> None:
     """MySQL ends a governed session that idles for five seconds: a longer hold would fail at its end."""
-    naps: list[float] = []
-    now = 0.0
-
-    def sleep(seconds: float) -> None:
-        nonlocal now
-        naps.append(seconds)
-        now += seconds
-
-    monkeypatch.setattr("job.time.sleep", sleep)
-    monkeypatch.setattr("job.time.monotonic", lambda: now)
     connection = FakeConnection()
     Job.of({"hold_ms": 7_000}).do(connection, lease=None, asked_ms=0, acquired_ms=0)  # type: ignore[arg-type]  # the part that is used
-    assert (max(naps), sum(naps), connection.pings) == (2.0, 7.0, 4)
+    assert (max(clock.naps), sum(clock.naps), connection.pings) == (2.0, 7.0, 4)
 
 
 def test_a_victim_says_what_it_holds_before_it_dies(
