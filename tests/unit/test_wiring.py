@@ -115,12 +115,36 @@ def test_the_defaults_are_the_contracts() -> None:
         ),
         ({"AWS_LAMBDA_FUNCTION_NAME": "x" * 64, "AWS_LAMBDA_LOG_STREAM_NAME": "0123456789"}, "x" * 55 + "/23456789"),
         ({"AWS_LAMBDA_FUNCTION_NAME": "checkout"}, f"checkout/{os.getpid()}"),
+        (
+            {
+                "AWS_LAMBDA_FUNCTION_NAME": "x" * 64,
+                "AWS_LAMBDA_LOG_STREAM_NAME": "0123456789",
+                "AWS_LAMBDA_MAX_CONCURRENCY": "16",
+            },
+            f"{'x' * 47}/23456789.{os.getpid()}",
+        ),
     ],
 )
 def test_a_holder_is_the_function_and_what_tells_its_environments_apart(variables: dict[str, str], holder: str) -> None:
     """An operator finds the log stream of who holds a connection; the longest names stay within 64 characters."""
     assert Environment(variables).holder() == holder
     assert len(holder) <= 64
+
+
+def test_a_function_that_starts_from_a_snapshot_has_a_new_name_each_time() -> None:
+    """Breaks: there, all environments have one process number and no log stream: they would be one holder."""
+    snapshot = {"AWS_LAMBDA_FUNCTION_NAME": "checkout", "AWS_LAMBDA_INITIALIZATION_TYPE": "snap-start"}
+    assert Environment(snapshot).holder() != Environment(snapshot).holder()
+
+
+def test_closing_an_environment_closes_what_it_keeps_open() -> None:
+    """Breaks: a snapshot of the process holds sockets that every copy of it would write to."""
+    closed = []
+    here = Environment(DIRECT)
+    endpoint = here.endpoint("dynamodb")
+    endpoint._idle.append((0, 0, type("Kept", (), {"close": lambda _: closed.append(1)})()))
+    here.close()
+    assert closed == [1]
 
 
 def test_outside_lambda_a_holder_is_the_host_and_the_process() -> None:

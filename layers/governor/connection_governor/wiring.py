@@ -21,7 +21,7 @@ from connection_governor.core.deadline import InvocationEnd
 from connection_governor.core.engine import Engine
 from connection_governor.core.operations import Operations
 from connection_governor.core.retry import Retry
-from connection_governor.core.values import dataclass
+from connection_governor.core.values import dataclass, field
 from connection_governor.errors import InvalidRequest
 from connection_governor.metrics import Reporter
 from connection_governor.server.payloads import Requests
@@ -38,9 +38,15 @@ _INVOKE_TIMEOUT_S = 10.0  # a cold governor function answers in a second or two
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """What a worker, a function or a command was told by its environment."""
+    """What a worker, a function or a command was told by its environment.
+
+    Attributes:
+        variables: by name.
+        endpoints: the services of AWS that were asked for, each with its kept connections.
+    """
 
     variables: Mapping[str, str]
+    endpoints: list[Endpoint] = field(default_factory=list)
 
     @classmethod
     def current(cls) -> Environment:
@@ -74,11 +80,21 @@ class Environment:
         return word
 
     def holder(self) -> str:
-        """Who acquires: the function's name and what tells its environments apart, or the host and process."""
+        """Return who acquires: the function's name and what tells its processes apart, or the host and process."""
         function = self.get("AWS_LAMBDA_FUNCTION_NAME")
-        if function:
-            return f"{function[:55]}/{self.get('AWS_LAMBDA_LOG_STREAM_NAME')[-8:] or os.getpid()}"
-        return f"{socket.gethostname()[:40]}/{os.getpid()}"
+        if not function:
+            return f"{socket.gethostname()[:40]}/{os.getpid()}"
+        stream = self.get("AWS_LAMBDA_LOG_STREAM_NAME")[-8:]
+        if self.is_restored_from_snapshot:  # there is no log stream, and the process's number is the snapshot's
+            return f"{function[:55]}/{os.urandom(4).hex()}"
+        if stream and self.get("AWS_LAMBDA_MAX_CONCURRENCY"):  # Managed Instances: the processes share all else
+            return f"{function[:47]}/{stream}.{os.getpid()}"
+        return f"{function[:55]}/{stream or os.getpid()}"
+
+    @property
+    def is_restored_from_snapshot(self) -> bool:
+        """Whether SnapStart restores this function's environments from one snapshot."""
+        return self.get("AWS_LAMBDA_INITIALIZATION_TYPE") == "snap-start"
 
     def endpoint(
         self, service: str, *, read_timeout_s: float = 2.0, invocation: InvocationEnd | None = None
@@ -90,9 +106,16 @@ class Environment:
         url = endpoint_url(service, region, self.variables)
         source = credential_source(self.variables)
         try:
-            return Endpoint(service, region, source, url=url, read_timeout_s=read_timeout_s, invocation=invocation)
+            endpoint = Endpoint(service, region, source, url=url, read_timeout_s=read_timeout_s, invocation=invocation)
         except InvalidRequest as error:
             raise InvalidRequest("AWS_ENDPOINT_URL", error.message) from error
+        self.endpoints.append(endpoint)
+        return endpoint
+
+    def close(self) -> None:
+        """Close the kept connections to AWS; each endpoint can still be used."""
+        for endpoint in self.endpoints:
+            endpoint.close()
 
 
 def dynamodb_store(environment: Environment, invocation: InvocationEnd | None = None) -> DynamoDBStore:

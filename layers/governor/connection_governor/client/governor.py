@@ -55,7 +55,7 @@ class Governor:
     ) -> None:
         self._outside = outside
         self.clock = outside.clock
-        self._holder = checks.holder_name(holder)
+        self.holder = checks.holder_name(holder)
         self._database = database
         self.fence = fence or Fence()
         self._keep_seconds = _keep_seconds(keep_seconds)
@@ -74,7 +74,15 @@ class Governor:
         """
         from connection_governor.wiring import Environment, governor_parts  # noqa: PLC0415 - only where it is used
 
-        return cls(**governor_parts(Environment.current()), fence=fence)
+        environment = Environment.current()
+        parts = governor_parts(environment)
+        governor = cls(**parts, fence=fence)
+        if environment.is_restored_from_snapshot:
+            from connection_governor.client.snapstart import register  # noqa: PLC0415 - as above
+
+            notes = parts["outside"].notes
+            register(governor, notes, close_sockets=environment.close, new_holder=environment.holder)
+        return governor
 
     def acquire(
         self,
@@ -265,7 +273,7 @@ class Governor:
         if context is not None:
             context = lambda_context(context)
             self._outside.invocation.note(context)
-        holder = holder_for_tenant(self._holder, context) if holder is None else holder
+        holder = holder_for_tenant(self.holder, context) if holder is None else holder
         return Ask.of(database or self._database, holder=holder, timeout=timeout, context=context, **more)
 
 

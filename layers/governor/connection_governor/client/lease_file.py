@@ -55,6 +55,12 @@ class Notes(Protocol):
     def gone(self, lease_id: str) -> None:
         """A lease was given back, or was never lent."""
 
+    def held_now(self) -> list[str]:
+        """Return the ids of the leases that this process holds, or may hold."""
+
+    def close(self) -> None:
+        """Remove the process's file; the next lease starts another."""
+
 
 class NoNotes:
     """Where there is no extension to read them."""
@@ -70,6 +76,13 @@ class NoNotes:
 
     def gone(self, lease_id: str) -> None:
         """See `Notes.gone`."""
+
+    def held_now(self) -> list[str]:
+        """See `Notes.held_now`."""
+        return []
+
+    def close(self) -> None:
+        """See `Notes.close`."""
 
 
 NO_NOTES = NoNotes()
@@ -123,6 +136,7 @@ class NoteFile:
         self._folder = folder
         self._now_ms = (clock or SYSTEM_CLOCK).now_ms
         self._process = 0
+        self._path = ""
         self._file: int | None = None
         self._lines: dict[str, tuple[int, Note]] = {}
         self._ports: dict[str, int] = {}
@@ -160,6 +174,22 @@ class NoteFile:
                 self._put(number, _BLANK)
                 self._free.append(number)
 
+    def held_now(self) -> list[str]:
+        """See `Notes.held_now`."""
+        now_ms = self._now_ms()
+        with self._lock:
+            mine = self._lines.items() if self._process == os.getpid() else ()
+            return [lease_id for lease_id, (_, note) in mine if not note.is_stale(now_ms)]
+
+    def close(self) -> None:
+        """See `Notes.close`. A forked child leaves its parent's file alone."""
+        with self._lock:
+            if self._process == os.getpid() and self._file is not None:
+                with suppress(OSError):
+                    os.unlink(self._path)  # noqa: PTH108 - pathlib costs 5 ms to import
+                os.close(self._file)
+            self._process, self._file = 0, None
+
     def _write(self, lease: Lease, port: int) -> None:
         with self._lock:
             if self._process != os.getpid():
@@ -194,7 +224,7 @@ class NoteFile:
         self._process, self._file = os.getpid(), None
         self._lines, self._ports, self._free = {}, {}, []
         with suppress(OSError):
-            path = f"{self._folder}/{self._process}-{os.urandom(4).hex()}{SUFFIX}"
-            opened = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            self._path = f"{self._folder}/{self._process}-{os.urandom(4).hex()}{SUFFIX}"
+            opened = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             fcntl.flock(opened, fcntl.LOCK_SH)
             self._file = opened

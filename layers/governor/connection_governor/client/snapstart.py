@@ -1,0 +1,65 @@
+"""SnapStart: keeps leases, sockets and names out of the snapshot that every environment of a version starts from.
+
+Lambda initializes a function once when a version is published, and restores each environment from that one snapshot.
+All of them would use one lease, write to one socket with the same TLS keys, and bear one holder's name. So the snapshot
+is taken after everything was released and closed, and not at all while a lease of the initialization is still held.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from connection_governor.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from connection_governor.client.governor import Governor
+    from connection_governor.client.lease_file import Notes
+
+
+def register(
+    governor: Governor, notes: Notes, *, close_sockets: Callable[[], None], new_holder: Callable[[], str]
+) -> None:
+    """Register what has to happen before the snapshot and after each restore.
+
+    Args:
+        governor: whose leases must not be in the snapshot.
+        notes: what its process holds.
+        close_sockets: closes the kept connections to AWS's services.
+        new_holder: returns a name that no other environment has.
+    """
+    try:
+        from snapshot_restore_py import (  # noqa: PLC0415 - only the managed runtimes have it
+            register_after_restore,
+            register_before_snapshot,
+        )
+    except ImportError:
+        return
+
+    def before_snapshot() -> None:
+        leave_nothing(governor, notes)
+        close_sockets()
+
+    def after_restore() -> None:
+        governor.holder = new_holder()
+
+    register_before_snapshot(before_snapshot)
+    register_after_restore(after_restore)
+
+
+def leave_nothing(governor: Governor, notes: Notes) -> None:
+    """Release what is kept, and stop noting in the file that the snapshot would hold.
+
+    Raises:
+        InvalidRequest: a lease is still held, which fails the publishing of the version.
+    """
+    governor.close()
+    held = notes.held_now()
+    if held:
+        raise InvalidRequest(
+            "SnapStart",
+            f"the initialization still holds the leases {', '.join(held)}: every environment restored from its"
+            " snapshot would use them, so release them, or acquire within the handler",
+        )
+    notes.close()
