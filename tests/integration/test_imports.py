@@ -33,6 +33,9 @@ NEVER = (
     "connection_governor.client.sqlalchemy",
     "connection_governor.cli",
     "connection_governor.server.janitor",
+    "connection_governor.server.seed",
+    "connection_governor.server.custom_resource",
+    "connection_governor.server.mysql_watch",
     "connection_governor.core.memory",
     "connection_governor.mysql.observe",
 )

@@ -235,7 +235,8 @@ def test_the_server_ends_an_idle_session_before_its_lease(
     assert SYSTEM_CLOCK.now_ms() < connection.lease.expires_at_ms
     with body(governor) as another:
         assert another is not connection
-        assert lease_ids(store) == {another.lease.lease_id} if another.lease else None
+        assert another.lease is not None
+        assert lease_ids(store) == {another.lease.lease_id}
 
 
 def test_under_pressure_nothing_is_kept(store: FaultyStore, target: Target, root: Connection[Cursor]) -> None:

@@ -142,8 +142,11 @@ def test_each_try_asks_anew_with_a_new_id_and_a_new_end(world: World, governor: 
     """A lease that was asked for ten seconds ago would be ten seconds shorter."""
     held = world.lend(connections=3)
     world.clock.meanwhile = [lambda: None, lambda: None, lambda: world.release(held)]
+    world.store.calls.clear()
     lease = governor.acquire(timeout=10.0)
     assert lease.expires_at_ms == world.clock.now + 30_000
+    first, *_, last = [arguments[1] for method, arguments in world.store.calls if method == "grant"]
+    assert first != last == lease.lease_id
 
 
 def test_a_call_that_ended_refused_counts_one_error_however_often_it_tried(world: World, governor: Governor) -> None:
