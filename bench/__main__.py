@@ -1,4 +1,4 @@
-"""Runs the benchmarks: `python -m bench [--quick] [NAME ...]`; writes results.json, and the README's tables from it."""
+"""Run the benchmarks: `python -m bench [--quick] [NAME ...]`; write results.json, and the README's tables from it."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ _VARIABLES = {
 
 
 def rows(effort: Effort = FULL) -> Iterator[Row]:
-    """Both over bare Python, and over Python with the driver loaded, as a worker has it."""
+    """Yield both over bare Python, and over Python with the driver loaded, as a worker has it."""
     rounds = 15 if effort is FULL else effort.rounds
     with TemporaryDirectory() as folder:
         layer, sources = Path(folder) / "layer", Path(folder) / "sources"
@@ -108,7 +108,7 @@ class _Way(NamedTuple):
 
 
 def _copy_layer(layer: Path, sources: Path) -> None:
-    """The package and its driver with byte code, as the layer is built, and without."""
+    """Copy the package and its driver with byte code, as the layer is built, and without."""
     for package in (ROOT / "layers" / "governor" / "connection_governor", Path(pymysql.__file__).parent):
         shutil.copytree(package, sources / package.name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(sources, layer)

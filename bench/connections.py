@@ -53,12 +53,12 @@ class Invocation:
     begun_ms: int = field(default_factory=SYSTEM_CLOCK.now_ms)
 
     def get_remaining_time_in_millis(self) -> int:
-        """Until the deadline."""
+        """Return the time until the deadline."""
         return self.begun_ms + DEADLINE_MS - self.clock.now_ms()
 
 
 def rows(effort: Effort = FULL) -> Iterator[Row]:
-    """On MariaDB over TLS, with the leases in DynamoDB Local."""
+    """Measure on MariaDB over TLS, with the leases in DynamoDB Local."""
     with ExitStack() as until_end:
         log = until_end.enter_context(Path("/dev/null").open("w", encoding="utf-8"))
         url = until_end.enter_context(dynamodb_local())
@@ -76,7 +76,7 @@ class _Bench:
         self._tls = ssl.create_default_context(cafile=str(server.ca_path))
 
     def kept(self, effort: Effort) -> Iterator[Row]:
-        """The warm path."""
+        """Measure the warm path."""
         governor = self._governor(KEEP_SECONDS)
         self._until_end.callback(_closed_silently, governor, self._log)
         raw = self._until_end.enter_context(closing(self._connect()))
@@ -103,7 +103,7 @@ class _Bench:
         )
 
     def opened(self, effort: Effort) -> Iterator[Row]:
-        """Per invocation: open, ask, close."""
+        """Measure the cold path: open, query and close in each invocation."""
         two_requests = governor_cycle(governed_table(self._url))
 
         def by_hand() -> None:
@@ -167,7 +167,7 @@ def _ask(connection: Any) -> None:  # noqa: ANN401  # either connection
 
 
 def _round_trips(governor: Governor) -> int:
-    """How often a warm invocation writes to MySQL's socket: each write waits for its answer."""
+    """Return how often a warm invocation writes to MySQL's socket: each write waits for its answer."""
     with governor.connection(context=Invocation()) as connection:
         counted = _CountedSocket(connection._sock)  # noqa: SLF001  # where PyMySQL writes
         connection._sock = counted  # type: ignore[assignment]  # noqa: SLF001
@@ -201,7 +201,7 @@ def _requests(invocations: int) -> Iterator[Row]:
 
 
 def warm_requests(invocations: int) -> float:
-    """DynamoDB requests an invocation at one a second, in virtual time, on sessions that are always well."""
+    """Return the DynamoDB requests of one invocation at one a second, in virtual time, on sessions that never fail."""
     fleet = Fleet(Random(1), budget=36)  # noqa: S311  # a simulation
     governor = fleet.governor("checkout/1", opener=CalmOpener, keep_seconds=KEEP_SECONDS)
 
@@ -217,7 +217,7 @@ def warm_requests(invocations: int) -> float:
 
 
 class CalmOpener:
-    """Opens sessions that are always well."""
+    """Opens sessions that never fail."""
 
     def open(self, fence: Fence, program_name: str, usable_until_ms: int | None) -> CalmSession:
         """See `Opener.open`."""
@@ -238,12 +238,12 @@ class CalmSession:
         self.acquired_ms = 0
 
     def is_alive(self) -> bool:
-        """Always."""
+        """Return true."""
         return self.open
 
     def reset(self) -> None:
-        """Nothing to reset."""
+        """Reset nothing."""
 
     def close(self) -> None:
-        """It is closed."""
+        """Close nothing."""
         self.open = False

@@ -38,7 +38,7 @@ MILLION = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """One cycle: what it asked of AWS.
+    """One cycle: its requests to AWS.
 
     Attributes:
         write_units, read_units: of DynamoDB, as DynamoDB Local says in ConsumedCapacity.
@@ -54,7 +54,7 @@ class Counted:
     log_bytes: float = 0.0
 
     def dollars(self) -> float:
-        """For a million of them."""
+        """Return the price of a million of them."""
         function = self.invocations * (LAMBDA_REQUEST + FUNCTION_GB * FUNCTION_S * LAMBDA_GB_SECOND)
         table = self.write_units * WRITE_UNIT + self.read_units * READ_UNIT
         logs = (self.log_bytes + self.invocations * PLATFORM_LOG_BYTES) / 1024**3 * LOG_GB
@@ -82,7 +82,7 @@ class Meter:
 
 
 def rows(effort: Effort = FULL) -> Iterator[Row]:
-    """Each mode, the published sample, and from which traffic on RDS Proxy is cheaper."""
+    """Yield each mode and the published sample, with the traffic above which RDS Proxy is cheaper."""
     cycles = 200 if effort is FULL else 2
     proxy = PROXY_VCPU_HOUR * LEAST_VCPUS * HOURS_A_MONTH
     for name, counted in modes(cycles).items():
@@ -100,7 +100,7 @@ def rows(effort: Effort = FULL) -> Iterator[Row]:
 
 
 def modes(cycles: int) -> dict[str, Counted]:
-    """One cycle of each mode, averaged over so many; a shard with 18 other leases."""
+    """Return one cycle of each mode, averaged over many, on a shard with 18 other leases."""
     with dynamodb_local() as url:
         here = governed_table(url, held=18)
         return {
@@ -119,7 +119,7 @@ def _direct(here: Environment, cycles: int) -> Counted:
 
 
 def _kept() -> Counted:
-    """Renewals, and the few writes of its start; only its first acquire and its last release log anything."""
+    """Count renewals and the few writes of the start; only the first acquire and the last release write to the log."""
     return Counted(write_units=warm_requests(600))
 
 

@@ -1,7 +1,7 @@
 """Acquire + release by the `direct` transport, beside two plain boto3 updates and beside the same two unsigned.
 
-Unsigned twice: over the standard library's kept connection, which is the floor for whoever writes no HTTP of their own,
-and as ready-made bytes over a bare socket, which is what the network and DynamoDB Local take by themselves.
+Unsigned twice. Over the standard library's kept connection: the floor for a client without HTTP code of its own. As
+ready-made bytes over a bare socket: the time of the network and DynamoDB Local alone.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def rows(effort: Effort = FULL) -> Iterator[Row]:
 
 
 def measured(url: str, held: int, effort: Effort) -> dict[str, Series]:
-    """Ours, boto3's and the floor's."""
+    """Return the times of our client, boto3 and the floor."""
     here = governed_table(url, held=held)
     with ExitStack() as until_end:
         log = until_end.enter_context(Path("/dev/null").open("w", encoding="utf-8"))
@@ -63,7 +63,7 @@ def measured(url: str, held: int, effort: Effort) -> dict[str, Series]:
 
 
 def governor_cycle(here: Environment) -> Callable[[], object]:
-    """What a worker calls: checks, metric lines and all."""
+    """Return what a worker calls, with checks and metric lines."""
     governor = Governor(**governor_parts(here))
 
     def cycle() -> None:
@@ -73,7 +73,7 @@ def governor_cycle(here: Environment) -> Callable[[], object]:
 
 
 def boto3_pair(url: str, bodies: Sequence[dict[str, Any]]) -> Callable[[], object]:
-    """The same two requests by boto3, and nothing else."""
+    """Return the same two requests by boto3, and nothing else."""
     client = boto3.Session("AKID", "SECRET", TOKEN, region_name="us-east-1").client("dynamodb", endpoint_url=url)
 
     def pair() -> None:
@@ -84,7 +84,7 @@ def boto3_pair(url: str, bodies: Sequence[dict[str, Any]]) -> Callable[[], objec
 
 
 def unsigned_pair(connection: http.client.HTTPConnection, bodies: Sequence[dict[str, Any]]) -> Callable[[], object]:
-    """The same two requests over the standard library: built, sent and parsed, but not signed, retried or measured."""
+    """Return the same two requests over the standard library: built, sent, parsed, and nothing more."""
 
     def pair() -> None:
         for body in bodies:
@@ -110,7 +110,7 @@ class BareConnection:
         self._socket.close()
 
     def pair(self, bodies: Sequence[dict[str, Any]]) -> Callable[[], object]:
-        """Sends these bodies, one after the other."""
+        """Send these bodies, one after the other."""
         requests = [self._request(json.dumps(body, separators=(",", ":")).encode()) for body in bodies]
 
         def send() -> None:

@@ -32,7 +32,7 @@ _ID_ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_
 
 
 class Hub:
-    """Virtual time: runs whoever is due next."""
+    """Virtual time: runs the body that is due next."""
 
     def __init__(self) -> None:
         self.now_us = 0
@@ -55,7 +55,7 @@ class Hub:
         self._main.switch()
 
     def run(self, until_us: int) -> None:
-        """Until that time, or until nothing is left to do."""
+        """Run until that time, or until nothing is left to do."""
         while self._due and self._due[0][0] <= until_us:
             self.now_us, _, call = heapq.heappop(self._due)
             call()
@@ -68,7 +68,7 @@ class FleetClock:
         self._hub = hub
 
     def now_ms(self) -> int:
-        """The virtual time of day."""
+        """Return the virtual time of day."""
         return EPOCH_MS + self._hub.now_us // MS
 
     def sleep(self, seconds: float) -> None:
@@ -83,12 +83,12 @@ class SeededEntropy:
         self._random = random
 
     def lease_id(self) -> str:
-        """48 bits."""
+        """Return 48 random bits as text."""
         bits = self._random.getrandbits(48)
         return "".join(_ID_ALPHABET[(bits >> shift) & 63] for shift in range(0, 48, 6))
 
     def fraction(self) -> float:
-        """In [0, 1)."""
+        """Return a number in [0, 1)."""
         return self._random.random()
 
 
@@ -161,7 +161,7 @@ class DistantStore:
         return self.truth.settings(database, consistent=consistent)
 
     def units(self) -> float:
-        """What was spent, in write units: an eventually consistent read is a tenth of one, a consistent one a fifth."""
+        """Return the write units spent: an eventually consistent read is a tenth of one, a consistent one a fifth."""
         writes = sum(count for what, count in self.spent.items() if "read" not in what)  # nor those "unread"
         return writes + 0.1 * self.spent["reads"] + 0.2 * self.spent["consistent reads"]
 
@@ -216,7 +216,7 @@ class Fleet:
     """A table with a budget, and the makings of environments that share it.
 
     Args:
-        random: decides everything that chance decides.
+        random: makes every random choice.
         budget: of the database.
         shards: among how many it is split; None: as the rules have it.
         network: more of `DistantStore`'s arguments.
@@ -231,7 +231,7 @@ class Fleet:
         Operations(truth, self.clock, self.entropy).set_budget(DATABASE, budget, shards=shards)
 
     def governor(self, holder: str, *, opener: Any = None, keep_seconds: int = 0) -> Governor:  # noqa: ANN401  # makes an `Opener`
-        """One more environment's governor, with nothing remembered."""
+        """Return one more environment's governor, with nothing remembered."""
         store = cast("LeaseStore", self.store)
         engine = Engine(store, self.clock, self.entropy)
         reporter = SilentReporter()

@@ -62,7 +62,7 @@ def handler(event, context):
 
 
 def rows(effort: Effort = FULL) -> Iterator[Row]:
-    """Both by their own client, and ours by boto3's client too, which tells the clients apart."""
+    """Measure both by their own client, and ours also by boto3, which separates the clients' shares."""
     with local_aws() as aws, Path("/dev/null").open("w", encoding="utf-8") as log, redirect_stdout(log):
         client = aws.client("lambda")
         payloads = [{"incrementCounter": taking, "RDBMSName": "Prod_MySQL"} for taking in (True, False)]
@@ -134,7 +134,7 @@ def _create(client: Any, name: str, handler: str, files: dict[str, bytes], varia
 
 
 def _sources() -> dict[str, bytes]:
-    """The package, the handlers, and Powertools from this environment, which the layers carry when deployed."""
+    """Return the package, the handlers, and Powertools from this environment, which the layers carry when deployed."""
     roots = [(ROOT / "layers" / "governor", "connection_governor/**/*.py"), (ROOT / "functions", "*.py")]
     for library in _LIBRARIES:
         found = importlib.util.find_spec(library)

@@ -1,4 +1,4 @@
-"""Interleaved measurement: every way does its share in every round, so that the machine's moods hit all alike."""
+"""Interleaved measurement: each variant runs in every round, so that other load on the machine affects all alike."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Effort:
     warm: int
 
     def scaled(self, share: float) -> Effort:
-        """The same with a part of the work in each turn, for work that takes longer."""
+        """Return the same with a part of the work in each turn, for work that takes longer."""
         return Effort(self.rounds, max(1, int(self.each * share)), max(1, int(self.warm * share)))
 
 
@@ -44,7 +44,7 @@ class Spread:
 
     @classmethod
     def of(cls, samples: Sequence[float]) -> Spread:
-        """Of at least one sample."""
+        """Return the spread of at least one sample."""
         return cls(*(round(number, 4) for number in (statistics.median(samples), min(samples), max(samples))))
 
     def __str__(self) -> str:
@@ -59,7 +59,7 @@ class Series:
     wall_ms: tuple[float, ...]
 
     def report(self) -> dict[str, Any]:
-        """For the results."""
+        """Return the form for the results."""
         return {"cpu_ms": asdict(Spread.of(self.cpu_ms)), "wall_ms": asdict(Spread.of(self.wall_ms))}
 
 
@@ -79,7 +79,7 @@ def interleaved(ways: Mapping[str, Callable[[], object]], effort: Effort) -> dic
 
 
 def ratio(ours: Iterable[float], theirs: Iterable[float]) -> Spread:
-    """Round by round, what ours took as a multiple of theirs."""
+    """Return our time as a multiple of theirs, round by round."""
     return Spread.of([mine / other for mine, other in zip(ours, theirs, strict=True)])
 
 

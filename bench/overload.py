@@ -1,4 +1,4 @@
-"""More demand than budget, simulated with the production code: what is used, what it costs, who waits how long."""
+"""More demand than budget, simulated with the production code: use of the budget, its cost, and waiting times."""
 
 from __future__ import annotations
 
@@ -79,11 +79,11 @@ class Overload:
         return self.tally
 
     def lent(self) -> float:
-        """The share of the budget that was on loan, as the table has it."""
+        """Return the share of the budget that was on loan, as the table has it."""
         return self._lent / (self._budget * self._measured_us)
 
     def used(self) -> float:
-        """The share of the budget that holders had in their hands: less by a request's time for each grant."""
+        """Return the share of the budget that holders had in their hands: less by a request's time for each grant."""
         return self.tally.held_us / (self._budget * self._measured_us)
 
     def _lent_us(self) -> int:
@@ -122,12 +122,12 @@ class Overload:
 
 
 def jain(shares: Sequence[float]) -> float:
-    """Jain's index of fairness: 1 where all have the same, 1/n where one has all."""
+    """Return Jain's index of fairness: 1 if all have the same, 1/n if one has all."""
     return sum(shares) ** 2 / (len(shares) * sum(share**2 for share in shares)) if any(shares) else 0.0
 
 
 def rows(effort: Effort = FULL) -> Iterator[Row]:
-    """96 connections in 3 shards and 480 in 12."""
+    """Measure 96 connections in 3 shards and 480 in 12."""
     if effort is not FULL:
         yield from _measured(12, 2, seconds=1, seeds=SEEDS[:1])
         return
@@ -136,7 +136,7 @@ def rows(effort: Effort = FULL) -> Iterator[Row]:
 
 
 def _measured(budget: int, shards: int, *, seconds: int, seeds: Sequence[int]) -> Iterator[Row]:
-    """A target is reached if it is with every seed."""
+    """Yield one fleet's rows; a target is reached if every seed reaches it."""
     runs = [Overload(budget, shards, seed=seed) for seed in seeds]
     for run in runs:
         run.run(seconds * SECOND)
@@ -166,7 +166,7 @@ def _measured(budget: int, shards: int, *, seconds: int, seeds: Sequence[int]) -
 
 
 def report(run: Overload) -> dict[str, Any]:
-    """Everything that a run saw."""
+    """Return everything that a run measured."""
     tally = run.tally
     cuts = statistics.quantiles(tally.waits_ms, n=100) if len(tally.waits_ms) > 1 else [0.0] * 99
     return {

@@ -58,7 +58,7 @@ def leave() -> None:
 
 
 def python_dynamodb_lock(session: boto3.Session, url: str) -> Callable[[], object]:
-    """Its acquire reads, then puts; its release deletes."""
+    """Return its cycle: acquire reads, then puts; release deletes."""
     from python_dynamodb_lock.python_dynamodb_lock import DynamoDBLockClient  # type: ignore[import-not-found]  # noqa: PLC0415
 
     table = f"lock-{uuid.uuid4().hex[:8]}"
@@ -73,7 +73,7 @@ def python_dynamodb_lock(session: boto3.Session, url: str) -> Callable[[], objec
 
 
 def dynamodblock(session: boto3.Session, url: str) -> Callable[[], object]:
-    """Its acquire queries, then puts; its release queries, then deletes."""
+    """Return its cycle: acquire queries, then puts; release queries, then deletes."""
     from dynamodblock import DynamoDBLock  # type: ignore[import-not-found]  # noqa: PLC0415
 
     table = _table(session, url, "lock_id")
@@ -90,7 +90,7 @@ def dynamodblock(session: boto3.Session, url: str) -> Callable[[], object]:
 
 
 def zae_limiter(url: str) -> dict[str, Callable[[], object]]:
-    """A token bucket: taking is its whole purpose; as a semaphore, each permit would have to be given back, too."""
+    """Return a token bucket's cycle. A rate limiter only takes; as a semaphore it also gives each permit back."""
     os.environ |= {"AWS_ACCESS_KEY_ID": "AKID", "AWS_SECRET_ACCESS_KEY": "SECRET", "AWS_SESSION_TOKEN": TOKEN}
     from zae_limiter import Limit, SyncRateLimiter, SyncRepository  # type: ignore[import-not-found]  # noqa: PLC0415
 
@@ -114,7 +114,7 @@ def zae_limiter(url: str) -> dict[str, Callable[[], object]]:
 
 
 def semaphore(session: boto3.Session, url: str) -> Callable[[], object]:
-    """The two UpdateItem calls of the state machine in aws-samples/aws-stepfunctions-examples, made by boto3."""
+    """Return the state machine's two UpdateItem calls in aws-samples/aws-stepfunctions-examples, sent by boto3."""
     table = _table(session, url, "LockName")
     client = session.client("dynamodb", endpoint_url=url)
     key = {"LockName": {"S": "orders"}}
@@ -147,7 +147,7 @@ def semaphore(session: boto3.Session, url: str) -> Callable[[], object]:
 
 
 def published_sample(session: boto3.Session, url: str) -> Callable[[], object]:
-    """Its helper's two updates; the PutMetricData that follows each, and the two Lambda invocations, are left out."""
+    """Return the helper's two updates, without the PutMetricData after each and without the two Lambda invocations."""
     table = _table(session, url, "RDBMSName")
     client = session.client("dynamodb", endpoint_url=url, config=Config(retries={"total_max_attempts": 1}))
     key = {"RDBMSName": {"S": "Prod_MySQL"}}

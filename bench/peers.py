@@ -1,4 +1,4 @@
-"""Acquire + release beside the libraries and samples that do something alike on DynamoDB, in one run."""
+"""Acquire + release beside libraries and samples that do something similar on DynamoDB, in one run."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ GIVES_NOTHING_BACK = "zae-limiter, taking only"  # a rate limiter's use: there i
 
 
 def rows(effort: Effort = FULL) -> Iterator[Row]:
-    """Wall time of each peer as a multiple of ours."""
+    """Yield the wall time of each peer as a multiple of ours."""
     taken = measured(effort)
     ours = taken[OURS]
     details = {name: series.report() for name, series in taken.items()}

@@ -27,6 +27,6 @@ class Row:
     details: dict[str, Any] = field(default_factory=dict)
 
     def line(self) -> str:
-        """As a line of a table in Markdown."""
+        """Return the row as a line of a Markdown table."""
         mark = {True: "yes", False: "**no**", None: ""}[self.reached]
         return f"| {self.figure} | {self.value} | {self.target} | {mark} |"

@@ -40,7 +40,7 @@ class Bucket:
         self._units, self._at_us = UNITS_A_SECOND / 10, 0
 
     def take(self) -> bool:
-        """Whether there was a unit left."""
+        """Return whether there was a unit left."""
         earned = (self._hub.now_us - self._at_us) * UNITS_A_SECOND / SECOND
         self._units, self._at_us = min(UNITS_A_SECOND / 10, self._units + earned), self._hub.now_us
         if self._units < 1:
@@ -58,7 +58,7 @@ class Partitions:
         self._buckets: dict[object, Bucket] = {}
 
     def admit(self, key: ShardKey) -> bool:
-        """Whether the item and its partition have a unit left."""
+        """Return whether the item and its partition have a unit left."""
         digest = hashlib.md5(f"{key.database}#{key.index}".encode(), usedforsecurity=False).digest()
         place = int.from_bytes(digest[:8], "big") % self._count
         return self._bucket(("partition", place)).take() and self._bucket(key).take()
@@ -68,7 +68,7 @@ class Partitions:
 
 
 def cycles_a_second(shards: int, partitions: int, seconds: float) -> float:
-    """What a fleet that always wants more gets done: enough environments to ask for a quarter more than can be had."""
+    """Return the cycles of a fleet whose demand always exceeds the capacity, by a quarter at least."""
     random = Random(1)  # noqa: S311  # a simulation
     fleet = Fleet(random, budget=shards * EACH, shards=shards)
     limits = Partitions(fleet.hub, partitions)
@@ -95,7 +95,7 @@ def cycles_a_second(shards: int, partitions: int, seconds: float) -> float:
 
 
 def rows(effort: Effort = FULL) -> Iterator[Row]:
-    """As a new table has it, and warmed."""
+    """Measure on a new table, and on a warmed one."""
     counts, seconds = ((1, 4, 16, 64), 4.0) if effort is FULL else ((1, 2), 0.2)
     one = cycles_a_second(1, 1, seconds)
     for shards in counts:

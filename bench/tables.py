@@ -19,7 +19,7 @@ FAR_MS = 4_000_000_000_000  # a lease that no run outlives
 
 
 def environment(endpoint_url: str, table: str, **more: str) -> Environment:
-    """The variables with which the production code reaches an emulator, credentials as long as Lambda's."""
+    """Return the variables with which the production code reaches an emulator, credentials as long as Lambda's."""
     return Environment(
         {
             "AWS_ENDPOINT_URL": endpoint_url,
@@ -48,12 +48,12 @@ def new_table(endpoint_url: str, key: str = "pk") -> str:
 
 
 def caller(endpoint_url: str) -> DynamoDBCaller:
-    """The production wire client."""
+    """Return the production wire client."""
     return DynamoDBCaller(environment(endpoint_url, "none").endpoint("dynamodb", read_timeout_s=20.0))
 
 
 def governed_table(endpoint_url: str, *, budget: int = 36, held: int = 0) -> Environment:
-    """A table with a budget, of which `held` connections are lent for good; what reaches it."""
+    """Make a table with a budget of which `held` connections stay in use; return the caller that reaches it."""
     here = environment(endpoint_url, new_table(endpoint_url))
     operations_of(here).set_budget(DATABASE, budget)
     store = dynamodb_store(here)
@@ -78,7 +78,7 @@ class Recorder:
 
 
 def update_pair(here: Environment) -> list[dict[str, Any]]:
-    """The bodies of the two requests that an acquire and its release make, taken from the production code."""
+    """Return the bodies of the two requests that an acquire and its release make, taken from the production code."""
     store = dynamodb_store(here)
     recorder = Recorder(store)
     record = pack_record(FAR_MS, 1, "checkout")

@@ -9,7 +9,7 @@ governor = AsyncGovernor.from_env()
 
 
 async def pieces_of(article: int, context: Any) -> int | None:  # noqa: ANN401 - Lambda's own
-    """One query on a connection of its own."""
+    """Return one query on a connection of its own."""
     async with governor.connection(timeout=2.0, context=context) as connection, connection.cursor() as cursor:
         await cursor.execute("SELECT pieces FROM stock WHERE id = %s", (article,))
         row = await cursor.fetchone()
@@ -18,5 +18,5 @@ async def pieces_of(article: int, context: Any) -> int | None:  # noqa: ANN401 -
 
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:  # noqa: ANN401 - Lambda's own
-    """How many pieces of an article are left."""
+    """Return how many pieces of an article are left."""
     return {"statusCode": 200, "pieces": asyncio.run(pieces_of(event["id"], context))}

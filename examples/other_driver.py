@@ -18,7 +18,7 @@ fence = Fence()
 
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:  # noqa: ANN401 - Lambda's own
-    """How many pieces of an article are left."""
+    """Return how many pieces of an article are left."""
     with (
         governor.lease(timeout=2.0, context=context) as lease,
         closing(

@@ -24,7 +24,7 @@ class Stock(Base):
 
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:  # noqa: ANN401 - Lambda's own
-    """How many pieces of an article are left."""
+    """Return how many pieces of an article are left."""
     with invocation(context), Session(engine) as session:
         pieces = session.scalar(select(Stock.pieces).where(Stock.id == event["id"]))
     return {"statusCode": 200, "pieces": pieces}

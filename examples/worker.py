@@ -8,7 +8,7 @@ governor = Governor.from_env()
 
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:  # noqa: ANN401 - Lambda's own
-    """How many pieces of an article are left; 503 with a hint when to come back where no connection is."""
+    """Return how many pieces of an article are left; 503 with a hint when to come back where no connection is."""
     try:
         with governor.connection(timeout=2.0, context=context) as connection, connection.cursor() as cursor:
             cursor.execute("SELECT pieces FROM stock WHERE id = %s", (event["id"],))

@@ -21,12 +21,12 @@ invocation = InvocationEnd()
 
 @cache
 def requests() -> Requests:
-    """What answers in this environment; made at the first request, so that importing needs no wiring."""
+    """Return what answers requests here; made at the first request, so that importing needs no wiring."""
     return wiring.requests(wiring.Environment.current(), invocation)
 
 
 def handler(event: object, context: LambdaContext) -> dict[str, Any] | bool:
-    """One request, one answer, before Lambda stops it; what a caller did wrong is an answer, too."""
+    """Answer one request before Lambda stops the invocation; a caller's mistake is also an answer."""
     invocation.note(context)
     answer = requests().answer(event)
     if isinstance(answer, dict) and "error" in answer:

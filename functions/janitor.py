@@ -21,7 +21,7 @@ logger = Logger(service="janitor")
 
 
 def handler(_event: object, _context: LambdaContext) -> dict[str, Any]:
-    """Do one round, and raise what kept it from watching MySQL: an alarm counts failed rounds."""
+    """Do one round, and raise the error that kept it from watching MySQL: an alarm counts failed rounds."""
     here = Environment.current()
     watch = MySQLWatch(partial(opener, here), lambda: here.required("DB_WORKER_USERS").split(","))
     with closing(watch):

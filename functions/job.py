@@ -77,7 +77,7 @@ class Job:
 
 
 def hold_report(lease: Lease | None, *, asked_ms: int, acquired_ms: int) -> dict[str, Any]:
-    """Return what this worker holds, by its own clock: from the grant on, before MySQL is asked."""
+    """Return what this worker holds, by its own clock: from the grant on, before it connects to MySQL."""
     report = {
         "outcome": "granted",
         "statusCode": 200,

@@ -18,7 +18,7 @@ logger = Logger(service="seed")
 
 
 def seeder() -> Seeder:
-    """Return what seeds the database that the environment names."""
+    """Return the seeder of the database that the environment names."""
     here = wiring.Environment.current()
     return Seeder(wiring.secret_fetcher(here), wiring.operations(here), SYSTEM_CLOCK)
 

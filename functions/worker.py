@@ -1,4 +1,4 @@
-"""The published sample's worker done right: a governed MySQL connection for each call, and a refusal that is seen."""
+"""The published sample's worker, corrected: a governed MySQL connection for each call, and a visible refusal."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Do the job on a governed connection; see `job.Job` for what an event may ask."""
     job, asked_ms = Job.of(event or {}), now_ms()
     try:
-        if not job.governed:  # for comparison: MySQL itself refuses what is too much
+        if not job.governed:  # for comparison: MySQL itself refuses connections above the budget
             with opener(Environment.current()).open(Fence(), "", None) as connection:
                 return job.do(connection, lease=None, asked_ms=asked_ms, acquired_ms=now_ms())
         with governor().connection(timeout=job.timeout_ms / 1000, context=context) as connection:
             return job.do(connection, lease=connection.lease, asked_ms=asked_ms, acquired_ms=connection.acquired_ms)
     except (GovernorError, err.MySQLError) as error:
         if not job.answers:
-            raise  # Lambda then retries an asynchronous event, and counts an error: it never passes for success
+            raise  # Lambda then retries an asynchronous event, and counts an error: a refusal never passes for success
         return failure_report(error, acquire_ms=now_ms() - asked_ms)

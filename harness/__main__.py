@@ -19,7 +19,7 @@ INTERRUPTED = 130  # as shells report a program ended by Ctrl-C
 
 
 def main(arguments: list[str]) -> int:
-    """Runs one command; returns its exit code."""
+    """Run one command; return its exit code."""
     if len(arguments) != 1 or arguments[0] not in COMMANDS:
         print(f"usage: python -m harness {'|'.join(COMMANDS)}", file=sys.stderr)
         return 2

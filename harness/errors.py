@@ -2,4 +2,4 @@
 
 
 class StackError(Exception):
-    """Something the user can act on: shown as one message, without a traceback."""
+    """An error that the user can act on: shown as one message, without a traceback."""

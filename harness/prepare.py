@@ -1,4 +1,4 @@
-"""Gets everything that the tests need before they start, so that what takes long is seen."""
+"""Install what the tests need before they start, so that long steps are visible."""
 
 from harness.stack import dynamodb_local
 from harness.stack.mariadb_programs import mariadb_programs
@@ -7,7 +7,7 @@ from harness.stack.tools import tool
 
 
 def main() -> int:
-    """Installs what is missing; says nothing where all is there."""
+    """Install what is missing; print nothing if nothing is."""
     mariadb_programs()
     require_program("java", ["default-jre-headless"])
     dynamodb_local.fetch()

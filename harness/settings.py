@@ -30,10 +30,10 @@ class Settings:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Self:
-        """Reads `ALLOWED`, `ITERATIONS`, `CONCURRENCY`, `SEED`, `STACK_PORT` and `DATABASE_PORT`.
+        """Read `ALLOWED`, `ITERATIONS`, `CONCURRENCY`, `SEED`, `STACK_PORT` and `DATABASE_PORT`.
 
         Raises:
-            StackError: a value that is no whole number or out of bounds; the message names it.
+            StackError: a value is not a whole number, or out of bounds; the message names it.
         """
         given = os.environ if environment is None else environment
         bounds = {

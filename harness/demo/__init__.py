@@ -1,1 +1,1 @@
-"""Drives a deployed stack through a load and a crash, records what happens, and reports it."""
+"""Drive a deployed stack through a load and a crash, record what happens, and report it."""

@@ -1,4 +1,4 @@
-"""Work beside the main thread: one long call, or a short one again and again. Neither keeps the program from ending."""
+"""Work beside the main thread: one long call, or a short repeated one. Neither keeps the program from ending."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class Task(Generic[T]):
-    """A call that runs in a thread; its result or its exception is had by `result`."""
+    """A call that runs in a thread; `result` returns its result or raises its exception."""
 
     def __init__(self, call: Callable[[], T]) -> None:
         self._call = call
@@ -25,15 +25,15 @@ class Task(Generic[T]):
     def _run(self) -> None:
         try:
             self._result = self._call()
-        except BaseException as error:  # noqa: BLE001 - raised again in `result`, where somebody can act on it
+        except BaseException as error:  # noqa: BLE001 - raised again in `result`, where the caller can act on it
             self._error = error
 
     def done(self) -> bool:
-        """Whether the call has ended."""
+        """Return whether the call has ended."""
         return not self._thread.is_alive()
 
     def result(self) -> T:
-        """Waits for the end; returns the result or raises what the call raised."""
+        """Wait for the end; return the call's result, or raise its exception."""
         self._thread.join()
         if self._error is not None:
             raise self._error
@@ -50,7 +50,7 @@ class Repeating:
         self._task: Task[None] | None = None
 
     def __enter__(self) -> Self:
-        """Starts."""
+        """Start calling."""
         self._task = Task(self._repeat)
         return self
 
@@ -60,7 +60,7 @@ class Repeating:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Ends; raises what a call raised, unless something else went wrong already."""
+        """Stop; raise a call's exception, unless the block raised one itself."""
         self._over.set()
         if self._task is not None and kind is None:
             self._task.result()

@@ -1,4 +1,4 @@
-"""Finds out whether the whole budget can be granted: by acquiring it, all at once, and giving it back."""
+"""Find out whether the whole budget can be granted: acquire all of it at once, and release it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EACH_S = 0.1
 
 
 def wait_for_full_budget(stack: Stack, *, timeout_s: float, meanwhile: Callable[[], None]) -> int | None:
-    """Tries to acquire the whole budget until it is granted.
+    """Try to acquire the whole budget until it is granted.
 
     Args:
         stack: the running stack.
@@ -30,7 +30,7 @@ def wait_for_full_budget(stack: Stack, *, timeout_s: float, meanwhile: Callable[
         meanwhile: called between tries.
 
     Returns:
-        When it was granted, in milliseconds since 1970, or None where it was not.
+        When it was granted, in milliseconds since 1970, or None if it was not.
     """
     engine, pieces = _engine(stack), _pieces(stack)
     deadline = time.monotonic() + timeout_s
@@ -43,10 +43,10 @@ def wait_for_full_budget(stack: Stack, *, timeout_s: float, meanwhile: Callable[
 
 
 def leaked(stack: Stack) -> int:
-    """How much of the budget is still taken when nobody can hold any of it, whoever has looked after it or not.
+    """Return how much of the budget is still in use when no worker can hold any of it.
 
-    A lease that is over stays written down until somebody needs its slot, so the whole budget is acquired first: what
-    is still lent when that was given back, nobody will ever get.
+    An expired lease stays stored until an acquire needs its slot. So the whole budget is acquired first. What is
+    still in use after that was released is lost.
     """
     _all_granted(_engine(stack), _pieces(stack))
     return operations_of(stack).status(DATABASE_NAME).in_use
@@ -61,7 +61,7 @@ def _pieces(stack: Stack) -> list[int]:
 
 
 def pieces_of(shares: list[int]) -> list[int]:
-    """The whole budget in few leases: one of the smallest share for each shard, and the rest singly."""
+    """Return lease sizes that add up to the budget: the smallest share for each shard, then single connections."""
     least = min(shares)
     return [least] * len(shares) + [1] * (sum(shares) - least * len(shares))
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pymysql.cursors import Cursor
 
 # Holders as MySQL sees them: it knows each client's process id, and a session that is silent for a while has run its
-# query and is being held.
+# query and is held.
 HOLDERS = """
     SELECT s.id, a.attr_value, s.time_ms
     FROM information_schema.processlist s JOIN performance_schema.session_connect_attrs a ON a.processlist_id = s.id
@@ -37,7 +37,7 @@ class Crash:
 
 
 def kill_holders(connection: Connection[Cursor], group: int, count: int, seed: int) -> Crash:
-    """Kills up to `count` workers that hold a connection at this moment.
+    """Kill up to `count` workers that hold a connection now.
 
     Args:
         connection: root's on the database.
@@ -56,7 +56,7 @@ def kill_holders(connection: Connection[Cursor], group: int, count: int, seed: i
 
 
 def _kill_if_holding(connection: Connection[Cursor], chosen: list[int]) -> list[int]:
-    """Freezes the chosen, looks again, and kills those that still hold: nobody dies between two holds."""
+    """Freeze the chosen workers, look again, and kill those that still hold: no worker dies between two holds."""
     before = _holders(connection)
     for pid in chosen:
         _send(pid, signal.SIGSTOP)
@@ -70,7 +70,7 @@ def _kill_if_holding(connection: Connection[Cursor], chosen: list[int]) -> list[
 
 
 def _holders(connection: Connection[Cursor], *, least_silence_ms: int = SILENT_MS) -> dict[int, int]:
-    """Sessions that are being held -> the client's process id."""
+    """Return the client's process id of each session that is held."""
     with connection.cursor() as cursor:
         cursor.execute(HOLDERS, (WORKER_USER, least_silence_ms))
         return {int(session): int(pid) for session, pid, _ in cursor.fetchall()}

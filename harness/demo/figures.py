@@ -31,18 +31,18 @@ class Group:
 
 
 def groups(summary: Mapping[str, Any]) -> tuple[Group, ...]:
-    """All figures of `summary.json`."""
+    """Return all figures of `summary.json`."""
     return (_promised(summary), _accounted(summary), _times(summary), _without(summary["without_governor"]))
 
 
 def headline(summary: Mapping[str, Any], concurrency: int) -> tuple[str, str]:
-    """What the run shows, in two sentences."""
+    """Return what the run shows, in two sentences."""
     without = summary["without_governor"]
     title = f"{concurrency} Lambda workers at a time share {summary['allowed']} MySQL connections"
     return title, (
-        f"With the governor MySQL refused {summary['mysql_refused_1040']} of {summary['invocations']} workers, and "
-        f"{summary['crashed']} killed while they held cost nothing but time. "
-        f"Without it MySQL refused {without['mysql_refused_1040']} of {without['invocations']}."
+        f"With the governor {summary['granted']} of {summary['invocations']} workers were served, "
+        f"{summary['refused']} were refused with a time to retry, and MySQL refused {summary['mysql_refused_1040']}. "
+        f"Without it {without['succeeded']} were served, and MySQL refused {without['mysql_refused_1040']}."
     )
 
 
@@ -104,8 +104,8 @@ def _must_be_zero(name: str, value: int) -> Row:
 
 def _within(name: str, value: float | None, most: float, unit: str) -> Row:
     good = value is not None and value <= most
-    said = "never" if value is None else f"{value:.3g}{unit}"
-    return Row(name, f"{said} (at most {most:.3g})", "good" if good else "bad")
+    measured = "never" if value is None else f"{value:.3g}{unit}"
+    return Row(name, f"{measured} (at most {most:.3g})", "good" if good else "bad")
 
 
 def _spread(percentiles: Mapping[str, float | None]) -> str:

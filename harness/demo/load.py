@@ -1,4 +1,4 @@
-"""Has the deployed harness function run loads, and reads its answers. The same seed gives the same load."""
+"""Run loads with the deployed harness function, and read its answers. The same seed gives the same load."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Wave:
     governed: bool
 
     def event(self) -> dict[str, Any]:
-        """The harness function's input."""
+        """Return the harness function's input."""
         return {
             "operation": "load",
             "iterations": self.iterations,
@@ -47,14 +47,14 @@ class Wave:
 
 
 def run(stack: Stack, wave: Wave) -> Load:
-    """Runs one wave; returns what came of it."""
+    """Run one wave; return its load."""
     from_ms = now_ms()
     answer = stack.invoke("HarnessFunctionName", wave.event(), timeout_s=ANSWER_TIMEOUT_S)
     return load_of(answer, from_ms, now_ms())
 
 
 def load_of(answer: dict[str, Any], from_ms: int, to_ms: int) -> Load:
-    """Reads the harness function's answer."""
+    """Read the harness function's answer."""
     columns = answer["details"]["columns"]
     rows = [dict(zip(columns, row, strict=True)) for row in answer["details"]["rows"]]
     return Load(
@@ -69,7 +69,7 @@ def load_of(answer: dict[str, Any], from_ms: int, to_ms: int) -> Load:
 
 
 def together(*loads: Load) -> Load:
-    """Several loads, one after the other, as one."""
+    """Return several loads, one after the other, as one."""
     return Load(
         from_ms=loads[0].from_ms,
         to_ms=loads[-1].to_ms,

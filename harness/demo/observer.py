@@ -1,4 +1,4 @@
-"""Looks at the demo from outside: what MySQL itself counts, and what the lease table says, again and again."""
+"""Look at the demo from outside, repeatedly: MySQL's own count, and the lease table."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SESSIONS = "SELECT COUNT(*) FROM information_schema.processlist WHERE user = %s"
 
 
 def now_ms() -> int:
-    """Milliseconds since 1970 UTC."""
+    """Return milliseconds since 1970 UTC."""
     return time.time_ns() // 1_000_000
 
 
@@ -39,7 +39,7 @@ class MySQLObserver:
     samples: list[tuple[int, int]] = field(default_factory=list)
 
     def sample(self) -> None:
-        """Counts once."""
+        """Count once."""
         with self.connection.cursor() as cursor:
             cursor.execute(SESSIONS, (WORKER_USER,))
             row = cursor.fetchone()
@@ -47,12 +47,12 @@ class MySQLObserver:
         self.samples.append((now_ms(), int(row[0])))
 
     def latest(self) -> int:
-        """The latest count; 0 before the first."""
+        """Return the latest count; 0 before the first."""
         return self.samples[-1][1] if self.samples else 0
 
 
 def sessions_begun(connection: Connection[Cursor]) -> int:
-    """How many sessions the worker's user has had since MySQL was started."""
+    """Return how many sessions the worker's user has had since MySQL was started."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT total_connections FROM performance_schema.users WHERE user = %s", (WORKER_USER,))
         row = cursor.fetchone()
@@ -60,7 +60,7 @@ def sessions_begun(connection: Connection[Cursor]) -> int:
 
 
 def global_status(connection: Connection[Cursor], name: str) -> int:
-    """One of the counters of MySQL's SHOW GLOBAL STATUS."""
+    """Return one of the counters of MySQL's SHOW GLOBAL STATUS."""
     with connection.cursor() as cursor:
         cursor.execute("SHOW GLOBAL STATUS LIKE %s", (name,))
         row = cursor.fetchone()
@@ -70,29 +70,29 @@ def global_status(connection: Connection[Cursor], name: str) -> int:
 
 @dataclass(slots=True)
 class TableObserver:
-    """Reads what is lent, as an operator would: consistently, and without changing anything.
+    """Reads the connections in use, as an operator would: consistently, and without changing anything.
 
     Attributes:
         operations: of the deployed table.
-        samples: (milliseconds since 1970, connections lent).
+        samples: (milliseconds since 1970, connections in use).
     """
 
     operations: Operations
     samples: list[tuple[int, int]] = field(default_factory=list)
 
     def sample(self) -> None:
-        """Reads once."""
+        """Read once."""
         self.samples.append((now_ms(), self.in_use()))
 
     def in_use(self) -> int:
-        """Connections lent now; a lease that is over counts until somebody takes it over."""
+        """Return the connections in use; an expired lease counts until an acquire takes it over."""
         return self.operations.status(DATABASE_NAME).in_use
 
     def latest(self) -> int:
-        """The latest reading; 0 before the first."""
+        """Return the latest reading; 0 before the first."""
         return self.samples[-1][1] if self.samples else 0
 
 
 def operations_of(stack: Stack) -> Operations:
-    """The operator's verbs on the deployed table."""
+    """Return the operator's commands on the deployed table."""
     return Operations(dynamodb_store(Environment(stack.variables)), SYSTEM_CLOCK, SYSTEM_ENTROPY)

@@ -1,4 +1,4 @@
-"""Draws a demo run: connections over time with and without the governor, each hold in its slot, and the figures."""
+"""Draw a demo run: connections over time with and without the governor, each hold in its slot, and the figures."""
 
 from __future__ import annotations
 
@@ -44,17 +44,17 @@ BUDGET_LINE: Any = (0, (6, 3))
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """What is drawn from: a run and its figures; times become seconds since the load began."""
+    """A run and its figures, to draw from; times become seconds since the load began."""
 
     recording: Recording
     summary: dict[str, Any]
 
     def seconds(self, at_ms: float) -> float:
-        """A time in seconds."""
+        """Return a time in seconds."""
         return (at_ms - self.recording.governed.from_ms) / SECOND
 
     def points(self, samples: Samples) -> tuple[list[float], list[float]]:
-        """Samples from the load's start on, as seconds and values."""
+        """Return the samples from the load's start on, as seconds and values."""
         shown = [(self.seconds(at_ms), value) for at_ms, value in samples if at_ms >= self.recording.governed.from_ms]
         return [at for at, _ in shown], [value for _, value in shown]
 
@@ -70,7 +70,7 @@ class Drawing:
 
 
 def draw(recording: Recording, summary: dict[str, Any], path: Path) -> None:
-    """Draws the whole picture, with title and figures, into a file; its name says the format (.png, .svg)."""
+    """Draw the whole picture, with title and figures, into a file; its name says the format (.png, .svg)."""
     drawing = Drawing(recording, summary)
     with mpl.rc_context(STYLE):
         figure, panels = _panels(SIZE_INCHES, [5, 2.7, 2], {"top": 0.865, "bottom": 0.02, "hspace": 0.3})
@@ -82,7 +82,7 @@ def draw(recording: Recording, summary: dict[str, Any], path: Path) -> None:
 
 
 def draw_chart(recording: Recording, summary: dict[str, Any], path: Path) -> None:
-    """Draws what happened over time only, for a page that has the words itself."""
+    """Draw only what happened over time, for a page that has the words itself."""
     drawing = Drawing(recording, summary)
     with mpl.rc_context(STYLE):
         figure, panels = _panels(CHART_INCHES, [5, 2.7], {"top": 0.955, "bottom": 0.06, "hspace": 0.25})
@@ -92,7 +92,7 @@ def draw_chart(recording: Recording, summary: dict[str, Any], path: Path) -> Non
 
 
 def _panels(size: tuple[float, float], heights: list[float], room: dict[str, float]) -> tuple[Figure, list[Axes]]:
-    """A figure with panels below each other; those that show time come first, and share its axis."""
+    """Return a figure with panels below each other; those that show time come first and share one axis."""
     figure = Figure(figsize=size, facecolor="white")
     figure.subplots_adjust(left=0.055, right=0.945, **room)
     grid = figure.add_gridspec(len(heights), 1, height_ratios=heights)
@@ -132,7 +132,7 @@ def _mysql_count(axes: Axes, drawing: Drawing) -> None:
 
 
 def remaining_over_time(recording: Recording) -> Samples:
-    """The lowest remaining count of each quarter of a second: of the emitted metric, and of what the table says."""
+    """Return the lowest remaining count of each quarter of a second, of the emitted metric and of the table."""
     said = list(recording.remaining) + [(at_ms, recording.allowed - lent) for at_ms, lent in recording.lent]
     lowest: dict[int, float] = {}
     for at_ms, left in said:
@@ -142,7 +142,7 @@ def remaining_over_time(recording: Recording) -> Samples:
 
 
 def _refusals(right: Axes, drawing: Drawing) -> None:
-    """The governor's refusals in each second."""
+    """Draw the governor's refusals in each second."""
     counts = _each_second(drawing, drawing.recording.refusals)
     right.bar([second + 0.5 for second in counts], list(counts.values()), width=0.8, color=REFUSED, alpha=0.75)
     right.set_ylim(0, max([*counts.values(), 4]) * HEADROOM * 1.8)
@@ -152,7 +152,7 @@ def _refusals(right: Axes, drawing: Drawing) -> None:
 
 
 def _refused_by_mysql(axes: Axes, drawing: Drawing) -> None:
-    """Each of MySQL's own refusals as a stroke above the budget."""
+    """Draw each refusal by MySQL itself as a stroke above the budget."""
     recording = drawing.recording
     times = [
         drawing.seconds(at_ms) for at_ms in recording.governed.mysql_refused_ms + recording.ungoverned.mysql_refused_ms
@@ -208,7 +208,7 @@ def _legend(axes: Axes) -> None:
 
 
 def _holds(axes: Axes, drawing: Drawing) -> None:
-    """Each hold as a bar in the lowest slot that was free; a killed worker's lease runs on to its end, hatched."""
+    """Draw each hold as a bar in the lowest free slot; a killed worker's lease continues to its expiry, hatched."""
     slots = drawing.recording.allowed
     for hold, slot in in_slots(drawing.recording.ungoverned.holds):
         start, end = drawing.seconds(hold.from_ms), drawing.seconds(hold.to_ms)

@@ -1,4 +1,4 @@
-"""Says how a run goes: a live line in a terminal, plain lines elsewhere."""
+"""Show a run's progress: a live panel in a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BLOCKS = " ▁▂▃▄▅▆▇█"
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What is known at one moment of a load."""
+    """A load's figures at one moment."""
 
     what: str
     done: int
@@ -36,7 +36,7 @@ class Figures:
     acquire_ms: float | None
 
     def words(self) -> str:
-        """As one line of text."""
+        """Return the figures as one line of text."""
         latency = "-" if self.acquire_ms is None else f"{self.acquire_ms:.0f} ms"
         return (
             f"{self.what}: {self.done}/{self.asked} done, {self.remaining} of {self.allowed} remaining, "
@@ -45,10 +45,10 @@ class Figures:
 
 
 class Progress(Protocol):
-    """Where a run says how it goes; a context manager."""
+    """Shows a run's progress; a context manager."""
 
     def __enter__(self) -> Self:
-        """Starts."""
+        """Start."""
 
     def __exit__(
         self,
@@ -56,13 +56,13 @@ class Progress(Protocol):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Leaves the terminal as it was."""
+        """Leave the terminal as it was."""
 
     def step(self, words: str) -> None:
-        """The run has come to a next step."""
+        """Show that the next step begins."""
 
     def show(self, figures: Figures) -> None:
-        """The figures of this moment; called often."""
+        """Show the figures of this moment; called often."""
 
 
 class PlainLines:
@@ -72,7 +72,7 @@ class PlainLines:
         self._shown_at = 0.0
 
     def __enter__(self) -> Self:
-        """Starts."""
+        """Start."""
         return self
 
     def __exit__(
@@ -81,14 +81,14 @@ class PlainLines:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Nothing to undo."""
+        """Undo nothing."""
 
     def step(self, words: str) -> None:
-        """Prints it."""
+        """Print the step."""
         print(words, flush=True)
 
     def show(self, figures: Figures) -> None:
-        """Prints them, unless others were printed just now."""
+        """Print the figures, unless some were printed just now."""
         if time.monotonic() - self._shown_at >= PLAIN_EACH_S:
             self._shown_at = time.monotonic()
             print(f"  {figures.words()}", flush=True)
@@ -103,7 +103,7 @@ class LivePanel:
         self._history: deque[int] = deque(maxlen=HISTORY)
 
     def __enter__(self) -> Self:
-        """Takes over the terminal's last lines."""
+        """Reserve the terminal's last lines."""
         self._live.start()
         return self
 
@@ -113,21 +113,21 @@ class LivePanel:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Gives the terminal back."""
+        """Restore the terminal."""
         self._live.stop()
 
     def step(self, words: str) -> None:
-        """Prints it above the panel."""
+        """Print the step above the panel."""
         self._console.print(f"[bold]▸[/bold] {words}", highlight=False)
 
     def show(self, figures: Figures) -> None:
-        """Draws the panel anew."""
+        """Draw the panel anew."""
         self._history.append(figures.mysql_sessions)
         self._live.update(Group(_bar(figures), _table(figures), Text(sparkline(self._history, figures.allowed))))
 
 
 def sparkline(counts: deque[int], top: int) -> str:
-    """Counts as a row of blocks, `top` as a full one."""
+    """Return counts as a row of blocks, `top` as a full one."""
     return "MySQL " + "".join(BLOCKS[min(len(BLOCKS) - 1, round(count / top * (len(BLOCKS) - 1)))] for count in counts)
 
 
@@ -150,6 +150,6 @@ def _table(figures: Figures) -> Table:
 
 
 def progress_for(stream: object = None) -> Progress:
-    """A live panel where the output is a terminal, else plain lines."""
+    """Return a live panel if the output is a terminal, else plain lines."""
     output = sys.stdout if stream is None else stream
     return LivePanel() if getattr(output, "isatty", lambda: False)() else PlainLines()

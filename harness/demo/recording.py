@@ -34,7 +34,7 @@ class Load:
         error_reasons: of the errors, with how often.
         acquire_ms: how long each worker took to be granted or refused.
         holds: each worker's hold.
-        mysql_refused_ms: when workers were started that MySQL itself refused (errors 1040 and 1226).
+        mysql_refused_ms: start times of the workers that MySQL itself refused (errors 1040 and 1226).
     """
 
     from_ms: int
@@ -57,13 +57,13 @@ class Recording:
         skew_ms: how far clocks may differ.
         governed: the load with the governor.
         ungoverned: the same load without it.
-        crashed_at_ms: when the drill killed, or None where it found nobody to kill.
+        crashed_at_ms: when the drill killed, or None if it found no holder to kill.
         killed: how many workers it killed.
-        full_again_at_ms: when the whole budget was granted again, or None where it was not in time.
-        leaked: connections that nobody could get when lease + skew had passed since the last holder.
+        full_again_at_ms: when the whole budget was granted again, or None if it was not in time.
+        leaked: connections that no acquire could get when lease + skew had passed since the last holder.
         mysql_sessions: the worker's sessions, by MySQL's own count.
         mysql_refused: connections that MySQL refused in the governed part, by its own count.
-        lent: connections lent, read from the table.
+        lent: connections in use, read from the table.
         remaining: the metric `Remaining Connections` as the functions emitted it.
         refusals: the metric `NoConnLeftError`.
         metric_totals: sums of the forwarded counters.
@@ -87,12 +87,12 @@ class Recording:
     metric_totals: dict[str, int]
 
     def write(self, path: Path) -> None:
-        """Writes all of it as JSON."""
+        """Write all of it as JSON."""
         path.write_text(json.dumps(asdict(self)))
 
     @classmethod
     def read(cls, path: Path) -> Recording:
-        """Reads what `write` wrote."""
+        """Read what `write` wrote."""
         fields = json.loads(path.read_text())
         for name in ("governed", "ungoverned"):
             fields[name]["holds"] = [Hold(**hold) for hold in fields[name]["holds"]]

@@ -1,4 +1,4 @@
-"""Writes a run's report: `report.png`, and `report.html`, which needs no other file."""
+"""Write a run's report: `report.png`, and `report.html`, which needs no other file."""
 
 from __future__ import annotations
 
@@ -26,26 +26,27 @@ dt{font-weight:600;margin-top:.6rem}dd{margin:0;color:#57606a}
 """
 HOW_TO_READ = """
 <dt>Remaining Connections (blue)</dt>
-<dd>What is left of the budget: from the metric that the functions write to their logs and, while no function runs,
+<dd>The rest of the budget: from the metric that the functions write to their logs and, while no function runs,
 from the lease table.</dd>
 <dt>MySQL's own count (orange)</dt>
 <dd>The workers' sessions, counted by MySQL itself fifty times a second. The workers' MySQL user may hold no more
-connections than the budget, so that one too many would be refused with error 1226, which counts as 1040 here.</dd>
+connections than the budget. One too many would be refused with error 1226, which counts as 1040 here.</dd>
 <dt>No Connections Left (red)</dt>
-<dd>Workers that waited for a connection and were told in good order that none is left.</dd>
+<dd>Workers that waited for a connection and were refused by the governor, with a time to retry.</dd>
 <dt>The slots</dt>
 <dd>Each bar is one worker's hold of a connection, as the worker reported it. Over-granting is judged by these reports,
 never by the governor's own counter.</dd>
 <dt>The crash</dt>
-<dd>Worker processes that MySQL shows to be holding are ended by SIGKILL: no clean-up code runs. Only the end of their
-leases brings their slots back; the janitor is off. The clock stops when the whole budget is granted at once.</dd>
+<dd>SIGKILL ends worker processes that hold a connection, as MySQL shows them: no clean-up code runs. Their slots come
+back only when their leases expire; the janitor is off. The clock stops when the whole budget is granted at once.</dd>
 <dt>Without the governor</dt>
-<dd>The same load from the same seed connects without asking: MySQL refuses what is too much, and workers fail.</dd>
+<dd>The same load from the same seed connects without asking. MySQL refuses connections above the budget, and workers
+fail.</dd>
 """
 
 
 def write_report(recording: Recording, summary: dict[str, Any], broken: list[str], folder: Path) -> None:
-    """Writes both files.
+    """Write both files.
 
     Args:
         recording: the run.

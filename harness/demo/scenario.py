@@ -1,4 +1,4 @@
-"""What the demo plays: a fleet, a crash, the recovery, the fleet again; then the same without a governor."""
+"""The demo's scenario: a fleet, a crash, the recovery, the fleet again; then the same without a governor."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from harness.settings import Settings
     from harness.stack.local_stack import Stack
 
-FIRST_WAVE = 0.7  # of the invocations; the others come when the crash is overcome
+FIRST_WAVE = 0.7  # of the invocations; the others follow after the recovery
 SHARE_KILLED = 0.4  # of the budget
-LEFT_AT_CRASH_S = 6.0  # of the first wave: it goes on with what is left, and is done before the lost leases end
+LEFT_AT_CRASH_S = 6.0  # of the first wave: it continues with the rest, and ends before the lost leases expire
 PATIENCE_S = 10.0  # beyond lease + skew, before the demo stops waiting for the full budget
 POLL_S = 0.1
 REFUSED = "Aborted_connects"  # MariaDB counts each error 1040 and 1226 here, once
@@ -38,7 +38,7 @@ BREATH_S = 1.5  # between two parts, so that each is seen
 
 
 def play(stack: Stack, settings: Settings, progress: Progress) -> Recording:
-    """Plays all of it; returns what was recorded."""
+    """Play the whole scenario; return the recording."""
     with watching(stack) as watch, contextlib.closing(stack.database.root()) as root:
         return _Play(stack, settings, progress, watch, root).all()
 
@@ -53,7 +53,7 @@ class _Play:
     crash: Crash = field(default_factory=lambda: Crash(0, ()))
 
     def all(self) -> Recording:
-        """The parts in their order."""
+        """Return the parts in their order."""
         settings, skew_ms = self.settings, operations_of(self.stack).status(DATABASE_NAME).settings.skew_ms
         refused_before = self._refused_by_mysql()
         self.progress.step(f"{settings.concurrency} workers at a time share {settings.allowed} connections")
@@ -76,7 +76,7 @@ class _Play:
         )
 
     def _run(self, wave: Wave, meanwhile: Callable[[], None]) -> Load:
-        """Runs one wave, and calls `meanwhile` again and again."""
+        """Run one wave, and call `meanwhile` again and again."""
         load = Task(lambda: run(self.stack, wave))
         while not load.done():
             time.sleep(POLL_S)
@@ -122,7 +122,7 @@ class _Play:
         return global_status(self.root, REFUSED)
 
     def _leaked(self, governed: Load, longest_ms: int) -> int:
-        """Connections that are lost when nobody can hold any more: the harness has heard of every worker's end."""
+        """Return the connections that are lost after every worker has ended."""
         self.progress.step("Looking for leaked leases")
         time.sleep(max(0, governed.to_ms + longest_ms - now_ms()) / 1000)
         return leaked(self.stack)
@@ -152,7 +152,7 @@ class _Play:
         )
 
     def _show(self, what: str, done: int | None = None, *, refused: int | None = None) -> None:
-        """Shows the figures of this moment; of the governed fleet, unless given."""
+        """Show the figures of this moment; of the governed fleet, unless given."""
         watch, settings = self.watch, self.settings
         self.progress.show(
             Figures(
@@ -169,6 +169,6 @@ class _Play:
 
 
 def _is_time_to_crash(done: int, asked: int, elapsed_s: float) -> bool:
-    """Past the wave's middle, and so late that the wave ends before the lost leases do."""
+    """Return whether the wave is past its middle, and so late that it ends before the lost leases expire."""
     left_s = (asked - done) / done * elapsed_s if done else float("inf")
     return done >= asked / 2 and left_s <= LEFT_AT_CRASH_S

@@ -1,4 +1,4 @@
-"""Puts overlapping holds into slots, as if the connections were numbered. Pure."""
+"""Put overlapping holds into slots, as if the connections were numbered. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def in_slots(holds: Iterable[Hold]) -> Iterator[tuple[Hold, int]]:
-    """Each hold with the lowest slot that was free at its start; a dead worker's slot is free at its lease's end."""
+    """Yield each hold with the lowest free slot at its start; a dead worker's slot is free when its lease expires."""
     busy: list[tuple[int, int]] = []
     free: list[int] = []
     made = 0

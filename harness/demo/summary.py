@@ -1,4 +1,4 @@
-"""Sums up a demo run: the figures of `summary.json`, and which promises did not hold. Pure."""
+"""Sum up a demo run: the figures of `summary.json`, and which promises did not hold. Pure."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 
     from harness.demo.recording import Hold, Recording
 
-DETECTION_S = 1.0  # what may pass beyond lease + skew until the budget is full again
-CLEAR_PRESSURE = 2  # times the budget: with so many workers at a time, somebody has to be refused
+DETECTION_S = 1.0  # time allowed beyond lease + skew until the budget is full again
+CLEAR_PRESSURE = 2  # times the budget: with so many workers at a time, some must be refused
 
 
 def summarise(recording: Recording) -> dict[str, Any]:
-    """The figures of `summary.json`; the fields are public (see docs)."""
+    """Return the figures of `summary.json`; the fields are public (see docs)."""
     governed, without = recording.governed, recording.ungoverned
     return {
         "allowed": recording.allowed,
@@ -46,25 +46,25 @@ def peak_held(holds: Iterable[Hold]) -> int:
 
 
 def longest_lease_ms(holds: list[Hold]) -> int:
-    """The longest lease that a worker was given."""
+    """Return the longest lease that a worker was given."""
     return max((hold.lease_ends_ms - hold.from_ms for hold in holds if hold.lease_ends_ms), default=0)
 
 
 def mysql_peak(recording: Recording) -> int:
-    """MySQL's highest count of the worker's sessions while the governor was in charge."""
+    """Return MySQL's highest count of the worker's sessions in the governed part."""
     first, last = recording.governed.from_ms, recording.ungoverned.from_ms
     return int(max((count for at_ms, count in recording.mysql_sessions if first <= at_ms < last), default=0))
 
 
 def seconds_to_full(recording: Recording) -> float | None:
-    """Seconds from the crash until the whole budget was granted again; None where it was not, or nothing crashed."""
+    """Return the seconds from the crash until the whole budget was granted again; None without crash or recovery."""
     if recording.full_again_at_ms is None or recording.crashed_at_ms is None:
         return None
     return round((recording.full_again_at_ms - recording.crashed_at_ms) / 1000, 2)
 
 
 def broken_promises(summary: dict[str, Any], recording: Recording) -> list[str]:
-    """What did not hold, in words; empty where all did."""
+    """Return the promises that did not hold, in words; empty if all did."""
     return [*_broken(summary, recording), *_not_shown(summary, recording)]
 
 
@@ -88,12 +88,12 @@ def _broken(summary: dict[str, Any], recording: Recording) -> Iterator[str]:
 
 
 def bound_s(summary: Mapping[str, Any]) -> float:
-    """Within how many seconds of a crash the full budget must be there again."""
+    """Return the seconds within which the full budget must be back after a crash."""
     return float((summary["lease_ms"] + summary["skew_ms"]) / 1000 + DETECTION_S)
 
 
 def _not_shown(summary: dict[str, Any], recording: Recording) -> Iterator[str]:
-    """Without these the run would prove little, whatever its figures are."""
+    """Return what the run should have provoked and did not: without it the figures prove little."""
     if not 0 < summary["crashed"] == recording.killed:
         yield f"the drill killed {recording.killed} workers, but {summary['crashed']} died while they held"
     for metric, figure in (("Granted", "granted"), ("NoConnLeftError", "refused")):
@@ -101,13 +101,13 @@ def _not_shown(summary: dict[str, Any], recording: Recording) -> Iterator[str]:
             yield f"the metric {metric} sums up to {recording.metric_totals[metric]}, not to {summary[figure]}"
     if recording.concurrency >= CLEAR_PRESSURE * recording.allowed:
         if not summary["refused"]:
-            yield "nobody was refused: the load did not press against the budget"
+            yield "no worker was refused: the load was too small for the budget"
         if not summary["without_governor"]["mysql_refused_1040"]:
-            yield "MySQL refused nobody without the governor: the load would not have needed one"
+            yield "MySQL refused no worker without the governor: the load would not have needed one"
 
 
 def _while_governed(recording: Recording) -> Iterator[tuple[int, float]]:
-    """Connections lent while the load ran: what the table said, and what each grant's metric said."""
+    """Return the connections in use during the load, by the table and by each grant's metric."""
     last = recording.governed.to_ms
     yield from ((at_ms, lent) for at_ms, lent in recording.lent if at_ms <= last)
     yield from ((at_ms, recording.allowed - left) for at_ms, left in recording.remaining if at_ms <= last)

@@ -1,4 +1,4 @@
-"""All that looks on while the demo runs: MySQL's own count, the lease table, and the forwarded metrics."""
+"""The observers of a running demo: MySQL's own count, the lease table, and the forwarded metrics."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MYSQL_EACH_S, TABLE_EACH_S, METRICS_EACH_S = 0.02, 0.2, 0.4
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """What is known from outside, at any moment."""
+    """The figures known from outside, at any moment."""
 
     mysql: MySQLObserver
     table: TableObserver
@@ -34,7 +34,7 @@ class Watch:
 
     @property
     def ended(self) -> int:
-        """How many governed workers have ended, as far as their metrics tell."""
+        """How many governed workers have ended, by their metrics."""
         return self.bridge.total("Granted") + self.refused
 
     @property
@@ -46,7 +46,7 @@ class Watch:
 
 @contextlib.contextmanager
 def watching(stack: Stack) -> Iterator[Watch]:
-    """Looks on from here to the end of the block."""
+    """Observe until the end of the block."""
     groups = [f"/aws/lambda/{stack.deployment.outputs[f'{name}FunctionName']}" for name in ("Governor", "Worker")]
     with contextlib.closing(stack.database.root()) as connection:
         watch = Watch(

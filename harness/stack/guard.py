@@ -1,4 +1,4 @@
-"""Ends what a run leaves behind: knows process groups and folders, and cleans up when the run's pipe closes.
+"""End what a run leaves behind: process groups and folders, cleaned up when the run's pipe closes.
 
 Runs as a process of its own, so that it also works when the run is killed with a signal that nothing can catch.
 """
@@ -15,7 +15,7 @@ POLL_S = 0.02
 
 
 def group_alive(group: int) -> bool:
-    """Whether a member of the process group is left that is more than a dead child waiting for its parent."""
+    """Return whether the process group has a member other than dead children that wait for their parent."""
     with os.scandir("/proc") as entries:
         return any(_runs_in(entry.path, group) for entry in entries if entry.name.isdigit())
 
@@ -30,7 +30,7 @@ def _runs_in(folder: str, group: int) -> bool:
 
 
 def end_group(group: int, grace_s: float) -> None:
-    """Asks a process group to end, and kills what is left of it after `grace_s` seconds."""
+    """Ask a process group to end, and kill what is left of it after `grace_s` seconds."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(group, signal.SIGTERM)
         _wait_for_end(group, grace_s)
@@ -45,7 +45,7 @@ def _wait_for_end(group: int, grace_s: float) -> None:
 
 
 def watch(lines: Iterable[str], grace_s: float = 3.0) -> None:
-    """Follows lines of `add|drop group|folder NAME`; when they end, cleans up what was added and not dropped."""
+    """Follow lines of `add|drop group|folder NAME`; when they end, clean up what was added and not dropped."""
     kept: dict[tuple[str, str], None] = {}
     for line in lines:
         verb, kind, name = line.rstrip("\n").split(" ", 2)

@@ -45,7 +45,7 @@ class LocalAws:
         }
 
     def client(self, service: str, *, read_timeout_s: float = 60.0, connections: int = 10) -> Any:  # noqa: ANN401 - each service has a client type of its own
-        """A boto3 client of it that never tries twice, whatever this shell's own AWS settings and proxies are."""
+        """Return a boto3 client of it that never retries, whatever this shell's AWS settings and proxies are."""
         return _client(self.endpoint_url, service, read_timeout_s, connections)
 
 
@@ -68,7 +68,7 @@ def local_aws(
     authorization: bool = False,
     settings: Mapping[str, str] | None = None,
 ) -> Iterator[LocalAws]:
-    """Runs a local AWS with nothing in it.
+    """Run a local AWS with nothing in it.
 
     Args:
         port: the port to listen on, or None for a free one.

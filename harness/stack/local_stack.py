@@ -42,7 +42,7 @@ class Stack:
     parameters: dict[str, str]
 
     def invoke(self, output: str, payload: object, *, timeout_s: float = 60.0) -> Any:  # noqa: ANN401 - any JSON
-        """Invokes the function that a stack output names; returns its answer.
+        """Invoke the function that a stack output names; return its answer.
 
         Raises:
             StackError: the function failed.
@@ -55,7 +55,7 @@ class Stack:
         return body
 
     def redeploy(self, **changed: str) -> Deployment:
-        """Deploys again with some parameters changed."""
+        """Deploy again with some parameters changed."""
         return deploy(self.aws, {**self.parameters, **changed}, stack_name=self.deployment.stack_name)
 
     @property
@@ -84,7 +84,7 @@ def running_stack(  # noqa: PLR0913 - each is a choice of the one who starts it
     changed_parameters: dict[str, str] | None = None,
     say: Callable[[str], None] = print,
 ) -> Iterator[Stack]:
-    """Starts, builds, deploys and seeds; stops everything on leaving.
+    """Start, build, deploy and seed; stop everything on leaving.
 
     Args:
         allowed: the budget.
@@ -95,7 +95,7 @@ def running_stack(  # noqa: PLR0913 - each is a choice of the one who starts it
         stack_port: the local AWS's port, or None for a free one.
         database_port: MariaDB's port, or None for a free one.
         changed_parameters: template parameters that are to differ from `local_parameters`.
-        say: is told each step.
+        say: called with each step.
     """
     say("Starting MariaDB and the local AWS")
     threads = {"MINISTACK_WORKER_THREADS": str(max(64, 2 * concurrency + 16))}
@@ -125,7 +125,7 @@ def _port(database: PrivateMariaDB) -> int:
 
 
 def _make_administrator(database: PrivateMariaDB, aws: LocalAws) -> str:
-    """Makes the user that the seed function signs in as, and its secret; returns the secret's ARN."""
+    """Make the user that the seed function signs in as, and its secret; return the secret's ARN."""
     password = secrets.token_urlsafe(24)
     database.create_user(ADMINISTRATOR, password, grants=["ALL ON *.*"])
     database.execute(f"GRANT GRANT OPTION ON *.* TO '{ADMINISTRATOR}'@'%'")

@@ -48,7 +48,7 @@ class PrivateMariaDB:
     _on_exit: contextlib.ExitStack = field(default_factory=contextlib.ExitStack, init=False, repr=False)
 
     def __enter__(self) -> Self:
-        """Makes the data folder and starts the server."""
+        """Make the data folder and start the server."""
         with contextlib.ExitStack() as started:
             self._programs = mariadb_programs()
             self.folder = started.enter_context(short_folder("gov-db-"))
@@ -67,7 +67,7 @@ class PrivateMariaDB:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Stops the server and removes its data."""
+        """Stop the server and remove its data."""
         self._on_exit.close()
 
     @property
@@ -86,34 +86,34 @@ class PrivateMariaDB:
         return self.folder / "server.log"
 
     def start(self) -> None:
-        """Starts the server on the data that is there; does nothing where it runs."""
+        """Start the server on the existing data; do nothing if it runs."""
         if self._server is None or not self._server.alive():
             self._server = start("MariaDB", self._command(), log=self.log)
             wait_until_ready(self._server, self._answers, timeout_s=START_TIMEOUT_S)
 
     def stop(self) -> None:
-        """Stops the server in good order; its data stays until exit."""
+        """Stop the server in good order; its data stays until exit."""
         if self._server is not None:
             stop(self._server, grace_s=10)
             self._server = None
 
     def kill(self) -> None:
-        """Kills the server, as a crash of the machine would; its data stays until exit."""
+        """Kill the server, as a crash of the machine would; its data stays until exit."""
         if self._server is not None:
             kill(self._server)
             self._server = None
 
     def restart(self) -> None:
-        """Stops and starts: same port, same data."""
+        """Stop and start: same port, same data."""
         self.stop()
         self.start()
 
     def root(self, database: str | None = None) -> Connection[Cursor]:
-        """A new connection with all rights, in autocommit, by the local socket; it counts as a connection too."""
+        """Return a new connection with all rights, in autocommit, by the local socket; the server counts it as one."""
         return pymysql.connect(unix_socket=str(self.socket), user="root", database=database, autocommit=True)
 
     def execute(self, *statements: str) -> None:
-        """Runs statements as root, on a connection that is closed again."""
+        """Run statements as root, on a connection that is closed again."""
         with contextlib.closing(self.root()) as connection, connection.cursor() as cursor:
             for statement in statements:
                 cursor.execute(statement)
@@ -127,7 +127,7 @@ class PrivateMariaDB:
         require_ssl: bool = True,
         grants: Sequence[str] = (),
     ) -> None:
-        """Creates a user who may come from anywhere.
+        """Create a user who may come from anywhere.
 
         Args:
             name: the user's name.
@@ -144,7 +144,7 @@ class PrivateMariaDB:
         self.execute(created, *(f"GRANT {grant} TO {account}" for grant in grants))
 
     def status(self, name: str) -> int:
-        """A counter of SHOW GLOBAL STATUS, such as `Connection_errors_max_connections`."""
+        """Return a counter of SHOW GLOBAL STATUS, such as `Connection_errors_max_connections`."""
         with contextlib.closing(self.root()) as connection, connection.cursor() as cursor:
             cursor.execute("SHOW GLOBAL STATUS LIKE %s", (name,))
             row = cursor.fetchone()

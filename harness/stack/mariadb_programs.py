@@ -1,4 +1,4 @@
-"""Finds MariaDB's server programs, or gets them: by apt, or unpacked below build/tools without any rights."""
+"""Find MariaDB's server programs, or get them: by apt, or unpacked below build/tools without any rights."""
 
 import os
 import shutil
@@ -19,7 +19,7 @@ BY_HAND = f"Install MariaDB by hand and run this again: sudo apt-get install {' 
 
 @dataclass(frozen=True, slots=True)
 class Programs:
-    """MariaDB's programs; `base` is where their language and system-table files stand, None for the usual place."""
+    """MariaDB's programs; `base` is the folder of their language and system-table files, None for the usual place."""
 
     server: Path
     installer: Path
@@ -27,10 +27,10 @@ class Programs:
 
 
 def mariadb_programs() -> Programs:
-    """Returns MariaDB's programs, after getting them where they are missing.
+    """Return MariaDB's programs, after installing them if they are missing.
 
     Raises:
-        StackError: they are missing and cannot be had; the message says how to get them.
+        StackError: they are missing and cannot be installed; the message says how to get them.
     """
     found = _installed() or _unpacked()
     if found is None:
@@ -56,7 +56,7 @@ def _unpacked() -> Programs | None:
 
 
 def _unpack() -> None:
-    """Downloads the packages and unpacks them below build/tools: needs apt's package lists, but no rights."""
+    """Download the packages and unpack them below build/tools: needs apt's package lists, but no rights."""
     if shutil.which("apt-get") is None or shutil.which("dpkg") is None:
         raise StackError(f"MariaDB is missing, and this system has no apt to get it with. {BY_HAND}")
     print("Unpacking MariaDB below build/tools ...", flush=True)

@@ -1,4 +1,4 @@
-"""Finds the programs that the local stack needs, and installs what is missing with apt."""
+"""Find the programs that the local stack needs, and install what is missing with apt."""
 
 import os
 import shutil
@@ -12,12 +12,12 @@ SERVER_FOLDERS = "/usr/local/sbin:/usr/sbin:/sbin"
 
 
 def find_program(name: str) -> str | None:
-    """The program's path, looking also where servers are, which an ordinary user's PATH may leave out."""
+    """Return the program's path, searched also in the servers' folders that a user's PATH may leave out."""
     return shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:{SERVER_FOLDERS}")
 
 
 def require_program(name: str, packages: Sequence[str]) -> str:
-    """Returns the program's path, after installing Debian `packages` where it is missing.
+    """Return the program's path, after installing Debian `packages` if it is missing.
 
     Raises:
         StackError: it is missing and cannot be installed; the message says how to get it.
@@ -32,7 +32,7 @@ def require_program(name: str, packages: Sequence[str]) -> str:
 
 
 def install(packages: Sequence[str], *, wanted: str) -> None:
-    """Installs Debian packages.
+    """Install Debian packages.
 
     Raises:
         StackError: this system has no apt, no right to install, or apt failed.
@@ -51,7 +51,7 @@ def install(packages: Sequence[str], *, wanted: str) -> None:
 
 
 def can_install() -> bool:
-    """Whether apt-get is here and may install: as root, by sudo without a password, or by asking at the terminal."""
+    """Return whether apt-get may install here: as root, by sudo without a password, or by asking at the terminal."""
     if shutil.which("apt-get") is None:
         return False
     if os.geteuid() == 0:

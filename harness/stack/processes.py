@@ -1,4 +1,4 @@
-"""Starts local servers in process groups of their own, waits until they answer, and stops them whatever happens."""
+"""Start local servers in process groups of their own, wait until they answer, and stop them whatever happens."""
 
 import atexit
 import contextlib
@@ -41,12 +41,12 @@ class Server:
         return self.process.pid
 
     def alive(self) -> bool:
-        """Whether the server's process still runs."""
+        """Return whether the server's process still runs."""
         return self.process.poll() is None
 
 
 def free_port(wanted: int | None = None) -> int:
-    """Returns a free loopback port.
+    """Return a free loopback port.
 
     Args:
         wanted: the only port that will do, or None for any.
@@ -78,7 +78,7 @@ def _can_listen(port: int) -> bool:
 
 @cache
 def _guard() -> subprocess.Popen[str]:
-    """The one guard of this process: see `guard.py`."""
+    """Return this process's only guard: see `guard.py`."""
     process = subprocess.Popen(
         [sys.executable, "-I", "-S", guard.__file__],
         stdin=subprocess.PIPE,
@@ -107,7 +107,7 @@ def start(
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
 ) -> Server:
-    """Starts a server in its own session, with its output in `log`; it ends with this process at the latest."""
+    """Start a server in its own session, with its output in `log`; it ends with this process at the latest."""
     _guard()  # before the server: a failing guard must leave nothing running
     with log.open("ab") as output:
         process = subprocess.Popen(
@@ -124,14 +124,14 @@ def start(
 
 
 def stop(server: Server, *, grace_s: float = 5.0) -> None:
-    """Ends the server and its children: asks first, kills after `grace_s`. Does nothing where it has ended already."""
+    """End the server and its children: ask first, kill after `grace_s`. Do nothing if it has ended already."""
     guard.end_group(server.pid, grace_s)
     server.process.wait()
     _tell_guard("drop", "group", server.pid)
 
 
 def kill(server: Server) -> None:
-    """Kills the server and its children at once, as a crash would."""
+    """Kill the server and its children at once, as a crash would."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(server.pid, signal.SIGKILL)
     server.process.wait()
@@ -139,7 +139,7 @@ def kill(server: Server) -> None:
 
 
 def wait_until_ready(server: Server, ready: Callable[[], bool], *, timeout_s: float) -> None:
-    """Waits until `ready()`.
+    """Wait until `ready()`.
 
     Raises:
         StackError: the server ended or did not answer in time; the message shows the end of its log.
@@ -162,7 +162,7 @@ def _tail(server: Server) -> str:
 
 @contextlib.contextmanager
 def short_folder(prefix: str) -> Iterator[Path]:
-    """A private temporary folder with a path short enough for a socket; removed even if this process is killed."""
+    """Yield a private temporary folder, its path short enough for a socket; removed even if this process is killed."""
     with tempfile.TemporaryDirectory(prefix=prefix, dir="/tmp", ignore_cleanup_errors=True) as path:
         _tell_guard("add", "folder", path)
         try:
@@ -177,7 +177,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def stop_on_signals() -> None:
-    """Lets SIGTERM and a closed terminal unwind the program as Ctrl-C does, so that everything started is stopped."""
+    """Let SIGTERM and a closed terminal unwind the program as Ctrl-C does, so that everything started is stopped."""
     for each in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(each, _interrupt)
     signal.signal(signal.SIGINT, _interrupt)  # also where a shell started us in the background, with SIGINT ignored

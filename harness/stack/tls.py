@@ -1,4 +1,4 @@
-"""Makes a certificate authority and a server certificate for the local MariaDB: for this machine and a few days."""
+"""Make a certificate authority and a server certificate for the local MariaDB: for this machine and a few days."""
 
 import datetime as dt
 import ipaddress
@@ -29,7 +29,7 @@ class ServerCertificate:
 
 
 def make_server_certificate(folder: Path) -> ServerCertificate:
-    """Writes a new authority and a certificate of it for 127.0.0.1 and localhost to `folder`."""
+    """Write a new authority and a certificate of it for 127.0.0.1 and localhost to `folder`."""
     files = ServerCertificate(folder / "ca.pem", folder / "server.pem", folder / "server.key")
     authority_key, server_key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     authority = _authority(authority_key)

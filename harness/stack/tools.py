@@ -1,4 +1,4 @@
-"""Python tools in environments of their own, as uv.lock has them: nothing of theirs can leak into the functions."""
+"""Python tools in environments of their own, as uv.lock has them: they cannot leak into the functions."""
 
 import hashlib
 import os
@@ -14,7 +14,7 @@ STAMP = ".synced-from"
 
 
 def tool(group: str, program: str) -> Path:
-    """Returns a program of one of pyproject's dependency groups, after installing the group where it is not up to date.
+    """Return a program of one of pyproject's dependency groups, after installing the group if it is not up to date.
 
     Raises:
         StackError: the group could not be installed.
@@ -30,7 +30,7 @@ def tool(group: str, program: str) -> Path:
 
 
 def uv() -> str:
-    """The pinned uv of the bootstrap, else whichever is on the PATH."""
+    """Return the pinned uv of the bootstrap, else whichever is on the PATH."""
     found = str(UV) if UV.exists() else shutil.which("uv")
     if found is None:
         raise StackError("uv is missing: run `make` targets rather than modules, they install it below build/tools")

@@ -1,4 +1,4 @@
-"""Runs a load on the worker function, from the Lambda console: by the published sample's input, or the extended one."""
+"""Run a load on the worker function, from the Lambda console: by the published sample's input, or the extended one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Context(Protocol):
 
 
 def handler(event: Mapping[str, Any], context: Context) -> dict[str, Any]:
-    """Make the asked invocations and account for each; stop in time, and report it, where its own time-out is near."""
+    """Make the invocations and account for each; near its own time-out stop, and report that."""
     try:
         plan = read_plan(event, any_seed=time.time_ns())
     except BadInputError as bad:

@@ -1,4 +1,4 @@
-"""Invokes the worker function; every end of an invocation is an outcome."""
+"""Invoke the worker function; every end of an invocation is an outcome."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Worker:
         self._client = boto3.client("lambda", config=config)
 
     def invoke(self, payload: dict[str, Any]) -> Outcome:
-        """Make one invocation; whatever goes wrong is an outcome, never an exception."""
+        """Make one invocation; a failure is an outcome, never an exception."""
         started_ms = now_ms()
         try:
             answer = self._client.invoke(FunctionName=self._name, Payload=json.dumps(payload).encode(), LogType="Tail")

@@ -1,4 +1,4 @@
-"""What one invocation came to, read from what Lambda answered. Pure."""
+"""The outcome of one invocation, read from Lambda's answer. Pure."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Outcome:
         started_ms: when it was made, by the harness's clock.
         acquire_ms: how long the worker took to be granted or refused.
         held_from_ms: start of what the worker reports as its hold, by the worker's clock.
-        held_to_ms: its end; of a worker that was killed without a word, when the harness heard of its death.
+        held_to_ms: its end; for a worker that was killed, when the harness learned of its death.
         expires_at_ms: end of its lease.
         lease_id: its lease.
         pid: the worker's process.
-        mysql_error: number of MySQL's error where it refused or failed.
+        mysql_error: number of the MySQL error, if MySQL refused or failed.
         reason: of an error, in a few words.
     """
 
@@ -44,7 +44,7 @@ class Outcome:
 
 
 def of_answer(answer: dict[str, Any], *, started_ms: int) -> Outcome:
-    """The outcome that the worker itself reports."""
+    """Return the outcome that the worker itself reports."""
     kind = answer.get("outcome")
     if kind not in ("granted", "refused", "error"):
         return Outcome("error", started_ms=started_ms, reason="unreadable answer")
@@ -63,7 +63,7 @@ def of_answer(answer: dict[str, Any], *, started_ms: int) -> Outcome:
 
 
 def of_failure(failure: dict[str, Any], log_tail: str, *, started_ms: int, ended_ms: int) -> Outcome:
-    """The outcome of a worker that gave no answer: a crash where its log shows that it held, else an error."""
+    """Return the outcome of a worker that gave no answer: a crash if its log shows that it held, else an error."""
     said = _last_words(log_tail)
     if said is None:
         reason = str(failure.get("errorMessage") or "function failed")[:_REASON_CHARACTERS]
@@ -82,7 +82,7 @@ def of_failure(failure: dict[str, Any], log_tail: str, *, started_ms: int, ended
 
 
 def _last_words(log_tail: str) -> dict[str, Any] | None:
-    """The worker's last report of its hold in the tail of its log (base64, as Lambda gives it)."""
+    """Return the worker's last report of its hold in the tail of its log (base64, as Lambda gives it)."""
     lines = base64.b64decode(log_tail).decode(errors="replace").splitlines()
     reports = [report for line in lines if (report := _report(line))]
     return reports[-1] if reports else None

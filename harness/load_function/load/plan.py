@@ -17,7 +17,7 @@ MAX_HOLD_MS: Final = 600_000
 
 
 class BadInputError(ValueError):
-    """Input that can never be right; `field` names what to mend."""
+    """Input that can never be right; `field` names what to correct."""
 
     def __init__(self, field: str, message: str) -> None:
         super().__init__(f"{field}: {message}")
@@ -34,7 +34,7 @@ class Plan:
         concurrency: how many may be in flight.
         profile: `steady`, `ramp` (the concurrency grows over the first half) or `burst` (waves of all at once).
         hold_ms: least and most that a worker holds its connection, milliseconds.
-        crash_rate: share of the workers that are told to die while they hold, 0 to 1.
+        crash_rate: share of the workers that are to die while they hold, 0 to 1.
         seed: the same seed draws the same holds and victims.
         timeout_ms: how long a worker waits for a connection, milliseconds; 0 = one try.
         governed: False lets the workers connect without a lease, for comparison.
@@ -52,7 +52,7 @@ class Plan:
     details: bool
 
     def events(self) -> list[dict[str, Any]]:
-        """The worker's input of each iteration; exactly the asked share of them is told to crash."""
+        """Return the worker's input of each iteration; exactly the requested share of them is to crash."""
         draw = random.Random(self.seed)  # noqa: S311  # a repeatable load, not a secret
         victims = set(draw.sample(range(self.iterations), round(self.iterations * self.crash_rate)))
         return [
@@ -67,7 +67,7 @@ class Plan:
         ]
 
     def may_start(self, index: int, in_flight: int) -> bool:
-        """Whether iteration `index` may start while so many others are in flight."""
+        """Return whether iteration `index` may start while so many others are in flight."""
         if self.profile == "burst" and index % self.concurrency == 0:
             return in_flight == 0
         if self.profile == "ramp":
@@ -77,7 +77,7 @@ class Plan:
 
 
 def read_plan(event: Mapping[str, Any], *, any_seed: int) -> Plan:
-    """The run that the input asks for; `operation: unit` is one invocation, whatever `iterations` says.
+    """Return the run that the input asks for; `operation: unit` is one invocation, whatever `iterations` says.
 
     Raises:
         BadInputError: a field out of its bounds or of the wrong kind; nothing was invoked.

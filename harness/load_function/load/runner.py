@@ -1,4 +1,4 @@
-"""Keeps as many invocations in flight as a plan has."""
+"""Keep as many invocations in flight as a plan has."""
 
 from __future__ import annotations
 

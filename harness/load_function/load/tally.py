@@ -31,7 +31,7 @@ def answer(plan: Plan, outcomes: Sequence[Outcome], *, duration_s: float) -> dic
 
 
 def account(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """Counts and percentiles. `invocations = granted + refused + errors + throttled`; `crashed` is in `granted`."""
+    """Return counts and percentiles: `invocations = granted + refused + errors + throttled`, `crashed` in `granted`."""
     kinds = Counter(outcome.kind for outcome in outcomes)
     granted = [outcome for outcome in outcomes if outcome.kind == "granted"]
     return {
@@ -52,7 +52,7 @@ def account(outcomes: Sequence[Outcome]) -> dict[str, Any]:
 
 
 def percentiles(values: Iterable[float]) -> dict[str, float | None]:
-    """`{"p50", "p95", "p99"}` by the nearest rank; None without a value."""
+    """Return `{"p50", "p95", "p99"}` by the nearest rank; None without a value."""
     ranked = sorted(values)
     return {f"p{p}": ranked[-(-len(ranked) * p // 100) - 1] if ranked else None for p in _PERCENTILES}
 
@@ -81,7 +81,7 @@ def most_at_once(holds: Iterable[tuple[int, int, int]]) -> int:
 
 
 def details(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """Each invocation as a row, the columns named once; `truncated` where the answer would get too large."""
+    """Return each invocation as a row, the columns named once; `truncated` if the answer would get too large."""
     rows = [list(asdict(outcome).values()) for outcome in outcomes[:MAX_DETAILS]]
     columns = [field.name for field in fields(Outcome)]
     return {"columns": columns, "rows": rows, "truncated": len(outcomes) > MAX_DETAILS}

@@ -65,7 +65,7 @@ def test_a_hold_that_ends_as_another_starts_does_not_overlap_it() -> None:
         ),
         (
             {"ungoverned": load([], from_ms=30_000, invocations=4, granted=4)},
-            "MySQL refused nobody without the governor: the load would not have needed one",
+            "MySQL refused no worker without the governor: the load would not have needed one",
         ),
     ],
 )
