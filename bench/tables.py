@@ -58,7 +58,7 @@ def governed_table(endpoint_url: str, *, budget: int = 36, held: int = 0) -> Env
     operations_of(here).set_budget(DATABASE, budget)
     store = dynamodb_store(here)
     for number in range(held):
-        store.grant(ShardKey(DATABASE, 0), f"held{number:04}", pack_record(FAR_MS, 1, "checkout"), 1)
+        store.grant(ShardKey(DATABASE, 0), f"held{number:04}", pack_record(FAR_MS, 1, "checkout"))
     return here
 
 
@@ -82,6 +82,6 @@ def update_pair(here: Environment) -> list[dict[str, Any]]:
     store = dynamodb_store(here)
     recorder = Recorder(store)
     record = pack_record(FAR_MS, 1, "checkout")
-    store.grant(ShardKey(DATABASE, 0), "k3Zq81Bd", record, 1)
+    store.grant(ShardKey(DATABASE, 0), "k3Zq81Bd", record)
     store.give_back(ShardKey(DATABASE, 0), (("k3Zq81Bd", record),))
     return recorder.payloads

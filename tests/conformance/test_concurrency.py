@@ -14,10 +14,9 @@ import pytest
 
 from connection_governor.aws.dynamodb import DynamoDBCaller, DynamoDBStore
 from connection_governor.core.operations import Operations
-from connection_governor.core.rules import is_whole
 from connection_governor.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
 from tests.conformance.crowd import DATABASE, Held, crowd, peak_held
-from tests.support.worlds import new_table
+from tests.support.worlds import is_whole, new_table
 
 if TYPE_CHECKING:
     from pathlib import Path

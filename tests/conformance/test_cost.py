@@ -125,7 +125,7 @@ def test_a_shard_of_the_largest_budget_that_is_as_old_as_can_be_stays_within_one
     _age(tap, world, key, fence=12_345_678_901)
     for _ in range(LEASES):
         wanted = world.wanted(holder="checkout-service")
-        store.grant(key, wanted.lease_id, wanted.record, 1, waited_ms=world.clock.now)
+        store.grant(key, wanted.lease_id, wanted.record, waited_ms=world.clock.now)
     assert tap.seen[-1].status == 200
     assert tap.seen[-1].units == 1.0
     full = tap.seen[-1].answer["Attributes"]

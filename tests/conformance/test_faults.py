@@ -110,10 +110,10 @@ def test_the_own_lease_goes_before_room_elsewhere(sharded: World, look_first: bo
     wanted = sharded.wanted()
     order = list(shard_order(wanted.lease_id, 3))
     for index in order[:1]:
-        sharded.truth.grant(ShardKey(sharded.database, index), "lease-xx", record_of(2), 2)
+        sharded.truth.grant(ShardKey(sharded.database, index), "lease-xx", record_of(2))
     own = ShardKey(sharded.database, order[2])
-    sharded.truth.grant(own, wanted.lease_id, wanted.record, 1)
-    sharded.truth.grant(own, "lease-yy", record_of(1), 1)
+    sharded.truth.grant(own, wanted.lease_id, wanted.record)
+    sharded.truth.grant(own, "lease-yy", record_of(1))
     again = sharded.engine.acquire(wanted, look_first=look_first, until_ms=sharded.clock.now)
     assert isinstance(again, Grant)
     assert again.lease == wanted.lent_by(own, None)
@@ -132,7 +132,7 @@ def test_the_own_lease_in_another_shard_is_recognised(sharded: World) -> None:
     """A retried call to the function would be refused what it holds: its first shard was full, and still is."""
     wanted = sharded.wanted()
     first = next(shard_order(wanted.lease_id, 3))
-    sharded.truth.grant(ShardKey(sharded.database, first), "lease-xx", record_of(2), 2)
+    sharded.truth.grant(ShardKey(sharded.database, first), "lease-xx", record_of(2))
     lent = sharded.engine.acquire(wanted)
     assert isinstance(lent, Grant)
     assert lent.lease.shard != first
@@ -151,7 +151,7 @@ def test_a_late_duplicate_of_an_acquire_holds_a_slot_no_longer_than_its_own_end(
     wanted = world.wanted(connections=3)
     lease = world.lend(lease_id=wanted.lease_id, connections=3)
     world.release(lease)
-    world.truth.grant(lease.key, wanted.lease_id, wanted.record, 3)  # the duplicate arrives
+    world.truth.grant(lease.key, wanted.lease_id, wanted.record)  # the duplicate arrives
     assert world.shard().remaining == 0
     world.refuse()
     world.clock.advance(LEASE_MS + SKEW_MS + 1)

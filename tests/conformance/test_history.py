@@ -18,11 +18,10 @@ from hypothesis import strategies as st
 
 from connection_governor.aws.dynamodb import DynamoDBCaller, DynamoDBStore
 from connection_governor.core.operations import Operations
-from connection_governor.core.rules import is_whole
 from connection_governor.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
 from tests.conformance.crowd import DATABASE, crowd
 from tests.conformance.linearizability import ACQUIRE, NO, RELEASE, UNKNOWN, YES, Operation, linearization
-from tests.support.worlds import new_table
+from tests.support.worlds import is_whole, new_table
 
 if TYPE_CHECKING:
     from pathlib import Path

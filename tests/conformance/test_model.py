@@ -28,10 +28,9 @@ from hypothesis.stateful import (
 from connection_governor.core.engine import Engine
 from connection_governor.core.lease import Grant, Lease, Refusal, Renewal, ShardKey, Wanted
 from connection_governor.core.memory import MemoryStore
-from connection_governor.core.rules import is_whole
 from connection_governor.errors import GovernorUnavailable
 from tests.support.faulty_store import LOST_ANSWER, SENT_AGAIN, TWICE, Fault
-from tests.support.worlds import SKEW_MS, World
+from tests.support.worlds import SKEW_MS, World, is_whole
 
 if TYPE_CHECKING:
     from connection_governor.core.store import LeaseStore

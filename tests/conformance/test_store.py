@@ -37,10 +37,10 @@ def shard_of(store: LeaseStore, key: ShardKey = KEY) -> Shard:
     return shard
 
 
-def hold(store: LeaseStore, *leases: tuple[str, str, int]) -> Leases:
-    for lease_id, text, connections in leases:
-        assert isinstance(store.grant(KEY, lease_id, text, connections), Written)
-    return tuple((lease_id, text) for lease_id, text, _ in leases)
+def hold(store: LeaseStore, *leases: tuple[str, str]) -> Leases:
+    for lease_id, text in leases:
+        assert isinstance(store.grant(KEY, lease_id, text), Written)
+    return leases
 
 
 def lower_to(store: LeaseStore, allowed: int, plan: int = 2) -> None:
@@ -57,7 +57,7 @@ def refuses(store: LeaseStore, outcome: Written | Unwritten, before: Shard) -> b
 
 def test_a_grant_takes_from_the_counter_and_stores_the_lease_in_one_write(store: LeaseStore) -> None:
     """If counter and leases came apart, the budget would shrink or grow for good."""
-    assert store.grant(KEY, "lease-01", record(connections=2), 2) == Written(allowed=3, remaining=1, fence=1)
+    assert store.grant(KEY, "lease-01", record(connections=2)) == Written(allowed=3, remaining=1, fence=1)
     shard = shard_of(store)
     assert shard.leases == {"lease-01": record(connections=2)}
     assert (shard.allowed, shard.remaining, shard.fence) == (3, 1, 1)
@@ -65,28 +65,28 @@ def test_a_grant_takes_from_the_counter_and_stores_the_lease_in_one_write(store:
 
 def test_the_last_connection_is_lent_and_the_next_is_refused_with_the_shard_shown(store: LeaseStore) -> None:
     """One connection more than the budget is one MySQL refuses to somebody."""
-    hold(store, ("lease-01", record(), 1), ("lease-02", record(connections=2), 2))
+    hold(store, ("lease-01", record()), ("lease-02", record(connections=2)))
     before = shard_of(store)
     assert before.remaining == 0
-    assert refuses(store, store.grant(KEY, "lease-03", record(), 1), before)
+    assert refuses(store, store.grant(KEY, "lease-03", record()), before)
 
 
 def test_several_connections_are_lent_whole_or_not_at_all(store: LeaseStore) -> None:
     """A pool of two that got one would open the second without a right to it."""
-    hold(store, ("lease-01", record(connections=2), 2))
-    assert refuses(store, store.grant(KEY, "lease-02", record(connections=2), 2), shard_of(store))
+    hold(store, ("lease-01", record(connections=2)))
+    assert refuses(store, store.grant(KEY, "lease-02", record(connections=2)), shard_of(store))
 
 
 @pytest.mark.parametrize("text", [record(), record(ends_in_ms=60_000)], ids=["same-record", "another-record"])
 def test_an_id_that_is_stored_is_not_granted_again(store: LeaseStore, text: str) -> None:
     """A retry after a lost answer would take a second connection from the counter, and nobody would give it back."""
-    hold(store, ("lease-01", record(), 1))
-    assert refuses(store, store.grant(KEY, "lease-01", text, 1), shard_of(store))
+    hold(store, ("lease-01", record()))
+    assert refuses(store, store.grant(KEY, "lease-01", text), shard_of(store))
 
 
 def test_a_grant_on_a_missing_shard_says_that_there_is_none(store: LeaseStore) -> None:
     """A worker with stale settings must move on to the next shard, not fail, and must not make half a shard."""
-    assert store.grant(MISSING, "lease-01", record(), 1) == Unwritten(None)
+    assert store.grant(MISSING, "lease-01", record()) == Unwritten(None)
     assert store.read([MISSING], consistent=True) == [None]
 
 
@@ -95,16 +95,16 @@ def test_a_grant_on_a_missing_shard_says_that_there_is_none(store: LeaseStore) -
 
 def test_a_takeover_frees_and_lends_in_one_write(store: LeaseStore) -> None:
     """Done in two writes, a crash between them would lose the slot or lend it twice."""
-    seen = hold(store, ("lease-01", record(connections=2), 2), ("lease-02", record(), 1))
-    outcome = store.grant(KEY, "lease-03", record(tag="new"), 1, seen[:1])
+    seen = hold(store, ("lease-01", record(connections=2)), ("lease-02", record()))
+    outcome = store.grant(KEY, "lease-03", record(tag="new"), seen[:1])
     assert outcome == Written(allowed=3, remaining=1, fence=3)
     assert shard_of(store).leases == {"lease-02": record(), "lease-03": record(tag="new")}
 
 
 def test_a_takeover_of_several_gives_back_the_sum_of_what_they_held(store: LeaseStore) -> None:
     """What was not added up right would be missing from the budget for ever."""
-    seen = hold(store, ("lease-01", record(connections=2), 2), ("lease-02", record(), 1))
-    assert store.grant(KEY, "lease-03", record(connections=3), 3, seen) == Written(allowed=3, remaining=0, fence=3)
+    seen = hold(store, ("lease-01", record(connections=2)), ("lease-02", record()))
+    assert store.grant(KEY, "lease-03", record(connections=3), seen) == Written(allowed=3, remaining=0, fence=3)
 
 
 @pytest.mark.parametrize(
@@ -114,42 +114,42 @@ def test_a_takeover_of_several_gives_back_the_sum_of_what_they_held(store: Lease
 )
 def test_a_takeover_compares_the_whole_stored_string(store: LeaseStore, stored: str) -> None:
     """Comparing less takes a slot from a holder that is alive, or moves the counter by a wrong number."""
-    hold(store, ("lease-01", stored, 2 if stored == record(connections=2) else 1))
+    hold(store, ("lease-01", stored))
     before = shard_of(store)
-    assert refuses(store, store.grant(KEY, "lease-02", record(), 1, (("lease-01", record()),)), before)
+    assert refuses(store, store.grant(KEY, "lease-02", record(), (("lease-01", record()),)), before)
 
 
 def test_a_takeover_of_what_is_gone_frees_nothing(store: LeaseStore) -> None:
     """Two newcomers that saw the same expired lease would both be lent its connection."""
-    (first, second) = hold(store, ("lease-01", record(connections=2), 2), ("lease-02", record(), 1))
-    assert isinstance(store.grant(KEY, "lease-03", record(), 1, (first,)), Written)
-    assert refuses(store, store.grant(KEY, "lease-04", record(), 1, (first, second)), shard_of(store))
+    (first, second) = hold(store, ("lease-01", record(connections=2)), ("lease-02", record()))
+    assert isinstance(store.grant(KEY, "lease-03", record(), (first,)), Written)
+    assert refuses(store, store.grant(KEY, "lease-04", record(), (first, second)), shard_of(store))
 
 
 def test_a_takeover_needs_a_new_id_too(store: LeaseStore) -> None:
     """A duplicated takeover would free once and take twice."""
-    seen = hold(store, ("lease-01", record(), 1), ("lease-02", record(), 1))
-    assert refuses(store, store.grant(KEY, "lease-02", record(tag="again"), 1, seen[:1]), shard_of(store))
+    seen = hold(store, ("lease-01", record()), ("lease-02", record()))
+    assert refuses(store, store.grant(KEY, "lease-02", record(tag="again"), seen[:1]), shard_of(store))
 
 
 def test_after_a_lowered_budget_a_takeover_frees_no_room_that_is_owed(store: LeaseStore) -> None:
     """Exchanging one lease for another would keep MySQL above the new, lower budget for as long as there is demand."""
-    seen = hold(store, ("lease-01", record(), 1), ("lease-02", record(), 1), ("lease-03", record(), 1))
+    seen = hold(store, ("lease-01", record()), ("lease-02", record()), ("lease-03", record()))
     lower_to(store, 1)
     assert shard_of(store).remaining == -2
-    assert refuses(store, store.grant(KEY, "lease-04", record(), 1, seen[:2]), shard_of(store))
-    assert store.grant(KEY, "lease-04", record(), 1, seen) == Written(allowed=1, remaining=0, fence=4)
+    assert refuses(store, store.grant(KEY, "lease-04", record(), seen[:2]), shard_of(store))
+    assert store.grant(KEY, "lease-04", record(), seen) == Written(allowed=1, remaining=0, fence=4)
 
 
 def test_a_takeover_may_free_more_than_it_takes(store: LeaseStore) -> None:
     """The rest of what came back must be there for the others."""
-    seen = hold(store, ("lease-01", record(connections=3), 3))
-    assert store.grant(KEY, "lease-02", record(), 1, seen) == Written(allowed=3, remaining=2, fence=2)
+    seen = hold(store, ("lease-01", record(connections=3)))
+    assert store.grant(KEY, "lease-02", record(), seen) == Written(allowed=3, remaining=2, fence=2)
 
 
 def test_a_takeover_on_a_missing_shard_says_that_there_is_none(store: LeaseStore) -> None:
     """As for a grant: nothing may be made up."""
-    assert store.grant(MISSING, "lease-02", record(), 1, (("lease-01", record()),)) == Unwritten(None)
+    assert store.grant(MISSING, "lease-02", record(), (("lease-01", record()),)) == Unwritten(None)
 
 
 # Giving back
@@ -157,14 +157,14 @@ def test_a_takeover_on_a_missing_shard_says_that_there_is_none(store: LeaseStore
 
 def test_giving_back_removes_the_lease_and_frees_what_its_record_says(store: LeaseStore) -> None:
     """A number from the request instead of the record would move the counter away from the leases."""
-    seen = hold(store, ("lease-01", record(connections=2), 2))
+    seen = hold(store, ("lease-01", record(connections=2)))
     assert store.give_back(KEY, seen) == Written(allowed=3, remaining=3, fence=1)
     assert shard_of(store).leases == {}
 
 
 def test_giving_back_twice_frees_once(store: LeaseStore) -> None:
     """A late duplicate of a release would lend a connection that is in use: an over-grant."""
-    seen = hold(store, ("lease-01", record(), 1), ("lease-02", record(), 1))
+    seen = hold(store, ("lease-01", record()), ("lease-02", record()))
     store.give_back(KEY, seen[:1])
     assert refuses(store, store.give_back(KEY, seen[:1]), shard_of(store))
 
@@ -176,20 +176,20 @@ def test_giving_back_twice_frees_once(store: LeaseStore) -> None:
 )
 def test_giving_back_compares_the_whole_stored_string(store: LeaseStore, claimed: str) -> None:
     """Somebody else's lease would be released, or more freed than was lent."""
-    hold(store, ("lease-01", record(), 1))
+    hold(store, ("lease-01", record()))
     assert refuses(store, store.give_back(KEY, (("lease-01", claimed),)), shard_of(store))
 
 
 def test_several_are_given_back_together_or_none_is(store: LeaseStore) -> None:
     """A janitor that raced with a release would free one connection twice."""
-    seen = hold(store, ("lease-01", record(), 1), ("lease-02", record(), 1))
+    seen = hold(store, ("lease-01", record()), ("lease-02", record()))
     store.give_back(KEY, seen[1:])
     assert refuses(store, store.give_back(KEY, seen), shard_of(store))
 
 
 def test_giving_back_below_zero_only_pays_the_debt(store: LeaseStore) -> None:
     """After a lowered budget the first that come back must not be lent again."""
-    seen = hold(store, ("lease-01", record(), 1), ("lease-02", record(), 1), ("lease-03", record(), 1))
+    seen = hold(store, ("lease-01", record()), ("lease-02", record()), ("lease-03", record()))
     lower_to(store, 1)
     assert store.give_back(KEY, seen[:1]) == Written(allowed=1, remaining=-1, fence=3)
 
@@ -204,7 +204,7 @@ def test_giving_back_to_a_missing_shard_says_that_there_is_none(store: LeaseStor
 
 def test_renewing_changes_the_end_and_nothing_else(store: LeaseStore) -> None:
     """A renew that moved the counter or the fence would count its holder twice."""
-    hold(store, ("lease-01", record(connections=2), 2))
+    hold(store, ("lease-01", record(connections=2)))
     later = record(ends_in_ms=60_000, connections=2)
     assert store.renew(KEY, "lease-01", record(connections=2), later) == Written(allowed=3, remaining=1, fence=1)
     assert shard_of(store).leases == {"lease-01": later}
@@ -213,13 +213,13 @@ def test_renewing_changes_the_end_and_nothing_else(store: LeaseStore) -> None:
 @pytest.mark.parametrize("claimed", [record(ends_in_ms=1), record(connections=2), record(tag="billing")])
 def test_renewing_compares_the_whole_stored_string(store: LeaseStore, claimed: str) -> None:
     """A late renew would shorten a lease under its holder, or prolong another's."""
-    hold(store, ("lease-01", record(), 1))
+    hold(store, ("lease-01", record()))
     assert refuses(store, store.renew(KEY, "lease-01", claimed, record(ends_in_ms=60_000)), shard_of(store))
 
 
 def test_renewing_what_is_gone_does_not_bring_it_back(store: LeaseStore) -> None:
     """A lease that came back without the counter's knowledge would be an over-grant."""
-    seen = hold(store, ("lease-01", record(), 1))
+    seen = hold(store, ("lease-01", record()))
     store.give_back(KEY, seen)
     assert refuses(store, store.renew(KEY, "lease-01", record(), record(ends_in_ms=60_000)), shard_of(store))
     assert store.renew(MISSING, "lease-01", record(), record()) == Unwritten(None)
@@ -230,7 +230,7 @@ def test_renewing_what_is_gone_does_not_bring_it_back(store: LeaseStore) -> None
 
 def test_making_a_shard_again_keeps_its_leases(store: LeaseStore) -> None:
     """A second operator, or a retry, would wipe the leases and lend every connection a second time."""
-    hold(store, ("lease-01", record(), 1))
+    hold(store, ("lease-01", record()))
     before = shard_of(store)
     store.make_shard(KEY, 9)
     assert shard_of(store) == before
@@ -238,7 +238,7 @@ def test_making_a_shard_again_keeps_its_leases(store: LeaseStore) -> None:
 
 def test_a_stamp_lowers_a_shard_and_may_leave_it_in_debt(store: LeaseStore) -> None:
     """Lowering must stop grants at once and disconnect nobody."""
-    hold(store, ("lease-01", record(), 1), ("lease-02", record(), 1))
+    hold(store, ("lease-01", record()), ("lease-02", record()))
     assert store.stamp(Change(KEY, 3, 1), 2)
     shard = shard_of(store)
     assert (shard.allowed, shard.remaining, shard.plan, len(shard.leases)) == (1, -1, 2, 2)
@@ -262,7 +262,7 @@ def test_a_stamp_needs_an_older_plan_and_the_size_that_was_read(
 
 def test_a_raise_adds_to_the_counter_what_it_adds_to_the_size(store: LeaseStore) -> None:
     """Setting the counter instead of adding to it would forget who holds what."""
-    hold(store, ("lease-01", record(), 1))
+    hold(store, ("lease-01", record()))
     assert store.raise_allowed(Change(KEY, 3, 5), 1)
     assert (shard_of(store).allowed, shard_of(store).remaining) == (5, 4)
 
@@ -338,7 +338,7 @@ def test_databases_do_not_touch_each_other(store: LeaseStore) -> None:
     """One database's release would free another's connection."""
     other = ShardKey("billing", 0)
     store.make_shard(other, 1)
-    hold(store, ("lease-01", record(), 1))
+    hold(store, ("lease-01", record()))
     assert isinstance(store.give_back(other, (("lease-01", record()),)), Unwritten)
     assert shard_of(store, other).leases == {}
     assert len(shard_of(store).leases) == 1

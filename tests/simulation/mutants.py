@@ -63,8 +63,8 @@ IN_MEMORY = [
         "takeover leaves the counter alone",
         "core/memory",
         (
-            "remaining=shard.remaining + freed - connections",
-            "remaining=shard.remaining - (0 if taken else connections)",
+            "remaining=shard.remaining + freed - connections)",
+            "remaining=shard.remaining - (0 if taken else connections))",
         ),
         table="memory",
     ),
@@ -79,8 +79,8 @@ IN_MEMORY = [
         "release of what is not stored",
         "core/memory",
         (
-            "if shard is None or not _all_stored(shard, leases):\n                return Unwritten(shard)\n            return self._put(\n                replace(shard, remaining=shard.remaining + connections_of",
-            "if shard is None:\n                return Unwritten(shard)\n            return self._put(\n                replace(shard, remaining=shard.remaining + connections_of",
+            "if shard is None or not _all_stored(shard, leases):",
+            "if shard is None:",
         ),
         table="memory",
     ),
@@ -314,7 +314,7 @@ IN_ENGINE = [
     _m(
         "refuse after one shard",
         "core/placement",
-        ("return self._on_looks(others, races=RACES if self._again else len(others))", "return None"),
+        ("return Read(keys) if keys else Stop()", "return Stop()"),
         focus="storms",
     ),
     _m(
@@ -336,7 +336,7 @@ IN_ENGINE = [
     ),
     _m(
         "retry with a new lease id",
-        "core/placement",
+        "core/acquisition",
         (
             "        def once() -> Written | Unwritten:\n            try:\n",
             "        tries = iter(range(9))\n\n"
@@ -345,14 +345,14 @@ IN_ENGINE = [
             "            if number := next(tries):\n"
             "                import dataclasses\n\n"
             "                wanted = dataclasses.replace(wanted, lease_id=f'{wanted.lease_id[:-1]}{number}')\n"
-            "                self._wanted = wanted\n"
+            "                self._call = dataclasses.replace(self._call, wanted=wanted)\n"
             "            try:\n",
         ),
     ),
     _m(
         "go elsewhere although the write may have been applied",
-        "core/placement",
-        ("                self._may_leave = False  # it may have been applied: from here on, this shard or none\n", ""),
+        "core/acquisition",
+        ("if may_leave and not doubt.exists:", "if may_leave and error.throttled:"),
         focus="storms",
     ),
     _m(

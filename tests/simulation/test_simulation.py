@@ -41,6 +41,7 @@ BRANCHES = {
     "rules.after_refused_renew: AlreadyRenewed",
     "rules.after_refused_renew: Full",
     "rules.after_refused_renew: NotHeld",
+    "rules.after_refused_renew: RenewFrom",
     "plan.is_settled: no",
     "plan.is_settled: yes",
     "plan.is_short: no",

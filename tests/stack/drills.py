@@ -17,7 +17,6 @@ from pymysql import err
 from connection_governor import GovernorUnavailable, LeaseLost, NoConnectionsLeft
 from connection_governor.aws.dynamodb import DynamoDBCaller, DynamoDBStore
 from connection_governor.core.operations import Operations
-from connection_governor.core.rules import is_whole
 from connection_governor.mysql.connect import Target
 from connection_governor.mysql.credentials import Credentials
 from connection_governor.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
@@ -29,7 +28,7 @@ from tests.stack.crew import MYSQL_REFUSALS, Refused
 from tests.stack.fault_proxy import FaultProxy
 from tests.stack.orders import FENCE, Invocation
 from tests.support.database import governor_on
-from tests.support.worlds import endpoint_of, environment_of, new_table
+from tests.support.worlds import endpoint_of, environment_of, is_whole, new_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -13,7 +13,7 @@ from connection_governor.client.remote import RemoteGovernor
 from connection_governor.core.engine import Engine
 from connection_governor.core.lease import Grant, Lease, Refusal, Renewal, Settings, Shard, Wanted
 from connection_governor.core.operations import Operations
-from connection_governor.core.rules import is_whole
+from connection_governor.core.rules import connections_of
 from connection_governor.metrics import Reporter
 from connection_governor.server.payloads import Requests
 from connection_governor.server.service import Service
@@ -32,6 +32,11 @@ if TYPE_CHECKING:
 
 LEASE_MS = 30_000
 SKEW_MS = 1_000
+
+
+def is_whole(shard: Shard) -> bool:
+    """Return whether the counter equals the leases, as promise 4 says."""
+    return shard.in_use == connections_of(tuple(shard.leases.items()))
 
 
 def environment_of(endpoint_url: str, table: str, **more: str) -> Environment:

@@ -58,9 +58,9 @@ def store(call: Recorded) -> DynamoDBStore:
 
 
 WRITES: dict[str, Callable[[DynamoDBStore], object]] = {
-    "grant": lambda store: store.grant(KEY, "lease-01", RECORD, 1),
-    "takeover": lambda store: store.grant(KEY, "lease-01", RECORD, 1, SEEN),
-    "grant to one who waited": lambda store: store.grant(KEY, "lease-01", RECORD, 1, waited_ms=NOW_MS),
+    "grant": lambda store: store.grant(KEY, "lease-01", RECORD),
+    "takeover": lambda store: store.grant(KEY, "lease-01", RECORD, SEEN),
+    "grant to one who waited": lambda store: store.grant(KEY, "lease-01", RECORD, waited_ms=NOW_MS),
     "give back": lambda store: store.give_back(KEY, SEEN),
     "renew": lambda store: store.renew(KEY, "lease-01", RECORD, pack_record(NOW_MS + 1, 1, "checkou")),
     "stamp": lambda store: store.stamp(Change(KEY, 5, 3), 7),
@@ -109,16 +109,17 @@ def test_an_update_answers_with_the_shard_whether_it_was_written_or_not(
 
 def test_a_grant_adds_up(store: DynamoDBStore, call: Recorded) -> None:
     """The counter, the fence and the lease change together, or none of them does."""
-    assert store.grant(KEY, "lease-01", RECORD, 2) == Written(36, 34, 9)
+    pair = pack_record(NOW_MS, 2, "checkout")
+    assert store.grant(KEY, "lease-01", pair) == Written(36, 34, 9)
     payload = call.payload
     assert payload["UpdateExpression"] == "SET remaining = remaining - :n, fence = fence + :one, leases.#id = :lease"
     assert payload["ConditionExpression"] == "remaining >= :n AND attribute_not_exists(leases.#id)"
-    assert payload["ExpressionAttributeValues"] == {":n": {"N": "2"}, ":one": {"N": "1"}, ":lease": {"S": RECORD}}
+    assert payload["ExpressionAttributeValues"] == {":n": {"N": "2"}, ":one": {"N": "1"}, ":lease": {"S": pair}}
 
 
 def test_a_takeover_subtracts_what_it_takes_less_what_it_frees(store: DynamoDBStore, call: Recorded) -> None:
     """The number may be negative: the counter then grows by what was freed above it."""
-    store.grant(KEY, "lease-01", RECORD, 1, SEEN)
+    store.grant(KEY, "lease-01", RECORD, SEEN)
     payload = call.payload
     assert payload["ExpressionAttributeValues"][":n"] == {"N": "-2"}
     assert payload["UpdateExpression"].endswith("REMOVE leases.#o0, leases.#o1")
@@ -134,7 +135,7 @@ def test_giving_back_adds_what_the_records_say(store: DynamoDBStore, call: Recor
 def test_the_longest_takeover_stays_within_dynamodbs_limits(store: DynamoDBStore, call: Recorded) -> None:
     """4 KB for an expression: past it a crowded shard could never be taken over."""
     many = tuple((f"dead-{number:03}", RECORD) for number in range(40))
-    store.grant(KEY, "lease-01", RECORD, 1, many, waited_ms=NOW_MS)
+    store.grant(KEY, "lease-01", RECORD, many, waited_ms=NOW_MS)
     assert len(call.payload["UpdateExpression"]) < 4_096
     assert len(call.payload["ConditionExpression"]) < 4_096
     assert call.payload["ConditionExpression"].count(" AND ") < 300

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
+from connection_governor.core.acquisition import RACES_ON_A_SHARD
 from connection_governor.core.engine import SETTLE_EACH_MS, Engine
 from connection_governor.core.lease import Grant, Refusal, ShardKey
 from connection_governor.core.memory import MemoryStore
-from connection_governor.core.placement import TRIES_ON_A_SHARD
 from connection_governor.core.rules import shard_order
 from connection_governor.errors import InvalidRequest
 from tests.support.faulty_store import LOST, WRITES
@@ -66,12 +66,12 @@ def test_races_on_a_shard_are_bounded(world: World) -> None:
         """Each time anew, and always with a lease that is over by the time anybody looks."""
         over = next(iter(world.shard().leases.items()))
         wanted = world.wanted(connections=3, ends_in_ms=-LEASE_MS)
-        world.truth.grant(world.shard().key, wanted.lease_id, wanted.record, 3, (over,))
+        world.truth.grant(world.shard().key, wanted.lease_id, wanted.record, (over,))
         world.store.before["grant"] = takes_it_first
 
     world.store.before["grant"] = takes_it_first
     assert isinstance(world.engine.acquire(world.wanted()), Refusal)
-    assert world.store.methods().count("grant") == TRIES_ON_A_SHARD
+    assert world.store.methods().count("grant") == RACES_ON_A_SHARD
 
 
 def test_two_engines_with_the_same_store_agree(world: World) -> None:

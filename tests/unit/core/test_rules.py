@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from connection_governor.core import rules
 from connection_governor.core.lease import Shard, ShardKey, pack_record
 from connection_governor.core.rules import TAKEN_AT_ONCE, AlreadyGranted, Full, GiveBack, IdInUse, NoSuchShard, Write
+from connection_governor.core.store import Written
 from tests.support.virtual import NOW_MS
 
 LATELY = rules.WAIT_REMEMBERED_MS
@@ -270,18 +271,13 @@ def test_a_shards_figure_is_scaled_to_the_database(part: int, share_of: int, tot
 
 
 @pytest.mark.parametrize(
-    ("allowed", "remaining", "since_wait_ms", "pressed"),
+    ("allowed", "remaining", "waited_ago_ms", "pressed"),
     [(8, 2, None, False), (8, 1, None, True), (8, 8, LATELY - 1, True), (8, 8, LATELY, False), (8, -3, None, True)],
 )
 def test_pressure_is_little_room_or_a_wait_not_long_ago(
-    allowed: int, remaining: int, since_wait_ms: int | None, pressed: bool
+    allowed: int, remaining: int, waited_ago_ms: int | None, pressed: bool
 ) -> None:
     """Without it idle environments hoard, with too much of it nobody keeps a connection."""
-    assert rules.is_pressed(allowed=allowed, remaining=remaining, since_wait_ms=since_wait_ms) is pressed
-
-
-def test_a_shard_is_whole_when_the_counter_equals_the_leases() -> None:
-    """Promise 4, as anyone can check it."""
-    whole = shard(5, record(), record(connections=2))
-    assert rules.is_whole(whole)
-    assert not rules.is_whole(Shard(KEY, allowed=5, remaining=3, fence=1, plan=1, leases=whole.leases))
+    waited_ms = 0 if waited_ago_ms is None else NOW_MS - waited_ago_ms
+    counter = Written(allowed, remaining, fence=1, waited_ms=waited_ms)
+    assert rules.is_pressed(counter, now_ms=NOW_MS) is pressed

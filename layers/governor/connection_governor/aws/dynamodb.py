@@ -17,7 +17,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 from connection_governor.aws.client import ServiceError, json_call
-from connection_governor.core.lease import Settings, Shard, ShardKey
+from connection_governor.core.lease import Settings, Shard, ShardKey, record_connections
 from connection_governor.core.rules import connections_of
 from connection_governor.core.store import Unwritten, Written
 from connection_governor.errors import GovernorUnavailable
@@ -77,12 +77,11 @@ class DynamoDBStore:
         key: ShardKey,
         lease_id: str,
         record: str,
-        connections: int,
         taken: Leases = (),
         waited_ms: int | None = None,
     ) -> Written | Unwritten:
         """See `LeaseStore.grant`: one UpdateItem, with no read before it."""
-        names = {"#id": lease_id}
+        names, connections = {"#id": lease_id}, record_connections(record)
         values: Item = {":n": _number(connections), ":one": _ONE, ":lease": {"S": record}}
         take = _TAKE
         if waited_ms is not None:

@@ -23,7 +23,7 @@ T = TypeVar("T")
 ROUNDS = 20  # steps of one plan, and races lost to its other executors, before leaving the rest to them
 
 
-class Settlement:
+class PlanExecutor:
     """Moves capacity between shards as the settings' plan says, and no faster than it comes back.
 
     Args:
@@ -45,7 +45,7 @@ class Settlement:
         """Every shard that there ever was, as of now."""
         return self._trying(partial(self._store.read, settings.keys, consistent=True))
 
-    def settle(self, settings: Settings) -> None:
+    def apply(self, settings: Settings) -> None:
         """Bring every shard to this plan, reclaiming what is over where capacity is short; anyone may repeat it.
 
         Raises:

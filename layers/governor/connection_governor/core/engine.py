@@ -7,7 +7,8 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from connection_governor.core import checks, plan, rules
-from connection_governor.core.apply_plan import Settlement
+from connection_governor.core.acquisition import AcquireCall, Acquisition
+from connection_governor.core.apply_plan import PlanExecutor
 from connection_governor.core.lease import (
     Grant,
     Lease,
@@ -20,9 +21,8 @@ from connection_governor.core.lease import (
     pack_record,
     record_expiry_ms,
 )
-from connection_governor.core.placement import Attempt, Tools, is_pressed, totals
 from connection_governor.core.retry import GIVING_BACK, TAKING, Retry
-from connection_governor.core.shard_stats import Turnover
+from connection_governor.core.shard_stats import ShardStats
 from connection_governor.core.store import Unwritten, Written
 from connection_governor.core.values import replace
 from connection_governor.errors import GovernorUnavailable, UnknownDatabase
@@ -58,9 +58,8 @@ class Engine:
         self._clock = clock
         self._entropy = entropy
         self._retry = Retry(clock, entropy)
-        self._turnover = Turnover()
-        self._tools = Tools(store, clock, self._retry, self._turnover)
-        self._settlement = Settlement(store, clock, self._retry)
+        self._stats = ShardStats()
+        self._plans = PlanExecutor(store, clock, self._retry)
         self._settings: dict[str, tuple[Settings, int]] = {}
         self._settle_from_ms: dict[str, int] = {}
 
@@ -104,12 +103,13 @@ class Engine:
         settings = self.settings(wanted.database, until_ms=until_ms)
         smallest = rules.share(settings.allowed, settings.shards, settings.shards - 1)
         checks.connection_count(wanted.connections, most=max(1, smallest))
-        keys = [ShardKey(wanted.database, index) for index in rules.shard_order(wanted.lease_id, settings.shards)]
-        attempt = Attempt(self._tools, settings, wanted, until_ms, waited=look_first)
-        grant = attempt.of_one_who_waits(keys) if look_first else attempt.of_a_newcomer(keys)
+        order = [ShardKey(wanted.database, index) for index in rules.shard_order(wanted.lease_id, settings.shards)]
+        call = AcquireCall(settings, wanted, until_ms, has_waited=look_first)
+        acquisition = Acquisition(self._store, self._clock, self._retry, self._stats, call)
+        grant = acquisition.run(order)
         if grant is None:
-            self._look_after(settings, attempt.seen, missed=attempt.missed)
-        return grant or self._refusal(settings, attempt.seen)
+            self._look_after(settings, acquisition.full_shards, missed=acquisition.missed)
+        return grant or self._refusal(settings, acquisition.full_shards)
 
     def renew(self, lease: Lease, *, expires_at_ms: int, any_end: bool = False) -> Renewal | Refusal | None:
         """Move the lease's end to `expires_at_ms`; never shortens it.
@@ -134,7 +134,7 @@ class Engine:
             outcome = self._renew_once(lease, record, wanted)
             now_ms = self._clock.now_ms()
             if isinstance(outcome, Written):
-                return Renewal(replace(lease, expires_at_ms=end_ms), is_pressed(outcome, now_ms))
+                return Renewal(replace(lease, expires_at_ms=end_ms), rules.is_pressed(outcome, now_ms=now_ms))
             decision = rules.after_refused_renew(
                 outcome.shard, lease.lease_id, record, wanted, now_ms=now_ms, any_end=any_end
             )
@@ -145,7 +145,9 @@ class Engine:
                 return None
             if isinstance(decision, rules.Full):
                 return self._refusal(self.settings(lease.database), [outcome.shard])
-            return Renewal(replace(lease, expires_at_ms=decision.expires_at_ms), is_pressed(outcome.shard, now_ms))
+            return Renewal(
+                replace(lease, expires_at_ms=decision.expires_at_ms), rules.is_pressed(outcome.shard, now_ms=now_ms)
+            )
         return None
 
     def _renew_once(self, lease: Lease, record: str, wanted: str) -> Written | Unwritten:
@@ -188,12 +190,12 @@ class Engine:
         if short and now_ms >= self._settle_from_ms.get(database, 0):
             self._settle_from_ms[database] = now_ms + SETTLE_EACH_MS
             with suppress(GovernorUnavailable):  # a worker may lack the right to create shards: others have it
-                self._settlement.settle(settings)
+                self._plans.apply(settings)
 
     def _refusal(self, settings: Settings, seen: Sequence[Shard]) -> Refusal:
         now_ms = self._clock.now_ms()
-        turnover = sum(self._turnover.per_second(shard.key) for shard in seen)
-        allowed, in_use, estimated = totals(settings, sum(s.allowed for s in seen), sum(s.in_use for s in seen))
+        turnover = sum(self._stats.per_second(shard.key) for shard in seen)
+        allowed, in_use, estimated = rules.totals(settings, sum(s.allowed for s in seen), sum(s.in_use for s in seen))
         return Refusal(
             retry_after_ms=rules.retry_after_ms(seen, now_ms=now_ms, skew_ms=settings.skew_ms, turnover_per_s=turnover),
             allowed=allowed,

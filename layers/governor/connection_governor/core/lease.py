@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from connection_governor.core.values import dataclass, field
+from connection_governor.core.values import dataclass, field, replace
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,6 +29,22 @@ class ShardKey:
 
     database: str
     index: int
+
+
+class Counter(Protocol):
+    """What a write or a read shows of a shard's counter."""
+
+    @property
+    def allowed(self) -> int:
+        """The shard's part of the budget."""
+
+    @property
+    def remaining(self) -> int:
+        """What of it is not lent; below zero where a lowered budget is overdrawn."""
+
+    @property
+    def waited_ms(self) -> int:
+        """When a caller that had been refused before last got a lease here; 0: never."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +185,12 @@ class Shard:
     def in_use(self) -> int:
         """Connections that its leases hold."""
         return self.allowed - self.remaining
+
+    def without(self, leases: Leases, *, remaining: int) -> Shard:
+        """Return the shard after these leases have left it and its counter has become `remaining`."""
+        gone = {lease_id for lease_id, _ in leases}
+        kept = {lease_id: record for lease_id, record in self.leases.items() if lease_id not in gone}
+        return replace(self, remaining=remaining, leases=kept)
 
 
 def pack_record(expires_at_ms: int, connections: int, tag: str) -> str:

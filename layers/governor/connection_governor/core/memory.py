@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-from connection_governor.core.lease import Shard
+from connection_governor.core.lease import Shard, record_connections
 from connection_governor.core.rules import connections_of
 from connection_governor.core.store import Unwritten, Written
 from connection_governor.core.values import replace
@@ -30,14 +30,13 @@ class MemoryStore:
         key: ShardKey,
         lease_id: str,
         record: str,
-        connections: int,
         taken: Leases = (),
         waited_ms: int | None = None,
     ) -> Written | Unwritten:
         """See `LeaseStore.grant`."""
         with self._lock:
             shard = self._shards.get(key)
-            freed = connections_of(taken)
+            connections, freed = record_connections(record), connections_of(taken)
             if (
                 shard is None
                 or lease_id in shard.leases
@@ -45,13 +44,12 @@ class MemoryStore:
                 or not _all_stored(shard, taken)
             ):
                 return Unwritten(shard)
-            leases = _without(shard, taken) | {lease_id: record}
+            left = shard.without(taken, remaining=shard.remaining + freed - connections)
             return self._put(
                 replace(
-                    shard,
-                    remaining=shard.remaining + freed - connections,
+                    left,
                     fence=shard.fence + 1,
-                    leases=leases,
+                    leases={**left.leases, lease_id: record},
                     waited_ms=waited_ms or shard.waited_ms,
                 )
             )
@@ -62,9 +60,7 @@ class MemoryStore:
             shard = self._shards.get(key)
             if shard is None or not _all_stored(shard, leases):
                 return Unwritten(shard)
-            return self._put(
-                replace(shard, remaining=shard.remaining + connections_of(leases), leases=_without(shard, leases))
-            )
+            return self._put(shard.without(leases, remaining=shard.remaining + connections_of(leases)))
 
     def renew(self, key: ShardKey, lease_id: str, record: str, renewed: str) -> Written | Unwritten:
         """See `LeaseStore.renew`."""
@@ -123,8 +119,3 @@ class MemoryStore:
 
 def _all_stored(shard: Shard, leases: Leases) -> bool:
     return all(shard.leases.get(lease_id) == record for lease_id, record in leases)
-
-
-def _without(shard: Shard, leases: Leases) -> dict[str, str]:
-    gone = {lease_id for lease_id, _ in leases}
-    return {lease_id: record for lease_id, record in shard.leases.items() if lease_id not in gone}

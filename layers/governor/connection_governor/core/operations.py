@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from connection_governor.core import checks, rules
-from connection_governor.core.apply_plan import Settlement
+from connection_governor.core.apply_plan import PlanExecutor
 from connection_governor.core.lease import Lease, Settings
 from connection_governor.core.retry import GIVING_BACK, Retry
 from connection_governor.core.status import Status
@@ -33,7 +33,7 @@ class Operations:
     def __init__(self, store: LeaseStore, clock: Clock, entropy: Entropy) -> None:
         self._store = store
         self._retry = Retry(clock, entropy)
-        self._settlement = Settlement(store, clock, self._retry)
+        self._plans = PlanExecutor(store, clock, self._retry)
 
     def status(self, database: str) -> Status:
         """Everything about a database, exact as of its read.
@@ -43,10 +43,10 @@ class Operations:
             UnknownDatabase: no budget was ever set for it.
             GovernorUnavailable: the store could not be reached.
         """
-        settings = self._settlement.settings(checks.database_name(database))
+        settings = self._plans.settings(checks.database_name(database))
         if settings is None:
             raise UnknownDatabase(database)
-        return Status(settings, tuple(shard for shard in self._settlement.read(settings) if shard is not None))
+        return Status(settings, tuple(shard for shard in self._plans.read(settings) if shard is not None))
 
     def set_budget(
         self,
@@ -71,7 +71,7 @@ class Operations:
         checks.whole_number("allowed", allowed, least=0, most=checks.MAX_BUDGET)
         _check_changes(shards=shards, lease_ms=lease_ms, skew_ms=skew_ms, anonymous_lease_ms=anonymous_lease_ms)
         for _ in range(ROUNDS):
-            stored = self._settlement.settings(database)
+            stored = self._plans.settings(database)
             base = stored or Settings(database, allowed, shards=1, plan=0, shards_made=0)
             wanted = replace(
                 base,
@@ -92,12 +92,12 @@ class Operations:
 
     def settle(self, settings: Settings) -> Status:
         """Bring every shard to the plan in `settings`, as far as what has come back allows; anyone may repeat it."""
-        self._settlement.settle(settings)
+        self._plans.apply(settings)
         return self.status(settings.database)
 
     def reclaim(self, database: str) -> list[Lease]:
         """Take back every lease that is over (past its end and the allowance for clocks); what was taken back."""
-        return self._settlement.reclaim(self.status(database).settings)
+        return self._plans.reclaim(self.status(database).settings)
 
 
 def _check_changes(

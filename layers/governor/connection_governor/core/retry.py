@@ -30,6 +30,21 @@ GIVING_BACK = Patience(tries=6, base_ms=25, ceiling_ms=400)
 TAKING = Patience(tries=4, base_ms=50, ceiling_ms=800)
 
 
+class Doubt:
+    """Whether a write that is tried again may have been applied by an earlier try, whose answer was lost."""
+
+    def __init__(self) -> None:
+        self.exists = False
+
+    def of(self, call: Callable[[], T]) -> T:
+        """Return what `call`, one try, returns; a failure other than throttling leaves a doubt."""
+        try:
+            return call()
+        except GovernorUnavailable as error:
+            self.exists = self.exists or not error.throttled
+            raise
+
+
 class Retry:
     """Repeats a call while the store or the function cannot be reached."""
 

@@ -41,7 +41,7 @@ from connection_governor.core.values import dataclass
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from connection_governor.core.lease import Leases, Shard
+    from connection_governor.core.lease import Counter, Leases, Settings, Shard
 
 LEASES_PER_SHARD = 36  # so many fit into 1 KB, which is one write unit
 TAKEN_AT_ONCE = 40  # bounds the length of one update expression
@@ -217,19 +217,21 @@ def will_last(shard: Shard, *, turnover_per_s: float) -> bool:
     return shard.remaining * 1_000 >= turnover_per_s * REQUEST_MS
 
 
-def is_pressed(*, allowed: int, remaining: int, since_wait_ms: int | None = None) -> bool:
+def is_pressed(counter: Counter, *, now_ms: int) -> bool:
     """Whether environments should give back what they could keep: the budget runs low, or ran out a while ago.
 
-    A frozen environment cannot hear that others need what it keeps, so some room is never filled by keeping. And room
-    at one moment says little where environments take turns: what they say who had to wait counts for a while.
-
-    Args:
-        allowed: the shard's part of the budget.
-        remaining: what of it is not lent.
-        since_wait_ms: how long ago somebody who had been refused before last got a lease of it; None: never.
+    A frozen environment cannot hear that others need what it keeps, so some room is never filled by keeping. Room at
+    one moment means little where environments take turns, so a recent wait counts as pressure for ten minutes.
     """
-    waited = since_wait_ms is not None and since_wait_ms < WAIT_REMEMBERED_MS
-    return waited or remaining * PRESSURE_SHARE < allowed
+    has_waited = counter.waited_ms > 0 and now_ms - counter.waited_ms < WAIT_REMEMBERED_MS
+    return has_waited or counter.remaining * PRESSURE_SHARE < counter.allowed
+
+
+def totals(settings: Settings, allowed: int, in_use: int) -> tuple[int, int, bool]:
+    """Return a database's (allowed, in use, whether estimated), from what was seen of its shards."""
+    if settings.shards == 1:
+        return allowed, in_use, False
+    return settings.allowed, scale(in_use, share_of=allowed, total=settings.allowed), True
 
 
 def scale(part: int, *, share_of: int, total: int) -> int:
@@ -243,8 +245,3 @@ def retry_after_ms(seen: Sequence[Shard], *, now_ms: int, skew_ms: int, turnover
     ends = [record_expiry_ms(record) + skew_ms - now_ms for shard in seen for record in shard.leases.values()]
     by_expiry = min(ends, default=RETRY_CEILING_MS)
     return int(min(max(min(by_release, by_expiry), RETRY_FLOOR_MS), RETRY_CEILING_MS))
-
-
-def is_whole(shard: Shard) -> bool:
-    """Whether the counter equals the leases: what is in use is the sum of what they hold."""
-    return shard.in_use == connections_of(tuple(shard.leases.items()))

@@ -13,7 +13,7 @@ LONGEST_GAP_MS = 30_000  # a rate measured over a freeze says nothing about now
 LATELY_MS = 5_000
 
 
-class Turnover:
+class ShardStats:
     """Remembers each full shard from one look to the next; its fence grows with each grant."""
 
     def __init__(self) -> None:

@@ -42,11 +42,10 @@ class LeaseStore(Protocol):
         key: ShardKey,
         lease_id: str,
         record: str,
-        connections: int,
         taken: Leases = (),
         waited_ms: int | None = None,
     ) -> Written | Unwritten:
-        """Store the lease and take `connections` off the counter, freeing the expired leases in `taken` first.
+        """Store the lease and take its connections off the counter, freeing the expired leases in `taken` first.
 
         Only if the id is not stored yet, the counter (with what `taken` frees) suffices, and each taken lease is still
         stored exactly as it was seen. `waited_ms`, the time, where this holder had been refused before, is stored too.

@@ -1,0 +1,228 @@
+"""One pass of one acquire over a database's shards: carries out the moves that `placement` chooses."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+from connection_governor.core import placement, rules
+from connection_governor.core.lease import Grant, Shard, record_expiry_ms
+from connection_governor.core.retry import TAKING, Doubt
+from connection_governor.core.store import Written
+from connection_governor.core.values import dataclass, replace
+from connection_governor.errors import GovernorUnavailable, InvalidRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from connection_governor.core.clock import Clock
+    from connection_governor.core.lease import Leases, Settings, ShardKey, Wanted
+    from connection_governor.core.retry import Retry
+    from connection_governor.core.shard_stats import ShardStats
+    from connection_governor.core.store import LeaseStore, Unwritten
+
+T = TypeVar("T")
+
+RACES_ON_A_SHARD = 4  # each lost race shows the shard anew; past these, others are being served
+
+
+@dataclass(frozen=True, slots=True)
+class AcquireCall:
+    """One call of `Engine.acquire`, with the settings that it goes by.
+
+    Attributes:
+        settings: the database's.
+        wanted: the lease asked for.
+        until_ms: until when the caller waits, if it waits in this process: no retry starts later.
+        has_waited: whether the caller was refused before.
+    """
+
+    settings: Settings
+    wanted: Wanted
+    until_ms: int | None
+    has_waited: bool
+
+
+class _ShardThrottledError(Exception):
+    """The shard is throttled, and nothing sent to it can have been applied: another one will do as well."""
+
+
+class Acquisition:
+    """One pass.
+
+    Args:
+        store: where the shards are.
+        clock: judges which leases have expired.
+        retry: repeats what could not be reached.
+        stats: what this environment remembers of full shards.
+        call: what is asked for.
+
+    Attributes:
+        missed: whether a shard of the settings does not exist.
+    """
+
+    def __init__(self, store: LeaseStore, clock: Clock, retry: Retry, stats: ShardStats, call: AcquireCall) -> None:
+        self._store = store
+        self._clock = clock
+        self._retry = retry
+        self._stats = stats
+        self._call = call
+        self._full: dict[ShardKey, Shard] = {}
+        self.missed = False
+        by_time = call.until_ms is not None and clock.now_ms() < call.until_ms
+        self._comes_again = by_time if call.until_ms is not None else call.has_waited
+
+    @property
+    def full_shards(self) -> list[Shard]:
+        """The shards that had no room, as last seen."""
+        return list(self._full.values())
+
+    def run(self, order: Sequence[ShardKey]) -> Grant | None:
+        """Return the grant, or None where no shard that the pass may visit has room.
+
+        Args:
+            order: the database's shards in the order of the lease id.
+
+        Raises:
+            InvalidRequest: the lease id is in use.
+            GovernorUnavailable: the store could not be reached.
+        """
+        policy, seen = self._policy(order), placement.Seen()
+        while not isinstance(move := placement.next_move(seen, policy), placement.Stop):
+            if isinstance(move, placement.Read):
+                seen = seen.after_read(self._rooms(move.keys))
+                continue
+            try:
+                grant = self._on_shard(move)
+            except _ShardThrottledError:
+                seen = seen.after_throttled()
+                continue
+            if grant:
+                return grant
+            seen = seen.after_lost(move)
+        return None
+
+    def _policy(self, order: Sequence[ShardKey]) -> placement.Policy:
+        by_age = self._stats.longest_unseen(order)
+        if not self._call.has_waited:
+            return placement.newcomer(order, by_age, comes_again=self._comes_again)
+        if self._call.until_ms is None:  # a caller of the function may repeat this: it must find what it was granted
+            by_age = list(order)
+        keys = by_age if self._comes_again else self._not_seen_full_lately(by_age) or by_age[:1]
+        return placement.waiting(keys, comes_again=self._comes_again)
+
+    def _not_seen_full_lately(self, keys: Sequence[ShardKey]) -> list[ShardKey]:
+        """Return those to read again. Memory may refuse, never admit; what has expired since shows in memory, too."""
+        unseen = []
+        for key in keys:
+            shard = self._stats.seen_lately(key, now_ms=self._clock.now_ms())
+            if shard is not None and isinstance(self._decide(shard), rules.Full):
+                self._full[key] = shard
+            else:
+                unseen.append(key)
+        return unseen
+
+    def _rooms(self, keys: Sequence[ShardKey]) -> list[placement.Write]:
+        """Read these shards, and return the writes that may succeed, the roomiest shard first."""
+        shards = self._retrying(lambda: self._store.read(keys, consistent=False))
+        rooms: list[tuple[int, placement.Write]] = []
+        for shard in shards:
+            step = self._decide(shard)
+            if shard is None or isinstance(step, rules.NoSuchShard):
+                self.missed = True
+            elif isinstance(step, rules.AlreadyGranted):  # by an earlier try: a write anywhere else would grant twice
+                return [placement.Write(shard.key)]
+            elif self._is_worth_a_write(shard, step):
+                taken = step.taken if isinstance(step, rules.Write) else ()
+                rooms.append((shard.remaining, placement.Write(shard.key, taken)))
+            else:
+                self._note_full(shard)
+        return [write for _, write in sorted(rooms, key=lambda room: -room[0])]
+
+    def _is_worth_a_write(self, shard: Shard, step: rules.NextStep) -> bool:
+        has_room = isinstance(step, rules.Write) and not step.taken
+        if has_room and self._comes_again:
+            return rules.will_last(shard, turnover_per_s=self._stats.per_second(shard.key))
+        return not isinstance(step, rules.Full)
+
+    def _note_full(self, shard: Shard) -> None:
+        self._full[shard.key] = shard
+        self._stats.note(shard, now_ms=self._clock.now_ms())
+
+    def _on_shard(self, move: placement.Write) -> Grant | None:
+        """Write until the shard grants, or shows that it will not."""
+        key, taken, doubt, expired = move.key, move.taken, Doubt(), 0
+        for _ in range(RACES_ON_A_SHARD):
+            outcome = self._write(key, taken, doubt, may_leave=move.may_leave)
+            if isinstance(outcome, Written):
+                return self._granted(key, outcome, outcome.fence, expired=expired + len(taken))
+            shard, step, freed = self._freed(outcome.shard)
+            expired += freed
+            if isinstance(step, rules.AlreadyGranted) and shard is not None:
+                return self._granted(key, shard, None)
+            if isinstance(step, rules.IdInUse):
+                raise InvalidRequest("lease_id", "is in use: every acquire needs a new one")
+            if not isinstance(step, rules.Write):
+                break
+            taken = step.taken
+        if shard is None:
+            self.missed = True
+        else:
+            self._note_full(shard)
+        return None
+
+    def _freed(self, shard: Shard | None) -> tuple[Shard | None, rules.NextStep, int]:
+        """Give back what has expired until one write can take over the rest; how many leases were given back."""
+        freed = lost = 0
+        while isinstance(step := self._decide(shard), rules.GiveBack) and shard is not None and lost < RACES_ON_A_SHARD:
+            outcome = self._retrying(partial(self._store.give_back, shard.key, step.taken))
+            if isinstance(outcome, Written):
+                freed += len(step.taken)
+                shard = shard.without(step.taken, remaining=outcome.remaining)
+            else:
+                lost += 1
+                shard = outcome.shard
+        return shard, step, freed
+
+    def _write(self, key: ShardKey, taken: Leases, doubt: Doubt, *, may_leave: bool) -> Written | Unwritten:
+        wanted = self._call.wanted
+        waited_ms = self._clock.now_ms() if self._call.has_waited else None
+
+        def once() -> Written | Unwritten:
+            try:
+                return doubt.of(partial(self._store.grant, key, wanted.lease_id, wanted.record, taken, waited_ms))
+            except GovernorUnavailable as error:
+                if may_leave and not doubt.exists:  # else it may have been applied: this shard or none
+                    raise _ShardThrottledError from error
+                raise
+
+        return self._retrying(once)
+
+    def _decide(self, shard: Shard | None) -> rules.NextStep:
+        wanted = self._call.wanted
+        return rules.next_step(
+            shard,
+            wanted.lease_id,
+            wanted.record,
+            now_ms=self._clock.now_ms(),
+            skew_ms=self._call.settings.skew_ms,
+            any_end=wanted.any_end,
+        )
+
+    def _granted(self, key: ShardKey, shown: Written | Shard, fence: int | None, *, expired: int = 0) -> Grant:
+        lease = self._call.wanted.lent_by(key, fence)
+        if isinstance(shown, Shard):  # granted by an earlier try: what counts is the end that is stored
+            lease = replace(lease, expires_at_ms=record_expiry_ms(shown.leases[lease.lease_id]))
+        total, in_use, estimated = rules.totals(self._call.settings, shown.allowed, shown.allowed - shown.remaining)
+        return Grant(
+            lease=lease,
+            allowed=total,
+            in_use=in_use,
+            remaining=total - in_use,
+            estimated=estimated,
+            pressure=rules.is_pressed(shown, now_ms=self._clock.now_ms()),
+            expired=expired,
+        )
+
+    def _retrying(self, call: Callable[[], T]) -> T:
+        return self._retry(call, TAKING, until_ms=self._call.until_ms)
