@@ -136,7 +136,7 @@ class _Bench:
         parts = governor_parts(governed_table(self._url))
         secret = json.dumps({"username": USER, "password": PASSWORD})
         target = Target(self._server.host, self._server.port or 0, tls_ca=str(self._server.ca_path))
-        opener = Opener(target, DatabaseCredentials(lambda _arn: secret), "arn", SYSTEM_CLOCK)
+        opener = Opener(target, DatabaseCredentials(lambda *_, **__: secret), "arn", SYSTEM_CLOCK)
         parts["outside"] = _with_opener(parts["outside"], lambda: opener)
         return Governor(**(parts | {"keep_seconds": keep_seconds}))
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from connection_governor.aws.dynamodb import DynamoDBStore
+    from connection_governor.core.deadline import Deadline
 
 NAME = "cost"
 PRICES_READ = "2025-11-21"  # us-east-1, in dollars
@@ -65,13 +66,13 @@ class Meter:
     """Asks DynamoDB for the capacity of each request, and adds it up."""
 
     def __init__(self, store: DynamoDBStore) -> None:
-        self._call = store._call  # noqa: SLF001  # a benchmark looks behind the store on purpose
+        self._send = store._send  # noqa: SLF001  # a benchmark looks behind the store on purpose
         self.write_units = self.read_units = 0.0
-        store._call = self  # noqa: SLF001
+        store._send = self  # noqa: SLF001
 
-    def __call__(self, operation: str, payload: Mapping[str, Any]) -> dict[str, Any]:
+    def __call__(self, operation: str, payload: Mapping[str, Any], deadline: Deadline | None = None) -> dict[str, Any]:
         """See `DynamoDBCall`."""
-        answer = self._call(operation, {**payload, "ReturnConsumedCapacity": "TOTAL"})
+        answer = self._send(operation, {**payload, "ReturnConsumedCapacity": "TOTAL"}, deadline)
         consumed = answer.get("ConsumedCapacity", {})
         units = sum(each["CapacityUnits"] for each in (consumed if isinstance(consumed, list) else [consumed]))
         if operation == "UpdateItem":

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from random import Random
 
+    from connection_governor.core.deadline import Deadline
     from connection_governor.core.lease import Shard, ShardKey
     from connection_governor.core.store import LeaseStore
 
@@ -70,6 +71,10 @@ class FleetClock:
     def now_ms(self) -> int:
         """Return the virtual time of day."""
         return EPOCH_MS + self._hub.now_us // MS
+
+    def monotonic_ms(self) -> int:
+        """See `Clock.monotonic_ms`."""
+        return self._hub.now_us // MS
 
     def sleep(self, seconds: float) -> None:
         """Let virtual time pass."""
@@ -133,6 +138,10 @@ class DistantStore:
         self._lag_us = lag_us
         self.admit = admit
         self._history: dict[ShardKey, deque[tuple[int, Shard]]] = {}
+
+    def within(self, _deadline: Deadline | None) -> LeaseStore:
+        """See `LeaseStore.within`: this one always answers."""
+        return cast("LeaseStore", self)  # its methods but one take any arguments
 
     def grant(self, key: ShardKey, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401  # as `LeaseStore.grant`
         """See `LeaseStore.grant`."""

@@ -12,6 +12,7 @@ from connection_governor.wiring import operations as operations_of
 
 if TYPE_CHECKING:
     from connection_governor.aws.dynamodb import DynamoDBStore
+    from connection_governor.core.deadline import Deadline
 
 DATABASE = "orders"
 TOKEN = "session-token/" * 30  # as long as Lambda's, since it is signed and sent with every request
@@ -67,14 +68,14 @@ class Recorder:
 
     def __init__(self, store: DynamoDBStore) -> None:
         self._store = store
-        self._call = store._call  # noqa: SLF001  # a benchmark looks behind the store on purpose
+        self._send = store._send  # noqa: SLF001  # a benchmark looks behind the store on purpose
         self.payloads: list[dict[str, Any]] = []
-        store._call = self  # noqa: SLF001
+        store._send = self  # noqa: SLF001
 
-    def __call__(self, operation: str, payload: Any) -> dict[str, Any]:  # noqa: ANN401  # any operation's
+    def __call__(self, operation: str, payload: Any, deadline: Deadline | None = None) -> dict[str, Any]:  # noqa: ANN401  # any operation's
         """See `DynamoDBCall`."""
         self.payloads.append({**payload})
-        return self._call(operation, payload)
+        return self._send(operation, payload, deadline)
 
 
 def update_pair(here: Environment) -> list[dict[str, Any]]:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from aws_lambda_powertools import Logger
 
 from connection_governor import wiring
-from connection_governor.core.deadline import InvocationEnd
+from connection_governor.core.deadline import RESERVE_MS, Deadline
+from connection_governor.system import SYSTEM_CLOCK
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
@@ -16,19 +17,17 @@ if TYPE_CHECKING:
     from connection_governor.server.payloads import Requests
 
 logger = Logger(service="governor")
-invocation = InvocationEnd()
 
 
 @cache
 def requests() -> Requests:
     """Return what answers requests here; made at the first request, so that importing needs no wiring."""
-    return wiring.requests(wiring.Environment.current(), invocation)
+    return wiring.requests(wiring.Environment.current())
 
 
 def handler(event: object, context: LambdaContext) -> dict[str, Any] | bool:
     """Answer one request before Lambda stops the invocation; a caller's mistake is also an answer."""
-    invocation.note(context)
-    answer = requests().answer(event)
+    answer = requests().answer(event, Deadline.of_invocation(context, SYSTEM_CLOCK).before(RESERVE_MS))
     if isinstance(answer, dict) and "error" in answer:
         logger.warning("not carried out", extra={"error": answer["error"]})
     return answer

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from connection_governor.core.deadline import Deadline
 from connection_governor.core.lease import Grant, Refusal, ShardKey, pack_record
 from connection_governor.core.retry import GIVING_BACK, TAKING
 from connection_governor.core.rules import connections_of, shard_order
@@ -114,7 +115,7 @@ def test_the_own_lease_goes_before_room_elsewhere(sharded: World, look_first: bo
     own = ShardKey(sharded.database, order[2])
     sharded.truth.grant(own, wanted.lease_id, wanted.record)
     sharded.truth.grant(own, "lease-yy", record_of(1))
-    again = sharded.engine.acquire(wanted, look_first=look_first, until_ms=sharded.clock.now)
+    again = sharded.engine.acquire(wanted, look_first=look_first, last=True)
     assert isinstance(again, Grant)
     assert again.lease == wanted.lent_by(own, None)
     assert [shard.in_use for shard in sharded.shards()] == [{0: 2, 1: 0, 2: 2}[order.index(n)] for n in range(3)]
@@ -124,7 +125,7 @@ def test_who_can_come_again_still_recognises_the_own_lease(world: World) -> None
     """A shard that is full is not worth a write, unless what fills it is the caller's own."""
     wanted = world.wanted(connections=3)
     world.engine.acquire(wanted)
-    again = world.engine.acquire(wanted, look_first=True, until_ms=world.clock.now + 5_000)
+    again = world.engine.acquire(wanted, look_first=True, last=False)
     assert isinstance(again, Grant)
 
 
@@ -295,7 +296,7 @@ def test_settings_are_read_once_a_minute(world: World) -> None:
 def test_settings_are_read_again_when_the_clock_was_set_back(world: World) -> None:
     """A virtual machine restored from a snapshot would keep old settings for as long as the clock was wrong."""
     world.release(world.lend())
-    world.clock.advance(-3_600_000)
+    world.clock.set_back(3_600_000)
     world.store.calls.clear()
     world.engine.settings(world.database)
     assert world.store.methods() == ["settings"]
@@ -369,7 +370,7 @@ def test_no_retry_starts_after_the_deadline(world: World) -> None:
     world.entropy.share = 1.0
     start = world.clock.now
     with pytest.raises(GovernorUnavailable):
-        world.engine.acquire(world.wanted(), until_ms=start + 200)
+        world.engine.acquire(world.wanted(), deadline=Deadline.after(200, world.clock))
     assert world.clock.now <= start + 200
 
 

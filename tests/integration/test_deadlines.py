@@ -10,7 +10,6 @@ import pytest
 import governor as function
 from connection_governor import wiring as env
 from connection_governor.client.governor import Governor
-from connection_governor.core.deadline import InvocationEnd
 from connection_governor.core.lease import Lease
 from connection_governor.errors import GovernorUnavailable
 from connection_governor.system import SYSTEM_CLOCK
@@ -59,7 +58,8 @@ VERBS: dict[str, Callable[[Governor, Any], object]] = {
     "acquire, one try": lambda governor, context: governor.acquire(context=context),
     "acquire, waiting": lambda governor, context: governor.acquire(timeout=2.0, context=context),
     "renew": lambda governor, context: governor.renew(LEASE, context=context),
-    "release": lambda governor, context: (governor.ask(context=context), governor.release(LEASE)),
+    "release": lambda governor, context: governor.release(LEASE, context=context),
+    "status": lambda governor, context: governor.status(context=context),
 }
 
 
@@ -84,21 +84,3 @@ def test_the_function_answers_before_it_is_killed(silent: dict[str, str], monkey
     function.requests.cache_clear()
     assert answer is False
     assert context.overrun_s() < SLACK_S
-
-
-def test_a_deadline_that_has_passed_bounds_nobody() -> None:
-    """Breaks: what is given back without a context in the next invocation is given up before it is sent."""
-    invocation = InvocationEnd()
-    assert invocation.shortened_s(3.0) == 3.0
-    invocation.note(Invocation(0))
-    assert invocation.shortened_s(3.0) == 3.0
-    invocation.note(Invocation(1_000))
-    assert 0.5 < invocation.shortened_s(3.0) < 0.8
-    assert invocation.shortened_s(0.1) == 0.1
-
-
-def test_near_the_end_half_of_what_is_left_is_used() -> None:
-    """Breaks: a release in an invocation's last moment, which mostly takes five milliseconds, is not even tried."""
-    invocation = InvocationEnd()
-    invocation.note(Invocation(100))
-    assert 0.02 < invocation.shortened_s(3.0) <= 0.05

@@ -96,6 +96,7 @@ def test_importing_loads_only_these_modules_of_ours() -> None:
         "client.acquire",
         "client.backoff",
         "client.governor",
+        "client.invocation",
         "client.keepalive",
         "client.request",
         "client.sessions",

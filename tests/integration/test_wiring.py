@@ -48,7 +48,7 @@ def test_a_direct_worker_talks_to_dynamodb_and_its_endpoint_can_be_overridden() 
     with ScriptedServer([answer(settings_item()), answer(shard_item(2))]) as server:
         service = env.service(Environment({**DIRECT, "AWS_ENDPOINT_URL_DYNAMODB": server.url}))
         grant = service.acquire(WANTED)
-        service._engine._store._call._endpoint.close()  # type: ignore[attr-defined]
+        service._engine._store._send._endpoint.close()  # type: ignore[attr-defined]
     assert isinstance(grant, Grant)
     assert (grant.lease.fence, grant.remaining) == (7, 2)
     targets = [request.headers.get("x-amz-target") for request in server.requests]

@@ -50,6 +50,10 @@ class SkewedClock:
         error_us = self._offset_us + self._ppm * (now_us - self._since_us) // SECOND
         return (now_us + min(max(error_us, -self._bound_us), self._bound_us)) // MS
 
+    def monotonic_ms(self) -> int:
+        """See `Clock.monotonic_ms`."""
+        return self._hub.now_us // MS
+
     def sleep(self, seconds: float) -> None:
         """Let the virtual time pass."""
         self._process.sleep(max(0, int(seconds * SECOND)))

@@ -14,6 +14,7 @@ from tests.simulation.hub import SECOND
 
 if TYPE_CHECKING:
     from connection_governor.core.clock import Clock
+    from connection_governor.core.deadline import Deadline
     from connection_governor.mysql.fence import Fence
     from tests.simulation.hub import Hub, Process
     from tests.simulation.server import Server, ServerSession
@@ -179,7 +180,9 @@ class VirtualOpener:
         self._server = server
         self._clock = clock
 
-    def open(self, fence: Fence, program_name: str, usable_until_ms: int | None) -> FencedConnection:
+    def open(
+        self, fence: Fence, program_name: str, usable_until_ms: int | None, _deadline: Deadline | None = None
+    ) -> FencedConnection:
         """A session behind the fence."""
         return VirtualConnection(
             VirtualSocket(self._process, self._server),

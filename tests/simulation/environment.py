@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from connection_governor.client.acquire import Transport
+    from connection_governor.core.deadline import Deadline
     from connection_governor.core.lease import Lease, Refusal, Renewal, Wanted
     from tests.simulation.world import World
 
@@ -130,7 +131,7 @@ class Environment:
         watch = VirtualWatch(self.process, world.server, world.ledger, world.tally)
         return Janitor(self.operations(), watch, SilentReporter(), self.clock)
 
-    def _invoke(self, payload: bytes) -> tuple[bytes, str | None]:
+    def _invoke(self, payload: bytes, _deadline: Deadline | None = None) -> tuple[bytes, str | None]:
         return self.world.function.invoke(self.process, payload)
 
 
@@ -140,17 +141,23 @@ class Witness:
     def __init__(self, environment: Environment, transport: Transport) -> None:
         self._environment = environment
         self._world = environment.world
-        self._clock = environment.clock
         self._process = environment.process
         self._ledger = environment.world.ledger
         self._tally = environment.world.tally
         self._transport = transport
 
-    def acquire(self, wanted: Wanted, *, waiting: bool | None = None, until_ms: int | None = None) -> Grant | Refusal:
-        """See `governor.Transport`."""
+    def acquire(
+        self,
+        wanted: Wanted,
+        *,
+        waiting: bool | None = None,
+        last: bool | None = None,
+        deadline: Deadline | None = None,
+    ) -> Grant | Refusal:
+        """See `acquire.Transport`."""
         self._process.call += 1
-        world, began_us, is_last = self._world, self._world.hub.now_us, self._is_last(until_ms)
-        outcome = self._transport.acquire(wanted, waiting=waiting, until_ms=until_ms)
+        world, began_us, is_last = self._world, self._world.hub.now_us, last is not False
+        outcome = self._transport.acquire(wanted, waiting=waiting, last=last, deadline=deadline)
         note_grant(self._tally, outcome)
         if isinstance(outcome, Grant):
             self._told(outcome.lease)
@@ -162,27 +169,23 @@ class Witness:
         self._environment.lease_end_us = lease.expires_at_ms * MS
         self._ledger.told(lease)
 
-    def _is_last(self, until_ms: int | None) -> bool:
-        """Whether the caller has no time left to try again."""
-        return until_ms is None or self._clock.now_ms() >= until_ms
-
-    def renew(self, lease: Lease, *, expires_at_ms: int) -> Renewal | Refusal | None:
+    def renew(self, lease: Lease, *, expires_at_ms: int, deadline: Deadline | None = None) -> Renewal | Refusal | None:
         """See `governor.Transport`."""
         self._process.call += 1
-        outcome = self._transport.renew(lease, expires_at_ms=expires_at_ms)
+        outcome = self._transport.renew(lease, expires_at_ms=expires_at_ms, deadline=deadline)
         renewed = note_renewal(self._tally, outcome)
         if renewed is not None:
             self._told(renewed)
         return outcome
 
-    def release(self, lease: Lease) -> bool:
+    def release(self, lease: Lease, *, deadline: Deadline | None = None) -> bool:
         """See `governor.Transport`."""
         self._process.call += 1
         self._ledger.gives_back(lease)
-        released = self._transport.release(lease)
+        released = self._transport.release(lease, deadline=deadline)
         self._tally.outcomes["released" if released else "release: not held"] += 1
         return released
 
-    def status(self, database: str) -> dict[str, Any]:
+    def status(self, database: str, *, deadline: Deadline | None = None) -> dict[str, Any]:
         """See `governor.Transport`."""
-        return self._transport.status(database)
+        return self._transport.status(database, deadline=deadline)

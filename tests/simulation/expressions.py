@@ -18,6 +18,7 @@ from tests.simulation.network import Request
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from connection_governor.core.deadline import Deadline
     from connection_governor.core.store import LeaseStore
     from tests.simulation.hub import Process
     from tests.simulation.ledger import Ledger
@@ -58,7 +59,7 @@ class RequestTable:
     def store_of(self, process: Process, network: Network) -> LeaseStore:
         """See `table.Table.store_of`."""
 
-        def call(operation: str, payload: Mapping[str, Any]) -> Item:
+        def call(operation: str, payload: Mapping[str, Any], _deadline: Deadline | None = None) -> Item:
             process.brink()
             request = Request(process, operation, (payload,), process.call, process.stray)
             answer: Item = network.call(request)

@@ -427,7 +427,7 @@ IN_SESSIONS = [
         "client/sessions",
         (
             "        connection.close()\n        if connection.lease is not None:\n"
-            "            self.settle(connection.lease, may_linger=connection.may_linger)\n",
+            "            self.settle(connection.lease, may_linger=connection.may_linger, invocation=invocation)\n",
             "        if connection.lease is not None:\n            self._borrower.give_back(connection.lease)\n        connection.close()\n",
         ),
     ),
@@ -451,7 +451,7 @@ IN_SESSIONS = [
         "a kept lease covers the body but not what may follow",
         "client/keepalive",
         (
-            "return ask.last_use_ms(clock) + fence.required_margin_ms(may_freeze=ask.context is None)",
+            "return ask.last_use_ms(clock) + fence.required_margin_ms(may_freeze=ask.may_freeze)",
             "return ask.last_use_ms(clock)",
         ),
         focus="keeping",

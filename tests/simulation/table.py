@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from random import Random
 
+    from connection_governor.core.deadline import Deadline
     from connection_governor.core.lease import Settings, Shard, ShardKey
     from connection_governor.core.store import LeaseStore
     from tests.simulation.hub import Hub, Process
@@ -130,6 +131,10 @@ class DistantStore:
     def __init__(self, process: Process, network: Network) -> None:
         self._process = process
         self._network = network
+
+    def within(self, _deadline: Deadline | None) -> LeaseStore:
+        """See `LeaseStore.within`: the network decides how long a request takes."""
+        return self
 
     def _call(self, verb: str, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - any verb of the store
         arguments += tuple(options.values())

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from connection_governor.core.clock import Clock
+    from connection_governor.core.deadline import Deadline
     from connection_governor.core.lease import Lease
     from connection_governor.mysql.fence import Fence
 
@@ -90,7 +91,9 @@ class CalmOpener:
         self.takes_s = takes_s
         self._clock = clock
 
-    def open(self, fence: Fence, program_name: str, usable_until_ms: int | None) -> CalmSession:
+    def open(
+        self, fence: Fence, program_name: str, usable_until_ms: int | None, _deadline: Deadline | None = None
+    ) -> CalmSession:
         """See `opening.Opener.open`."""
         if self.takes_s:
             self._clock.sleep(self.takes_s)

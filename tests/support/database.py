@@ -80,7 +80,7 @@ def seconds_until_gone(root: Connection[Cursor], connection_id: int, *, at_most:
 def opener_for(target: Target, credentials: Credentials) -> mysql_opener.Opener:
     """Opens real sessions of a user."""
     secret = json.dumps({"username": credentials.username, "password": credentials.password})
-    return mysql_opener.Opener(target, DatabaseCredentials(lambda _arn: secret), "arn", SYSTEM_CLOCK)
+    return mysql_opener.Opener(target, DatabaseCredentials(lambda *_, **__: secret), "arn", SYSTEM_CLOCK)
 
 
 @dataclass

@@ -10,6 +10,7 @@ from connection_governor.errors import GovernorUnavailable
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from connection_governor.core.deadline import Deadline
     from connection_governor.core.store import LeaseStore
 
 READS = ("read", "settings")
@@ -66,6 +67,10 @@ class FaultyStore:
     def methods(self) -> list[str]:
         """The names of the methods called, in order."""
         return [method for method, _ in self.calls]
+
+    def within(self, _deadline: Deadline | None) -> LeaseStore:
+        """See `LeaseStore.within`: this one answers at once, or never."""
+        return self
 
     def __getattr__(self, method: str) -> Callable[..., Any]:
         if method not in READS + WRITES:

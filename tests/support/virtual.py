@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from connection_governor.system import SYSTEM_CLOCK
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -19,6 +21,7 @@ class VirtualClock:
 
     def __init__(self, now: int = NOW_MS) -> None:
         self.now = now
+        self.elapsed = 0
         self.naps: list[float] = []
         self.meanwhile: list[Callable[[], object]] = []
 
@@ -26,20 +29,29 @@ class VirtualClock:
         """The virtual time, milliseconds since 1970 UTC."""
         return self.now
 
+    def monotonic_ms(self) -> int:
+        """The virtual time since the start, which no `set_back` moves."""
+        return self.elapsed
+
     def sleep(self, seconds: float) -> None:
         """Take no real time at all."""
         self.naps.append(seconds)
-        self.now += round(seconds * 1_000)
+        self.advance(round(seconds * 1_000))
         if self.meanwhile:
             self.meanwhile.pop(0)()
 
     def advance(self, milliseconds: int) -> None:
         """Let time pass."""
         self.now += milliseconds
+        self.elapsed += milliseconds
+
+    def set_back(self, milliseconds: int) -> None:
+        """Set the wall clock back, as a time service or a restored snapshot does; no time passes."""
+        self.now -= milliseconds
 
 
 class SetClock:
-    """Tells `now`; nothing that uses it may wait."""
+    """A wall clock that stands still until a test sets it, beside real monotonic time; nothing may sleep by it."""
 
     def __init__(self, now: int) -> None:
         self.now = now
@@ -47,6 +59,10 @@ class SetClock:
     def now_ms(self) -> int:
         """What the test says."""
         return self.now
+
+    def monotonic_ms(self) -> int:
+        """Real time: sockets are real."""
+        return SYSTEM_CLOCK.monotonic_ms()
 
     def sleep(self, seconds: float) -> None:
         """Fail: whoever waits here would wait in real time elsewhere."""

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from connection_governor.aws.client import Endpoint
     from connection_governor.client.acquire import Transport
     from connection_governor.client.remote import Invoke
+    from connection_governor.core.deadline import Deadline
     from connection_governor.core.status import Status
     from connection_governor.core.store import LeaseStore
     from harness.stack.local_stack import Stack
@@ -212,7 +213,7 @@ class DeployedRequests:
 def through_payloads(world: World) -> World:
     """The same world, reached as the `lambda` transport reaches it: JSON there and back."""
 
-    def invoke(payload: bytes) -> tuple[bytes, str | None]:
+    def invoke(payload: bytes, _deadline: Deadline | None = None) -> tuple[bytes, str | None]:
         return json.dumps(world.requests.answer(json.loads(payload))).encode(), None
 
     world.transport = RemoteGovernor(invoke, world.clock, world.entropy)

@@ -25,6 +25,9 @@ from tests.support.virtual import NOW_MS
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from connection_governor.core.deadline import Deadline
+    from connection_governor.core.store import LeaseStore
+
 BUDGET = 10
 ENVIRONMENTS = 40
 KEEP_SECONDS = 60
@@ -53,6 +56,10 @@ class Turns:
     def now_ms(self) -> int:
         """See `Clock.now_ms`."""
         return int(self.now)
+
+    def monotonic_ms(self) -> int:
+        """See `Clock.monotonic_ms`."""
+        return int(self.now) - NOW_MS
 
     def sleep(self, seconds: float) -> None:
         """See `Clock.sleep`."""
@@ -89,6 +96,10 @@ class DistantStore:
     inner: MemoryStore
     turns: Turns
     requests: int = 0
+
+    def within(self, _deadline: Deadline | None) -> LeaseStore:
+        """See `LeaseStore.within`: this one always answers."""
+        return self
 
     def __getattr__(self, verb: str) -> Callable[..., Any]:
         def call(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - any verb

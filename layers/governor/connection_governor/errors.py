@@ -23,12 +23,16 @@ class UnknownDatabase(GovernorError):
 
 
 class NoConnectionsLeft(GovernorError):
-    """Every connection of the budget stayed lent until the time-out; try again after `retry_after_ms`."""
+    """Every connection of the budget stayed in use until the time-out; try again after `retry_after_ms`.
 
-    def __init__(self, database: str, *, retry_after_ms: int, allowed: int, in_use: int) -> None:
-        super().__init__(
-            f"no connection left for {database!r}: {in_use} of {allowed} in use, retry in {retry_after_ms} ms"
-        )
+    Where too little of the invocation was left to ask for one, the `reason` says so, and the figures are 0.
+    """
+
+    def __init__(
+        self, database: str, *, retry_after_ms: int, allowed: int, in_use: int, reason: str | None = None
+    ) -> None:
+        found = f"{in_use} of {allowed} in use, retry in {retry_after_ms} ms"
+        super().__init__(f"no connection left for {database!r}: {reason or found}")
         self.database = database
         self.retry_after_ms = retry_after_ms
         self.allowed = allowed
@@ -40,7 +44,7 @@ class GovernorUnavailable(GovernorError):
 
     def __init__(self, message: str, *, throttled: bool = False, retryable: bool = True) -> None:
         super().__init__(message)
-        self.throttled = throttled
+        self.throttled = throttled  # True: the request was refused for its rate, and certainly not applied
         self.retryable = retryable  # False: another try cannot help, as with a missing table or permission
 
 

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from connection_governor.aws.http1 import Address, Connection, request_bytes
 from connection_governor.client.lease_file import FOLDER, LINE_BYTES, SUFFIX, UNKNOWN_SHARD, Note
+from connection_governor.core.deadline import Deadline
 from connection_governor.core.values import replace
 from connection_governor.errors import GovernorError
 from connection_governor.system import SYSTEM_CLOCK
@@ -41,7 +42,7 @@ NAME = "connection-governor"  # as its file in /opt/extensions
 POLL_S = 0.005
 GRACE_S = 0.03  # MySQL hangs up some milliseconds before it stops counting a session
 SHUTDOWN_S = 1.8  # Lambda gives two seconds
-_LONG_S = 2_000_000.0  # what a socket's time-out can hold: 23 days, longer than any environment lives
+_LONG_MS = 2_000_000_000  # what a socket's time-out can hold: 23 days, longer than any environment lives
 _API = "/2020-01-01/extension"
 _ENDED = "06"  # TIME_WAIT: both sides have finished
 _SOCKETS = ("/proc/net/tcp", "/proc/net/tcp6")
@@ -70,7 +71,7 @@ class ExtensionApi:
         self._exchange("GET", "/event/next", {}, b"")
 
     def _exchange(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Mapping[str, str]:
-        deadline = time.monotonic() + _LONG_S
+        deadline = Deadline.after(_LONG_MS, SYSTEM_CLOCK)
         connection = Connection(self._address, deadline, None)
         try:
             request = request_bytes(method, _API + path, {**self._headers, **headers}, body)

@@ -18,6 +18,10 @@ class SystemClock:
         """Milliseconds since 1970-01-01 UTC, as the operating system tells them."""
         return time.time_ns() // 1_000_000
 
+    def monotonic_ms(self) -> int:
+        """Milliseconds since some moment; never goes backwards."""
+        return time.monotonic_ns() // 1_000_000
+
     def sleep(self, seconds: float) -> None:
         """Block the calling thread for this many seconds."""
         time.sleep(seconds)

@@ -17,7 +17,7 @@ from connection_governor.client.keepalive import LONGEST_KEEP_S
 from connection_governor.client.lease_file import NO_NOTES, NoteFile
 from connection_governor.client.ports import Outside
 from connection_governor.client.remote import RemoteGovernor
-from connection_governor.core.deadline import InvocationEnd
+from connection_governor.core.deadline import RESERVE_MS
 from connection_governor.core.engine import Engine
 from connection_governor.core.operations import Operations
 from connection_governor.core.retry import Retry
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from connection_governor.mysql.opener import Opener
 
+LONGEST_RESERVE_MS = 60_000
 _INVOKE_TIMEOUT_S = 10.0  # a cold governor function answers in a second or two
 
 
@@ -96,17 +97,15 @@ class Environment:
         """Whether SnapStart restores this function's environments from one snapshot."""
         return self.get("AWS_LAMBDA_INITIALIZATION_TYPE") == "snap-start"
 
-    def endpoint(
-        self, service: str, *, read_timeout_s: float = 2.0, invocation: InvocationEnd | None = None
-    ) -> Endpoint:
-        """A kept connection to one of AWS's services; no request outlasts the invocation, where one is given."""
+    def endpoint(self, service: str, *, read_timeout_s: float = 2.0) -> Endpoint:
+        """Return one of AWS's services, reached over kept connections."""
         region = self.get("AWS_REGION") or self.get("AWS_DEFAULT_REGION")
         if not region:
             raise InvalidRequest("AWS_REGION", "must be set in the environment")
         url = endpoint_url(service, region, self.variables)
         source = credential_source(self.variables)
         try:
-            endpoint = Endpoint(service, region, source, url=url, read_timeout_s=read_timeout_s, invocation=invocation)
+            endpoint = Endpoint(service, region, source, url=url, read_timeout_s=read_timeout_s)
         except InvalidRequest as error:
             raise InvalidRequest("AWS_ENDPOINT_URL", error.message) from error
         self.endpoints.append(endpoint)
@@ -118,15 +117,15 @@ class Environment:
             endpoint.close()
 
 
-def dynamodb_store(environment: Environment, invocation: InvocationEnd | None = None) -> DynamoDBStore:
+def dynamodb_store(environment: Environment) -> DynamoDBStore:
     """The store in the table that `GOVERNOR_TABLE` names."""
-    caller = DynamoDBCaller(environment.endpoint("dynamodb", invocation=invocation))
+    caller = DynamoDBCaller(environment.endpoint("dynamodb"))
     return DynamoDBStore(caller, environment.required("GOVERNOR_TABLE"))
 
 
-def service(environment: Environment, invocation: InvocationEnd | None = None) -> Service:
+def service(environment: Environment) -> Service:
     """The governor in this process: what the function serves, and the `direct` transport."""
-    store = dynamodb_store(environment, invocation)
+    store = dynamodb_store(environment)
     skew_ms = environment.number("GOVERNOR_SKEW_MS", 0)
     engine = Engine(store, SYSTEM_CLOCK, SYSTEM_ENTROPY, least_skew_ms=skew_ms)
     return Service(engine, Operations(store, SYSTEM_CLOCK, SYSTEM_ENTROPY), Reporter(), SYSTEM_CLOCK)
@@ -137,42 +136,41 @@ def operations(environment: Environment) -> Operations:
     return Operations(dynamodb_store(environment), SYSTEM_CLOCK, SYSTEM_ENTROPY)
 
 
-def requests(environment: Environment, invocation: InvocationEnd | None = None) -> Requests:
+def requests(environment: Environment) -> Requests:
     """What the governor function answers with."""
-    return Requests(service(environment, invocation), SYSTEM_CLOCK, SYSTEM_ENTROPY)
+    return Requests(service(environment), SYSTEM_CLOCK, SYSTEM_ENTROPY)
 
 
-def remote_governor(environment: Environment, invocation: InvocationEnd | None = None) -> RemoteGovernor:
+def remote_governor(environment: Environment) -> RemoteGovernor:
     """The function that `GOVERNOR_FUNCTION` names, as a transport."""
     function = environment.required("GOVERNOR_FUNCTION")
-    endpoint = environment.endpoint("lambda", read_timeout_s=_INVOKE_TIMEOUT_S, invocation=invocation)
+    endpoint = environment.endpoint("lambda", read_timeout_s=_INVOKE_TIMEOUT_S)
     return RemoteGovernor(FunctionCaller(endpoint, function), SYSTEM_CLOCK, SYSTEM_ENTROPY)
 
 
 def governor_parts(environment: Environment) -> dict[str, Any]:
     """What a worker's `Governor` is made of."""
-    invocation = InvocationEnd()
     transport = environment.choice("GOVERNOR_TRANSPORT", "direct", "lambda", "direct")
     reach = remote_governor if transport == "lambda" else service
     return {
-        "transport": reach(environment, invocation),
+        "transport": reach(environment),
         "outside": Outside(
             clock=SYSTEM_CLOCK,
             entropy=SYSTEM_ENTROPY,
             reporter=Reporter(),
-            opener=partial(opener, environment, invocation) if environment.get("DB_HOST") else None,
+            opener=partial(opener, environment) if environment.get("DB_HOST") else None,
             operations=partial(operations, environment) if environment.get("GOVERNOR_TABLE") else None,
             notes=NoteFile() if environment.get("AWS_LAMBDA_RUNTIME_API") else NO_NOTES,
-            invocation=invocation,
         ),
         "holder": environment.holder(),
         "database": environment.get("GOVERNOR_DATABASE") or None,
         "on_unavailable": environment.choice("GOVERNOR_ON_UNAVAILABLE", "raise", "raise", "open"),
         "keep_seconds": environment.number("GOVERNOR_KEEP_SECONDS", 0, most=LONGEST_KEEP_S),
+        "reserve_ms": environment.number("GOVERNOR_RESERVE_MS", RESERVE_MS, most=LONGEST_RESERVE_MS),
     }
 
 
-def opener(environment: Environment, invocation: InvocationEnd | None = None) -> Opener:
+def opener(environment: Environment) -> Opener:
     """Opens sessions of the database that the `DB_...` variables name."""
     from connection_governor.mysql.connect import Target  # noqa: PLC0415 - a worker without a database of ours needs no driver
     from connection_governor.mysql.credentials import DatabaseCredentials  # noqa: PLC0415
@@ -185,11 +183,11 @@ def opener(environment: Environment, invocation: InvocationEnd | None = None) ->
         tls=environment.choice("DB_TLS", "verify", "verify", "require", "off"),
         tls_ca=environment.get("DB_TLS_CA") or None,
     )
-    credentials = DatabaseCredentials(secret_fetcher(environment, invocation))
+    credentials = DatabaseCredentials(secret_fetcher(environment))
     return Opener(target, credentials, environment.required("DB_SECRET_ARN"), SYSTEM_CLOCK)
 
 
-def secret_fetcher(environment: Environment, invocation: InvocationEnd | None = None) -> SecretFetcher:
+def secret_fetcher(environment: Environment) -> SecretFetcher:
     """Reads secrets; connects to Secrets Manager when first asked."""
-    endpoint = partial(environment.endpoint, "secretsmanager", invocation=invocation)
+    endpoint = partial(environment.endpoint, "secretsmanager")
     return SecretFetcher(endpoint, Retry(SYSTEM_CLOCK, SYSTEM_ENTROPY))

@@ -17,7 +17,9 @@ from connection_governor.aws import client, tls
 from connection_governor.aws.client import Endpoint, ServiceError, invoke, json_call
 from connection_governor.aws.credentials import FixedCredentials
 from connection_governor.aws.http1 import Answer, Connection
+from connection_governor.core.deadline import Deadline
 from connection_governor.errors import GovernorUnavailable, InvalidRequest
+from connection_governor.system import SYSTEM_CLOCK
 from harness.stack.tls import ServerCertificate
 from tests.support.scripted_server import Dribble, Echo, HangUp, Interject, Say, ScriptedServer, Silence, answer
 from tests.support.virtual import SetClock
@@ -58,7 +60,7 @@ def exchanges(monkeypatch: pytest.MonkeyPatch) -> list[Connection]:
     tried: list[Connection] = []
     original = Connection.exchange
 
-    def noted(self: Connection, request: bytes, deadline: float) -> Answer:
+    def noted(self: Connection, request: bytes, deadline: Deadline) -> Answer:
         tried.append(self)
         return original(self, request, deadline)
 
@@ -73,9 +75,10 @@ def endpoint_to(clock: SetClock) -> Iterator[Endpoints]:
     made.close()
 
 
-def call(endpoint: Endpoint, timeout_s: float | None = None) -> dict[str, object]:
-    """Any request, as DynamoDB's."""
-    return json_call(endpoint, "DynamoDB_20120810.GetItem", {"TableName": "t"}, timeout_s=timeout_s)
+def call(endpoint: Endpoint, left_s: float | None = None) -> dict[str, object]:
+    """Any request, as DynamoDB's, that must end within this time."""
+    deadline = None if left_s is None else Deadline.after(round(left_s * 1_000), SYSTEM_CLOCK)
+    return json_call(endpoint, "DynamoDB_20120810.GetItem", {"TableName": "t"}, deadline=deadline)
 
 
 def test_a_call_is_signed_and_its_answer_parsed(endpoint_to: Endpoints) -> None:
@@ -199,8 +202,8 @@ def test_a_silent_server_costs_no_more_than_the_time_given(endpoint_to: Endpoint
     with ScriptedServer([Silence()], [answer({"second": 1})]) as server:
         endpoint = endpoint_to(server)
         started = time.monotonic()
-        with pytest.raises(GovernorUnavailable, match="in time") as caught:
-            call(endpoint, timeout_s=SHORT_S)
+        with pytest.raises(GovernorUnavailable, match="before the deadline") as caught:
+            call(endpoint, left_s=SHORT_S)
         assert time.monotonic() - started < 1
         assert isinstance(caught.value.__cause__, TimeoutError)
         assert call(endpoint) == {"second": 1}, "a connection that may still bring the old answer is not used again"
@@ -220,8 +223,8 @@ def test_no_time_left_means_nothing_is_sent(endpoint_to: Endpoints) -> None:
     with ScriptedServer([Echo()]) as server:
         endpoint = endpoint_to(server)
         call(endpoint)
-        with pytest.raises(GovernorUnavailable, match="in time"):
-            call(endpoint, timeout_s=0)
+        with pytest.raises(GovernorUnavailable, match="before the deadline"):
+            call(endpoint, left_s=0)
         assert len(server.requests) == 1
 
 
@@ -556,10 +559,11 @@ def test_a_failed_tls_handshake_leaves_no_socket_open(
 @pytest.mark.dynamodb_local
 def test_conditional_writes_and_their_refusals_arrive_as_dynamodb_says_them(dynamodb_local: str) -> None:
     """Breaks: the store cannot tell a full shard from a retry of its own, for which it needs the refused item."""
-    endpoint = Endpoint("dynamodb", "eu-west-1", FixedCredentials("AKID", "secret"), url=dynamodb_local)
+    credentials = FixedCredentials("AKID", "secret")
+    endpoint = Endpoint("dynamodb", "eu-west-1", credentials, url=dynamodb_local, read_timeout_s=10.0)
 
     def dynamodb(operation: str, **payload: object) -> dict[str, object]:
-        return json_call(endpoint, f"DynamoDB_20120810.{operation}", {"TableName": "wire", **payload}, timeout_s=10)
+        return json_call(endpoint, f"DynamoDB_20120810.{operation}", {"TableName": "wire", **payload})
 
     dynamodb(
         "CreateTable",

@@ -1,12 +1,13 @@
 """What stays open when a connection cannot be made."""
 
 import socket
-import time
 from typing import TYPE_CHECKING, cast
 
 import pytest
 
 from connection_governor.aws.http1 import Address, Connection
+from connection_governor.core.deadline import Deadline
+from connection_governor.system import SYSTEM_CLOCK
 
 if TYPE_CHECKING:
     import ssl
@@ -24,5 +25,5 @@ def test_a_handshake_that_is_interrupted_leaves_no_socket_open() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = Address.of(f"https://127.0.0.1:{listener.getsockname()[1]}")
         with pytest.raises(KeyboardInterrupt):
-            Connection(address, time.monotonic() + 5, cast("ssl.SSLContext", Interrupted()))
+            Connection(address, Deadline.after(5_000, SYSTEM_CLOCK), cast("ssl.SSLContext", Interrupted()))
     assert [source.fileno() for source in opened] == [-1]

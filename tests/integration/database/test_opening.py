@@ -25,6 +25,8 @@ from tests.support.database import SLACK_S, WORKER, Opener, ask
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from connection_governor.core.deadline import Deadline
+
 ENCRYPTED = "SELECT variable_value FROM information_schema.session_status WHERE variable_name = 'Ssl_cipher'"
 
 
@@ -162,7 +164,7 @@ def test_a_rotated_password_is_read_again(target: Target, shop: PrivateMariaDB) 
     secrets = [{"username": "rotated", "password": word} for word in ("old", "new")]
     read: list[str] = []
 
-    def fetch(arn: str) -> str:
+    def fetch(arn: str, _deadline: Deadline | None = None) -> str:
         read.append(arn)
         return json.dumps(secrets[len(read) - 1])
 

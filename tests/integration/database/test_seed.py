@@ -23,6 +23,7 @@ from tests.support.virtual import SetEntropy, VirtualClock
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from connection_governor.core.deadline import Deadline
     from harness.stack.mariadb import PrivateMariaDB
 
 ADMINISTRATOR, WORKER, MONITOR = (
@@ -55,7 +56,7 @@ class World:
             removes=True,
         )
 
-    def _fetch(self, arn: str) -> str:
+    def _fetch(self, arn: str, _deadline: Deadline | None = None) -> str:
         known = {user.username: user for user in (ADMINISTRATOR, WORKER, MONITOR)}[arn]
         return json.dumps({"username": known.username, "password": known.password})
 

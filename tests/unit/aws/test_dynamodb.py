@@ -18,6 +18,8 @@ from tests.support.virtual import NOW_MS
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from connection_governor.core.deadline import Deadline
+
 KEY = ShardKey("orders", 3)
 RECORD = pack_record(NOW_MS, 1, "checkou")
 SEEN = (("dead-001", pack_record(NOW_MS, 2, "a")), ("dead-002", pack_record(NOW_MS, 1, "b")))
@@ -34,7 +36,7 @@ class Recorded:
         self.sent: list[tuple[str, Mapping[str, Any]]] = []
         self.answer: dict[str, Any] | Exception = {"Attributes": ATTRIBUTES}
 
-    def __call__(self, operation: str, payload: Mapping[str, Any]) -> dict[str, Any]:
+    def __call__(self, operation: str, payload: Mapping[str, Any], _deadline: Deadline | None = None) -> dict[str, Any]:
         self.sent.append((operation, payload))
         if isinstance(self.answer, Exception):
             raise self.answer

@@ -1,7 +1,6 @@
 """Reading and writing HTTP/1.1, however the network cuts the bytes."""
 
 import itertools
-import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, cast
 
@@ -11,7 +10,9 @@ from hypothesis import strategies as st
 
 from connection_governor.aws import http1
 from connection_governor.aws.http1 import Address, GarbledAnswerError, request_bytes
+from connection_governor.core.deadline import Deadline
 from connection_governor.errors import InvalidRequest
+from connection_governor.system import SYSTEM_CLOCK
 
 if TYPE_CHECKING:
     import socket
@@ -36,7 +37,7 @@ class Pieces:
 
 def read(*pieces: bytes) -> tuple[http1.Answer, bool]:
     """The answer in these pieces, and whether its connection can be used again."""
-    return http1._Reader(cast("socket.socket", Pieces(pieces)), time.monotonic() + 60).answer()
+    return http1._Reader(cast("socket.socket", Pieces(pieces)), Deadline.after(60_000, SYSTEM_CLOCK)).answer()
 
 
 def cut(whole: bytes, places: list[int]) -> list[bytes]:

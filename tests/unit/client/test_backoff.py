@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from connection_governor.client.backoff import FIRST_CEILING_MS, LAST_CEILING_MS, Wait
-from connection_governor.core.deadline import deadline_ms
+from connection_governor.core.deadline import Deadline
 from tests.support.virtual import SetEntropy, VirtualClock
 
 
@@ -21,7 +21,7 @@ def pauses(wait: Wait, clock: VirtualClock, retry_after_ms: int = 20, most: int 
 
 
 def waiting(clock: VirtualClock, timeout_ms: int, fraction: float = 1.0) -> Wait:
-    return Wait(clock, SetEntropy(fraction), give_up_ms=clock.now + timeout_ms)
+    return Wait(SetEntropy(fraction), Deadline.after(timeout_ms, clock))
 
 
 def test_no_time_is_one_try() -> None:
@@ -63,16 +63,3 @@ def test_the_first_try_writes_and_the_later_ones_look() -> None:
     assert not wait.looks_first
     wait.pause_s(20)
     assert wait.looks_first
-
-
-class Context:
-    """As much of the Lambda context as is used."""
-
-    def get_remaining_time_in_millis(self) -> int:
-        return 2_500
-
-
-def test_the_deadline_is_now_and_what_lambda_says_is_left() -> None:
-    """The context has no clock of its own: taken once, it must be turned into a moment at once."""
-    clock = VirtualClock()
-    assert deadline_ms(Context(), clock) == clock.now + 2_500

@@ -13,6 +13,7 @@ from connection_governor import (
     Governor,
     GovernorUnavailable,
     InvalidRequest,
+    Lease,
     LeaseLost,
     NoConnectionsLeft,
     UnknownDatabase,
@@ -257,13 +258,47 @@ def test_a_length_of_its_own_goes_before_the_context(world: World, governor: Gov
     assert governor.acquire(lease_ms=5_000, context=Context(20_000)).expires_at_ms == world.clock.now + 5_000
 
 
-def test_the_wait_never_passes_the_deadline(world: World, governor: Governor) -> None:
-    """Lambda would kill the worker in the middle of a wait, and the caller see a time-out for a full database."""
+def test_the_wait_ends_a_reserve_before_the_deadline(world: World, governor: Governor) -> None:
+    """Lambda would stop the worker before its handler has answered: a time-out instead of a full database."""
     world.lend(connections=3)
     start = world.clock.now
     with pytest.raises(NoConnectionsLeft):
         governor.acquire(timeout=60.0, context=Context(1_500))
-    assert world.clock.now == start + 1_500
+    assert world.clock.now == start + 1_500 - 250 - 100
+
+
+@pytest.mark.parametrize("left_ms", [0, 50, 250])
+def test_nothing_is_acquired_within_the_reserve(world: World, governor: Governor, left_ms: int) -> None:
+    """The handler would get a lease that it has no time to use, and no time to release."""
+    world.store.calls.clear()
+    with pytest.raises(NoConnectionsLeft, match="no time left"):
+        governor.acquire(timeout=2.0, context=Context(left_ms))
+    assert world.store.calls == []
+    assert isinstance(governor.acquire(context=Context(251)), Lease)
+
+
+@pytest.mark.parametrize("on_unavailable", ["raise", "open"])
+def test_a_refusal_stays_one_where_the_time_runs_out(
+    world: World, make: Callable[..., Governor], mysql: Mysql, on_unavailable: str
+) -> None:
+    """A full budget would be reported as an outage, and with `open` the worker connect without a lease."""
+    world.lend(connections=3)
+    world.store.plan("read", *[LOST] * 9)
+    world.store.before["read"] = lambda: world.clock.advance(2_000)
+    governor = make(on_unavailable=on_unavailable)
+    with pytest.raises(NoConnectionsLeft) as refused, governor.connection(timeout=60.0, context=Context(2_000)):
+        pytest.fail("nothing may be opened")
+    assert (refused.value.allowed, refused.value.in_use) == (3, 3)
+    assert mysql.opened == []
+    assert world.store.methods()[-1] == "read"
+
+
+def test_an_outage_while_time_is_left_stays_one(world: World, governor: Governor) -> None:
+    """An outage would be reported as a full budget, and the alarm be the wrong one."""
+    world.lend(connections=3)
+    world.store.plan("read", *[LOST] * 9)
+    with pytest.raises(GovernorUnavailable):
+        governor.acquire(timeout=60.0, context=Context(5_000))
 
 
 def test_a_lease_that_is_over_when_its_answer_comes_is_not_handed_out(world: World, governor: Governor) -> None:

@@ -9,6 +9,7 @@ import pytest
 from connection_governor import Governor, InvalidRequest, Lease
 from connection_governor.client.invocation import holder_for_tenant, lambda_context
 from connection_governor.client.ports import Outside
+from connection_governor.core.deadline import Deadline
 from connection_governor.core.lease import holder_tag
 from connection_governor.core.memory import MemoryStore
 from connection_governor.metrics import Reporter
@@ -67,8 +68,8 @@ def test_a_durable_functions_context_bounds_a_lease_as_lambdas_own(world: World,
 
 def test_the_invocation_that_runs_now_bounds_its_requests(governor: Governor) -> None:
     """Breaks: a silent service is waited for until Lambda kills the durable function."""
-    governor.ask(context=DurableContext(FakeContext(1_000)))  # type: ignore[arg-type] # as a user passes it
-    assert governor._outside.invocation.shortened_s(10.0) < 1.0
+    asked = governor.ask(context=DurableContext(FakeContext(1_000)))  # type: ignore[arg-type] # as a user passes it
+    assert asked.invocation == Deadline.after(1_000, governor.clock)
 
 
 @pytest.mark.parametrize("context", [StepContext(), DurableContext(None), object(), "context", 30_000])

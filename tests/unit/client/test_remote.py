@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from connection_governor.client.remote import RemoteGovernor
+from connection_governor.core.deadline import Deadline
 from connection_governor.core.lease import Grant, Refusal, Renewal
 from connection_governor.core.memory import MemoryStore
 from connection_governor.core.retry import GIVING_BACK, TAKING
@@ -36,7 +37,7 @@ class Invoked:
         self.outages: list[str] = []
         self.answer: tuple[bytes, str | None] | None = None
 
-    def __call__(self, payload: bytes) -> tuple[bytes, str | None]:
+    def __call__(self, payload: bytes, _deadline: Deadline | None = None) -> tuple[bytes, str | None]:
         self.payloads.append(payload)
         outage = self.outages.pop(0) if self.outages else ""
         if outage == "lost":
@@ -121,7 +122,7 @@ def test_no_try_starts_after_the_deadline(world: World, remote: RemoteGovernor, 
     """The lease would be for an invocation that is over."""
     invoked.outages = ["lost"] * 50
     with pytest.raises(GovernorUnavailable):
-        remote.acquire(world.wanted(), until_ms=world.clock.now)
+        remote.acquire(world.wanted(), deadline=Deadline.after(0, world.clock))
     assert len(invoked.payloads) == 1
 
 

@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from connection_governor.core.retry import GIVING_BACK, TAKING, Patience, Retry
+from connection_governor.core.deadline import Deadline
+from connection_governor.core.retry import GIVING_BACK, TAKING, Retry, RetryPolicy
 from connection_governor.errors import GovernorUnavailable, InvalidRequest
 from tests.support.virtual import SetEntropy, VirtualClock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-PATIENCE = Patience(tries=5, base_ms=100, ceiling_ms=300)
+POLICY = RetryPolicy(tries=5, base_ms=100, ceiling_ms=300)
 
 
 class Failing:
@@ -46,20 +47,20 @@ def retry(clock: VirtualClock) -> Callable[..., str]:
 def test_what_succeeds_is_called_once_and_waits_for_nothing(retry: Callable[..., str], clock: VirtualClock) -> None:
     """Each acquire would be slower for outages that are not there."""
     call = Failing(0)
-    assert retry(call, PATIENCE) == "done"
+    assert retry(call, POLICY) == "done"
     assert (call.calls, clock.naps) == (1, [])
 
 
 def test_pauses_double_up_to_their_ceiling(retry: Callable[..., str], clock: VirtualClock) -> None:
     """A table that is throttling would be kept in it by its own callers."""
-    assert retry(Failing(4), PATIENCE) == "done"
+    assert retry(Failing(4), POLICY) == "done"
     assert clock.naps == [0.1, 0.2, 0.3, 0.3]
 
 
 def test_jitter_is_full(clock: VirtualClock) -> None:
     """Callers that failed together would come back together."""
-    Retry(clock, SetEntropy(0.25))(Failing(1), PATIENCE)
-    Retry(clock, SetEntropy(0.0))(Failing(1), PATIENCE)
+    Retry(clock, SetEntropy(0.25))(Failing(1), POLICY)
+    Retry(clock, SetEntropy(0.0))(Failing(1), POLICY)
     assert clock.naps == [0.025, 0.0]
 
 
@@ -67,7 +68,7 @@ def test_the_last_failure_is_raised_without_a_pause_after_it(retry: Callable[...
     """A worker would wait for nothing before it is told."""
     call = Failing(99)
     with pytest.raises(GovernorUnavailable, match="down"):
-        retry(call, PATIENCE)
+        retry(call, POLICY)
     assert (call.calls, len(clock.naps)) == (5, 4)
 
 
@@ -75,7 +76,7 @@ def test_what_another_try_cannot_mend_is_not_tried_again(retry: Callable[..., st
     """A missing permission would take as long to report as an outage."""
     call = Failing(99, GovernorUnavailable("no right", retryable=False))
     with pytest.raises(GovernorUnavailable):
-        retry(call, PATIENCE)
+        retry(call, POLICY)
     assert call.calls == 1
 
 
@@ -83,7 +84,7 @@ def test_an_answer_that_is_no_outage_is_not_tried_again(retry: Callable[..., str
     """Bad input stays bad."""
     call = Failing(99, InvalidRequest("connections", "must be a number"))
     with pytest.raises(InvalidRequest):
-        retry(call, PATIENCE)
+        retry(call, POLICY)
     assert call.calls == 1
 
 
@@ -93,18 +94,17 @@ def test_no_try_starts_after_the_deadline(
 ) -> None:
     """A lease that is asked for after the deadline is one that nobody will use or release."""
     call = Failing(99)
-    until_ms = clock.now + left_ms
     with pytest.raises(GovernorUnavailable):
-        retry(call, PATIENCE, until_ms=until_ms)
+        retry(call, POLICY, Deadline.after(left_ms, clock))
     assert call.calls == calls
-    assert clock.now <= until_ms
+    assert clock.elapsed <= left_ms
 
 
-@pytest.mark.parametrize(("patience", "longest_s"), [(GIVING_BACK, 1.2), (TAKING, 0.4)])
+@pytest.mark.parametrize(("policy", "longest_s"), [(GIVING_BACK, 1.2), (TAKING, 0.4)])
 def test_the_longest_that_an_outage_can_hold_a_worker_up(
-    retry: Callable[..., str], clock: VirtualClock, patience: Patience, longest_s: float
+    retry: Callable[..., str], clock: VirtualClock, policy: RetryPolicy, longest_s: float
 ) -> None:
     """Besides the requests' own time-outs: it is what a customer waits before the error page."""
     with pytest.raises(GovernorUnavailable):
-        retry(Failing(99), patience)
+        retry(Failing(99), policy)
     assert sum(clock.naps) <= longest_s

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from pymysql.err import OperationalError
 
+from connection_governor.core.deadline import Deadline
 from connection_governor.errors import InvalidRequest
 from connection_governor.mysql.credentials import Credentials, DatabaseCredentials
 
@@ -20,7 +21,7 @@ class Vault:
         self._passwords = list(passwords)
         self.reads = 0
 
-    def __call__(self, arn: str) -> str:
+    def __call__(self, arn: str, _deadline: Deadline | None = None) -> str:
         assert arn == ARN
         password = self._passwords[min(self.reads, len(self._passwords) - 1)]
         self.reads += 1
@@ -111,7 +112,7 @@ def test_threads_that_meet_a_rotation_all_get_through() -> None:
 def test_a_secret_of_another_shape_is_named_and_never_shown(secret: str, field: str) -> None:
     """Otherwise the author sees a KeyError, or the log shows the password."""
     with pytest.raises(InvalidRequest) as refused:
-        DatabaseCredentials(lambda _: secret).get(ARN)
+        DatabaseCredentials(lambda *_, **__: secret).get(ARN)
     assert refused.value.field == field
     assert ARN in str(refused.value)
     assert "hunter2" not in str(refused.value)

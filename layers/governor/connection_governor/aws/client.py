@@ -1,21 +1,21 @@
 """The lean client of AWS's JSON services: signs, sends over one kept connection, names what went wrong.
 
-Every call is tried ONCE; whoever calls decides about trying again. Two faults are mended here, because only here can
-they be told apart from an outage: a kept connection that the server closed while the environment was frozen, and a
-signing clock that is off. Both repeat the request, once: every request sent through here must be idempotent.
+Every call is tried ONCE; the caller decides about trying again. Two faults are corrected here, because only here do
+they differ from an outage: a kept connection that the server closed while the environment was frozen, and a signing
+clock that is wrong. Both repeat the request, once: every request sent through here must be idempotent.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from connection_governor.aws.endpoints import endpoint_url
 from connection_governor.aws.http1 import Address, Answer, Connection, NoAnswerError, head_bytes
 from connection_governor.aws.sigv4 import Form, Signer, percent_encode
+from connection_governor.core.deadline import Deadline
 from connection_governor.errors import GovernorUnavailable
 from connection_governor.system import SYSTEM_CLOCK
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from connection_governor.aws.credentials import CredentialSource
     from connection_governor.aws.sigv4 import Credentials
     from connection_governor.core.clock import Clock
-    from connection_governor.core.deadline import InvocationEnd
 
 _THROTTLED: Final = frozenset(
     {
@@ -80,11 +79,11 @@ class Endpoint:
     """One service of one region, reached over a kept connection (TLS, or plain for emulators).
 
     Safe to share among threads: each exchange has a connection to itself, and up to four are kept. The times are in
-    seconds; a call's own `timeout_s` can only shorten them, and so does the end of the `invocation` that it belongs to.
-    `ca_file` names the only authorities to trust (default: Amazon's, then the system's).
+    seconds; a call's deadline can only shorten them. `ca_file` names the only authorities to trust (default: Amazon's,
+    then the system's).
     """
 
-    def __init__(  # noqa: PLR0913  # most have a default
+    def __init__(  # most have a default
         self,
         service: str,
         region: str,
@@ -95,7 +94,6 @@ class Endpoint:
         connect_timeout_s: float = 1.0,
         read_timeout_s: float = 2.0,
         ca_file: str | None = None,
-        invocation: InvocationEnd | None = None,
     ) -> None:
         self.name = f"{service} in {region}"
         self._address = Address.of(url or endpoint_url(service, region, {}))
@@ -103,29 +101,30 @@ class Endpoint:
         self._signer = Signer(service, region)
         self._credentials = credentials
         self._clock: Clock = clock or SYSTEM_CLOCK
-        self._connect_timeout_s = connect_timeout_s
-        self._read_timeout_s = read_timeout_s
+        self._connect_timeout_ms = round(connect_timeout_s * 1_000)
+        self._read_timeout_ms = round(read_timeout_s * 1_000)
         self._ca_file = ca_file
-        self._invocation = invocation
         self._skew_ms = 0
         self._forms: dict[object, tuple[Form, bytes]] = {}
         # Taken from and put back at the end: append and pop of a list are atomic, so no lock is needed.
         self._idle: list[tuple[int, int, Connection]] = []
 
-    def post(self, path: str, headers: Mapping[str, str], body: bytes, *, timeout_s: float | None = None) -> Answer:
-        """Sign and send; return the answer whatever its status. `GovernorUnavailable` where there is none in time."""
-        if timeout_s is None:
-            timeout_s = self._connect_timeout_s + self._read_timeout_s
-        allowed_s = timeout_s if self._invocation is None else self._invocation.shortened_s(timeout_s)
-        deadline = time.monotonic() + allowed_s
+    def post(
+        self, path: str, headers: Mapping[str, str], body: bytes, deadline: Deadline | None = None
+    ) -> tuple[Answer, bool]:
+        """Sign and send; return the answer whatever its status, and whether the request had been sent before.
+
+        Raises:
+            GovernorUnavailable: no answer in time.
+        """
+        timeout_ms = self._connect_timeout_ms + self._read_timeout_ms
+        limit = deadline.within(timeout_ms) if deadline else Deadline.after(timeout_ms, self._clock)
         request = self._signed(self._prefix + path, headers, body)
         try:
-            return self._send(request, deadline)
+            return self._send(request, limit)
         except TimeoutError as error:
-            if allowed_s < timeout_s and time.monotonic() >= deadline:
-                raise GovernorUnavailable(
-                    f"{self.name} did not answer before the invocation's end", retryable=False
-                ) from error
+            if deadline is not None and deadline.has_passed():
+                raise GovernorUnavailable(f"{self.name} did not answer before the deadline", retryable=False) from error
             raise GovernorUnavailable(f"{self.name} did not answer in time") from error
         except OSError as error:
             raise GovernorUnavailable(f"{self.name} cannot be reached: {error}") from error
@@ -170,19 +169,19 @@ class Endpoint:
             self._forms[key] = known
         return known
 
-    def _send(self, request: bytes, deadline: float) -> Answer:
+    def _send(self, request: bytes, deadline: Deadline) -> tuple[Answer, bool]:
         kept = self._kept()
         if kept is not None:
             try:
-                return self._exchange(kept, request, deadline)
+                return self._exchange(kept, request, deadline), False
             except NoAnswerError:
-                # Closed by the server in the instant of our writing. Whatever else is kept is as old: start afresh.
+                # Closed by the server while we wrote. The other kept connections are as old: open a new one.
                 self.close()
-        return self._exchange(self._opened(deadline), request, deadline)
+        return self._exchange(self._opened(deadline), request, deadline), kept is not None
 
-    def _exchange(self, connection: Connection, request: bytes, deadline: float) -> Answer:
+    def _exchange(self, connection: Connection, request: bytes, deadline: Deadline) -> Answer:
         try:
-            return connection.exchange(request, min(deadline, time.monotonic() + self._read_timeout_s))
+            return connection.exchange(request, deadline.within(self._read_timeout_ms))
         finally:
             if connection.reusable and len(self._idle) < _MOST_IDLE:
                 self._idle.append((self._clock.now_ms(), os.getpid(), connection))
@@ -203,7 +202,7 @@ class Endpoint:
             connection.close()
         return None
 
-    def _opened(self, deadline: float) -> Connection:
+    def _opened(self, deadline: Deadline) -> Connection:
         if not self._address.tls:
             return self._connected(deadline, None)
         from connection_governor.aws import tls  # noqa: PLC0415  # plain-http emulators need not load TLS
@@ -215,8 +214,8 @@ class Endpoint:
                 self._ca_file = tls.SYSTEM
         return self._connected(deadline, tls.context(self._ca_file))
 
-    def _connected(self, deadline: float, tls_context: ssl.SSLContext | None) -> Connection:
-        return Connection(self._address, min(deadline, time.monotonic() + self._connect_timeout_s), tls_context)
+    def _connected(self, deadline: Deadline, tls_context: ssl.SSLContext | None) -> Connection:
+        return Connection(self._address, deadline.within(self._connect_timeout_ms), tls_context)
 
 
 def json_call(
@@ -224,14 +223,14 @@ def json_call(
     target: str,
     payload: Mapping[str, Any],
     content_type: str = "application/x-amz-json-1.0",
-    timeout_s: float | None = None,
+    deadline: Deadline | None = None,
 ) -> dict[str, Any]:
     """Call an operation such as "DynamoDB_20120810.UpdateItem"; Secrets Manager speaks "application/x-amz-json-1.1".
 
     `ServiceError` where the service refuses; `GovernorUnavailable` where it is throttling, at fault or out of reach.
     """
     headers = {"content-type": content_type, "x-amz-target": target}
-    answer = _call(endpoint, "/", headers, _as_json(payload).encode(), timeout_s)
+    answer = _call(endpoint, "/", headers, _as_json(payload).encode(), deadline)
     try:
         result = json.loads(answer.body.decode())
     except ValueError as error:
@@ -242,7 +241,7 @@ def json_call(
 
 
 def invoke(
-    endpoint: Endpoint, function_name: str, payload: bytes, timeout_s: float | None = None
+    endpoint: Endpoint, function_name: str, payload: bytes, deadline: Deadline | None = None
 ) -> tuple[bytes, str | None]:
     """Invoke a Lambda function (name or ARN, with an alias if wanted); return its payload, and its error's kind if any.
 
@@ -250,31 +249,34 @@ def invoke(
     """
     path = f"/2015-03-31/functions/{percent_encode(function_name)}/invocations"
     headers = {"content-type": "application/json", "x-amz-invocation-type": "RequestResponse"}
-    answer = _call(endpoint, path, headers, payload, timeout_s)
+    answer = _call(endpoint, path, headers, payload, deadline)
     return answer.body, answer.headers.get("x-amz-function-error")
 
 
-def _call(endpoint: Endpoint, path: str, headers: Mapping[str, str], body: bytes, timeout_s: float | None) -> Answer:
-    started = time.monotonic()
-    answer = endpoint.post(path, headers, body, timeout_s=timeout_s)
+def _call(endpoint: Endpoint, path: str, headers: Mapping[str, str], body: bytes, deadline: Deadline | None) -> Answer:
+    answer, sent_before = endpoint.post(path, headers, body, deadline)
     if answer.status == _OK:
         return answer
-    failure = _failure(endpoint, answer)
+    failure = _failure(endpoint, answer, perhaps_applied=sent_before)
     if isinstance(failure, ServiceError) and failure.code in _PERHAPS_SKEWED and endpoint.correct_clock(answer):
-        left_s = None if timeout_s is None else timeout_s - (time.monotonic() - started)
-        answer = endpoint.post(path, headers, body, timeout_s=left_s)
+        answer, sent_again = endpoint.post(path, headers, body, deadline)
         if answer.status == _OK:
             return answer
-        failure = _failure(endpoint, answer)
+        failure = _failure(endpoint, answer, perhaps_applied=sent_before or sent_again)
     raise failure
 
 
-def _failure(endpoint: Endpoint, answer: Answer) -> ServiceError | GovernorUnavailable:
-    """Name what an answer other than 200 says. By its code and status, never by its message."""
+def _failure(endpoint: Endpoint, answer: Answer, *, perhaps_applied: bool) -> ServiceError | GovernorUnavailable:
+    """Name what an answer other than 200 says. By its code and status, never by its message.
+
+    `throttled` promises that nothing was applied. This answer cannot promise it of an earlier sending whose answer
+    was lost, so after one it is an outage like any other.
+    """
     body = _object(answer.body)
     code = _code(answer, body)
     if answer.status == _TOO_MANY_REQUESTS or code in _THROTTLED:
-        return GovernorUnavailable(f"{endpoint.name} is throttling: {code or answer.status}", throttled=True)
+        reason = f"{endpoint.name} is throttling: {code or answer.status}"
+        return GovernorUnavailable(reason, throttled=not perhaps_applied)
     if answer.status >= _SERVER_FAULT:
         return GovernorUnavailable(f"{endpoint.name} is at fault: {code or answer.status}")
     return ServiceError(code, answer.status, str(body.get("message") or body.get("Message") or ""), body)

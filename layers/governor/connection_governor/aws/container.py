@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from connection_governor.aws.http1 import Address, Connection, request_bytes
 from connection_governor.aws.sigv4 import Credentials
+from connection_governor.core.deadline import Deadline
 from connection_governor.errors import GovernorUnavailable, InvalidRequest
 from connection_governor.system import SYSTEM_CLOCK
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _AGENT = "http://169.254.170.2"
 # Plain http carries the secret key: only to this machine, or to the link-local agents of ECS and EKS.
 _PLAIN_HOSTS = frozenset({"localhost", "127.0.0.1", "::1", "169.254.170.2", "169.254.170.23", "fd00:ec2::23"})
-_AGENT_TIMEOUT_S = 2.0
+_AGENT_TIMEOUT_MS = 2_000
 _REFRESH_BEFORE_MS = 300_000
 _RETRY_AFTER_MS = 10_000
 _OK = 200
@@ -83,7 +83,7 @@ class ContainerCredentials:
         token = Path(self._token_file).read_text(encoding="utf-8").strip() if self._token_file else self._token
         if token:
             headers["authorization"] = token
-        deadline = time.monotonic() + _AGENT_TIMEOUT_S
+        deadline = Deadline.after(_AGENT_TIMEOUT_MS, self._clock)
         connection = Connection(self._address, deadline, self._tls_context())
         try:
             answer = connection.exchange(request_bytes("GET", self._address.path or "/", headers), deadline)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from connection_governor.aws.client import Endpoint
+    from connection_governor.core.deadline import Deadline
     from connection_governor.core.lease import Leases
     from connection_governor.core.plan import Change
 
@@ -61,16 +62,21 @@ Item = dict[str, Any]
 class DynamoDBCall(Protocol):
     """Sends one request; raises `ServiceError` for what DynamoDB refuses, `GovernorUnavailable` for the rest."""
 
-    def __call__(self, operation: str, payload: Mapping[str, Any]) -> Item:
+    def __call__(self, operation: str, payload: Mapping[str, Any], deadline: Deadline | None = None, /) -> Item:
         """`operation` is DynamoDB's name for it ("UpdateItem"); returns the answer's JSON object."""
 
 
 class DynamoDBStore:
     """A `LeaseStore` in one DynamoDB table with the key attribute `pk`."""
 
-    def __init__(self, call: DynamoDBCall, table: str) -> None:
-        self._call = call
+    def __init__(self, call: DynamoDBCall, table: str, deadline: Deadline | None = None) -> None:
+        self._send = call
         self._table = table
+        self._deadline = deadline
+
+    def within(self, deadline: Deadline | None) -> DynamoDBStore:
+        """See `LeaseStore.within`."""
+        return DynamoDBStore(self._send, self._table, deadline)
 
     def grant(
         self,
@@ -215,6 +221,9 @@ class DynamoDBStore:
                 raise GovernorUnavailable("DynamoDB left a part of the batch unread", throttled=True)
             yield from answer["Responses"][self._table]
 
+    def _call(self, operation: str, payload: Item) -> Item:
+        return self._send(operation, payload, self._deadline)
+
     def _read(self, operation: str, payload: Item) -> Item:
         try:
             return self._call(operation, payload)
@@ -270,6 +279,6 @@ class DynamoDBCaller:
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
 
-    def __call__(self, operation: str, payload: Mapping[str, Any]) -> dict[str, Any]:
+    def __call__(self, operation: str, payload: Mapping[str, Any], deadline: Deadline | None = None) -> dict[str, Any]:
         """See `DynamoDBCall`."""
-        return json_call(self._endpoint, f"{_DYNAMODB_VERSION}.{operation}", payload)
+        return json_call(self._endpoint, f"{_DYNAMODB_VERSION}.{operation}", payload, deadline=deadline)

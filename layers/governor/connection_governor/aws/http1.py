@@ -1,15 +1,13 @@
 """One HTTP/1.1 connection: opens it, sends a request, reads the answer within a deadline. Knows nothing of AWS.
 
 Ours because `http.client` parses answers' headers with the `email` package: two DynamoDB requests, signing included,
-cost 0.38 ms of CPU over it and 0.22 over this. Deadlines are readings of `time.monotonic()`. NOT bounded by them: the
-name look-up, which the system does.
+cost 0.38 ms of CPU over it and 0.22 over this. NOT bounded by a deadline: the name look-up, which the system does.
 No redirects, no proxies, no compression (we never ask for it).
 """
 
 from __future__ import annotations
 
 import socket
-import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from connection_governor.errors import InvalidRequest
@@ -17,6 +15,8 @@ from connection_governor.errors import InvalidRequest
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Mapping
+
+    from connection_governor.core.deadline import Deadline
 
 _MOST_HEAD_BYTES = 64 * 1024
 _MOST_BODY_BYTES = 8 * 1024 * 1024  # Lambda answers at most 6 MB, and what we read from DynamoDB is far below
@@ -71,7 +71,7 @@ class Connection:
 
     __slots__ = ("_socket", "reusable")
 
-    def __init__(self, address: Address, deadline: float, tls_context: ssl.SSLContext | None) -> None:
+    def __init__(self, address: Address, deadline: Deadline, tls_context: ssl.SSLContext | None) -> None:
         self.reusable = True
         self._socket = _connect(address, deadline)
         try:
@@ -96,7 +96,7 @@ class Connection:
             return True
         return True
 
-    def exchange(self, request: bytes, deadline: float) -> Answer:
+    def exchange(self, request: bytes, deadline: Deadline) -> Answer:
         """Send one request and read its answer; `TimeoutError`, `NoAnswerError`, `GarbledAnswerError` or `OSError`."""
         self.reusable = False
         reader = _Reader(self._socket, deadline)
@@ -121,7 +121,7 @@ class _Reader:
 
     __slots__ = ("_buffer", "_deadline", "_position", "_socket")
 
-    def __init__(self, source: socket.socket, deadline: float) -> None:
+    def __init__(self, source: socket.socket, deadline: Deadline) -> None:
         self._socket = source
         self._deadline = deadline
         self._buffer = b""
@@ -238,7 +238,7 @@ def _split_port(authority: str) -> tuple[str, str]:
     return host, port or "0"
 
 
-def _connect(address: Address, deadline: float) -> socket.socket:
+def _connect(address: Address, deadline: Deadline) -> socket.socket:
     """Try the name's addresses in turn, all within one deadline (`socket.create_connection` gives it to each)."""
     failure: OSError = OSError(f"{address.host} has no address")
     found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
@@ -262,11 +262,11 @@ def _opened(opened: socket.socket, where: Any, timeout_s: float) -> socket.socke
     return opened
 
 
-def _left(deadline: float) -> float:
-    left = deadline - time.monotonic()
-    if left <= 0:
+def _left(deadline: Deadline) -> float:
+    left_ms = deadline.left_ms()
+    if left_ms <= 0:
         raise TimeoutError("the time for this request is over")
-    return left
+    return left_ms / 1_000
 
 
 def _size(text: bytes, base: int) -> int:

@@ -9,6 +9,7 @@ from connection_governor.errors import GovernorUnavailable
 
 if TYPE_CHECKING:
     from connection_governor.aws.client import Endpoint
+    from connection_governor.core.deadline import Deadline
 
 
 class FunctionCaller:
@@ -18,9 +19,9 @@ class FunctionCaller:
         self._endpoint = endpoint
         self._function = function
 
-    def __call__(self, payload: bytes) -> tuple[bytes, str | None]:
+    def __call__(self, payload: bytes, deadline: Deadline | None = None) -> tuple[bytes, str | None]:
         """See `remote.Invoke`."""
         try:
-            return invoke(self._endpoint, self._function, payload)
+            return invoke(self._endpoint, self._function, payload, deadline)
         except ServiceError as refused:
             raise GovernorUnavailable(f"{self._function} cannot be invoked: {refused}", retryable=False) from refused

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from connection_governor.aws.client import Endpoint
+    from connection_governor.core.deadline import Deadline
     from connection_governor.core.retry import Retry
 
 _SECRETS_JSON = "application/x-amz-json-1.1"
@@ -25,13 +26,15 @@ class SecretFetcher:
         self._endpoint: Endpoint | None = None
         self._retry = retry
 
-    def __call__(self, arn: str) -> str:
-        """The secret's current string."""
+    def __call__(self, arn: str, deadline: Deadline | None = None) -> str:
+        """Return the secret's current string; no request outlasts the deadline."""
         endpoint = self._endpoint = self._endpoint or self._make_endpoint()
         asked = {"SecretId": arn}
         try:
             answer = self._retry(
-                lambda: json_call(endpoint, "secretsmanager.GetSecretValue", asked, _SECRETS_JSON), TAKING
+                lambda: json_call(endpoint, "secretsmanager.GetSecretValue", asked, _SECRETS_JSON, deadline),
+                TAKING,
+                deadline,
             )
         except ServiceError as refused:
             raise InvalidRequest("DB_SECRET_ARN", f"cannot be read: {refused}") from refused

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from connection_governor.client.backoff import Wait
+from connection_governor.core.deadline import RESERVE_MS, Deadline
 from connection_governor.core.lease import Grant, Refusal, Wanted
 from connection_governor.core.values import replace
 from connection_governor.errors import (
@@ -30,21 +31,32 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 PRESSURE_REMEMBERED_MS = 60_000
+LAST_TRY_MS = 100  # a wait that the invocation bounds ends early enough for the requests of one more try
 
 
 class Transport(Protocol):
-    """How the verbs reach the leases: `service.Service` in this process, or `remote.RemoteGovernor`."""
+    """How the verbs reach the leases: `service.Service` in this process, or `remote.RemoteGovernor`.
 
-    def acquire(self, wanted: Wanted, *, waiting: bool | None = None, until_ms: int | None = None) -> Grant | Refusal:
+    No request outlasts a verb's deadline.
+    """
+
+    def acquire(
+        self,
+        wanted: Wanted,
+        *,
+        waiting: bool | None = None,
+        last: bool | None = None,
+        deadline: Deadline | None = None,
+    ) -> Grant | Refusal:
         """Lend connections, or say that none is left."""
 
-    def renew(self, lease: Lease, *, expires_at_ms: int) -> Renewal | Refusal | None:
+    def renew(self, lease: Lease, *, expires_at_ms: int, deadline: Deadline | None = None) -> Renewal | Refusal | None:
         """Move a lease's end; None where it is not held any more, a refusal where a lowered budget is overdrawn."""
 
-    def release(self, lease: Lease) -> bool:
+    def release(self, lease: Lease, *, deadline: Deadline | None = None) -> bool:
         """Give a lease back; whether there was anything to give back."""
 
-    def status(self, database: str) -> dict[str, Any]:
+    def status(self, database: str, *, deadline: Deadline | None = None) -> dict[str, Any]:
         """Who holds what."""
 
 
@@ -56,16 +68,27 @@ class Borrower:
         clock, entropy: for waiting, and for the ids of leases.
         reporter: writes refusals to the log, as metrics.
         notes: tells the extension what is held.
+        reserve_ms: how long before the invocation's deadline the last request must have ended.
     """
 
-    def __init__(self, transport: Transport, clock: Clock, entropy: Entropy, reporter: Reporter, notes: Notes) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        clock: Clock,
+        entropy: Entropy,
+        reporter: Reporter,
+        notes: Notes,
+        *,
+        reserve_ms: int = RESERVE_MS,
+    ) -> None:
         self._transport = transport
         self._clock = clock
         self._entropy = entropy
         self._reporter = reporter
         self._notes = notes
-        self._pointless: dict[str, tuple[int, int, Refusal]] = {}
-        self._pressed_until_ms: dict[str, int] = {}
+        self._reserve_ms = reserve_ms
+        self._pointless: dict[str, tuple[Deadline, int, Refusal]] = {}
+        self._pressed: dict[str, Deadline] = {}
 
     def acquiring(self, ask: Ask, end_ms: Callable[[], int]) -> Generator[float, None, Lease]:
         """Get a lease: yields how many seconds to wait before each further try, and returns the lease.
@@ -75,40 +98,40 @@ class Borrower:
             end_ms: the end to ask for, as of now: waiting takes time.
 
         Raises:
-            NoConnectionsLeft: nothing came back in time.
+            NoConnectionsLeft: nothing came back in time, or too little of the invocation is left.
             As the transport's `acquire`.
         """
-        started_ms = self._clock.now_ms()
-        wait = Wait(self._clock, self._entropy, give_up_ms=ask.give_up_ms(self._clock))
-        outcome: Grant | Refusal | None = self._known_refusal(ask)
+        began_ms = self._clock.monotonic_ms()
+        limit = ask.invocation.before(self._reserve_ms) if ask.invocation else None
+        if limit is not None and limit.has_passed():
+            raise self._no_time_left(ask)
+        wait = Wait(self._entropy, self._wait_until(ask, limit))
+        refusal = self._known_refusal(ask)
+        if refusal is not None:
+            yield self._pause_s(ask, wait, refusal, began_ms)
         while True:
-            if outcome is None:
-                outcome = self._try(ask, end_ms(), wait)
-            if isinstance(outcome, Grant):
-                if outcome.lease.expires_at_ms > self._clock.now_ms():
-                    return outcome.lease
-                self._too_late(outcome.lease, wait)
-                outcome = None
-                continue
-            pause_s = wait.pause_s(outcome.retry_after_ms)
-            if pause_s is None:
-                raise self._refused(ask, outcome, started_ms)
-            yield pause_s
-            outcome = None
+            outcome = self._try_after(refusal, ask, end_ms(), wait, limit)
+            if isinstance(outcome, Refusal):
+                refusal = outcome
+                yield self._pause_s(ask, wait, refusal, began_ms)
+            elif outcome.lease.expires_at_ms > self._clock.now_ms():
+                return outcome.lease
+            else:
+                self._too_late(outcome.lease, ask, wait)
 
     def acquire(self, ask: Ask, end_ms: Callable[[], int]) -> Lease:
         """The same, waiting in this thread."""
         return run(self.acquiring(ask, end_ms), self._clock.sleep)
 
-    def renew(self, lease: Lease, end_ms: int) -> Lease:
-        """Move the lease's end.
+    def renew(self, lease: Lease, end_ms: int, invocation: Deadline | None = None) -> Lease:
+        """Move the lease's end; no request outlasts the invocation.
 
         Raises:
             LeaseLost: it is not held any more, or past its end.
             NoConnectionsLeft: the budget was lowered below what is lent: the lease stays as it is until its end.
             GovernorUnavailable: the governor could not be reached.
         """
-        renewal = self._transport.renew(lease, expires_at_ms=end_ms)
+        renewal = self._transport.renew(lease, expires_at_ms=end_ms, deadline=self._deadline(invocation))
         if renewal is None:
             raise LeaseLost(f"lease {lease.lease_id} on {lease.database!r} is not held any more")
         if isinstance(renewal, Refusal):
@@ -118,17 +141,17 @@ class Borrower:
         self._notes.held(renewal.lease)
         return renewal.lease
 
-    def release(self, lease: Lease) -> bool:
-        """Give the lease back; whether there was anything to give back. Raises as the transport's `release`."""
+    def release(self, lease: Lease, invocation: Deadline | None = None) -> bool:
+        """Release the lease; return whether there was anything to release. Raises as the transport's `release`."""
         self._pointless.pop(lease.database, None)
-        released = self._transport.release(lease)
+        released = self._transport.release(lease, deadline=self._deadline(invocation))
         self._notes.gone(lease.lease_id)
         return released
 
-    def give_back(self, lease: Lease) -> None:
+    def give_back(self, lease: Lease, invocation: Deadline | None = None) -> None:
         """Release at the end of a body: an outage must not hide the body's own result; the lease ends by itself."""
         try:
-            self.release(lease)
+            self.release(lease, invocation)
         except GovernorError as error:
             self.leave_to_expire(lease, str(error))
 
@@ -143,19 +166,47 @@ class Borrower:
             reason=reason,
         )
 
-    def status(self, database: str) -> dict[str, Any]:
+    def status(self, database: str, invocation: Deadline | None = None) -> dict[str, Any]:
         """Who holds what. Raises as the transport's `status`."""
-        return self._transport.status(database)
+        return self._transport.status(database, deadline=self._deadline(invocation))
 
     def is_pressed(self, database: str) -> bool:
         """Whether an answer of the last minute said that the budget runs low."""
-        return self._clock.now_ms() < self._pressed_until_ms.get(database, 0)
+        until = self._pressed.get(database)
+        return until is not None and not until.has_passed()
 
-    def _try(self, ask: Ask, end_ms: int, wait: Wait) -> Grant | Refusal:
+    def _deadline(self, invocation: Deadline | None) -> Deadline | None:
+        return invocation.for_release(self._reserve_ms) if invocation else None
+
+    def _wait_until(self, ask: Ask, limit: Deadline | None) -> Deadline:
+        """Return when the wait for a connection ends: its time-out, or early enough for one more try."""
+        until = Deadline.after(ask.timeout_ms, self._clock)
+        return until if limit is None else until.within(max(0, limit.left_ms() - LAST_TRY_MS))
+
+    def _pause_s(self, ask: Ask, wait: Wait, refusal: Refusal, began_ms: int) -> float:
+        """Return how long to wait after a refusal; raise it where the wait is over."""
+        pause_s = wait.pause_s(refusal.retry_after_ms)
+        if pause_s is None:
+            raise self._refused(ask, refusal, began_ms)
+        return pause_s
+
+    def _try_after(
+        self, refusal: Refusal | None, ask: Ask, end_ms: int, wait: Wait, limit: Deadline | None
+    ) -> Grant | Refusal:
+        """Try once more. Where the time runs out meanwhile, what was heard before counts: a full budget, no outage."""
+        try:
+            return self._try(ask, end_ms, wait, limit)
+        except GovernorUnavailable:
+            if refusal is None or limit is None or not limit.has_passed():
+                raise
+            wait.is_last = True
+            return refusal
+
+    def _try(self, ask: Ask, end_ms: int, wait: Wait, limit: Deadline | None) -> Grant | Refusal:
         wanted = Wanted(ask.database, self._entropy.lease_id(), ask.holder, ask.connections, end_ms)
         self._notes.wanted(wanted)
         try:
-            outcome = self._transport.acquire(wanted, waiting=wait.looks_first, until_ms=wait.give_up_ms)
+            outcome = self._transport.acquire(wanted, waiting=wait.looks_first, last=wait.is_last, deadline=limit)
         except (InvalidRequest, UnknownDatabase):
             self._notes.gone(wanted.lease_id)  # whereas after an outage it may have been lent
             raise
@@ -168,25 +219,25 @@ class Borrower:
             self._note_pressure(ask.database, pressure=True)
         return outcome
 
-    def _too_late(self, lease: Lease, wait: Wait) -> None:
+    def _too_late(self, lease: Lease, ask: Ask, wait: Wait) -> None:
         """The answer came after the lease's end, as after a freeze: give it back; another try if there is time."""
-        self.give_back(lease)
-        if self._clock.now_ms() >= wait.give_up_ms:
+        self.give_back(lease, ask.invocation)
+        if wait.until.has_passed():
             raise GovernorUnavailable("the governor's answer came after the lease's end")
 
     def _note_pressure(self, database: str, *, pressure: bool) -> None:
         if pressure:
-            self._pressed_until_ms[database] = self._clock.now_ms() + PRESSURE_REMEMBERED_MS
+            self._pressed[database] = Deadline.after(PRESSURE_REMEMBERED_MS, self._clock)
 
-    def _refused(self, ask: Ask, refusal: Refusal, started_ms: int) -> NoConnectionsLeft:
-        now_ms = self._clock.now_ms()
-        self._pointless[ask.database] = (now_ms + refusal.retry_after_ms, ask.connections, refusal)
+    def _refused(self, ask: Ask, refusal: Refusal, began_ms: int) -> NoConnectionsLeft:
+        until = Deadline.after(refusal.retry_after_ms, self._clock)
+        self._pointless[ask.database] = (until, ask.connections, refusal)
         values = gauges(allowed=refusal.allowed, in_use=refusal.in_use, exact=not refusal.estimated)
         self._reporter.refused(
             ask.database,
             values,
-            took_ms=now_ms - started_ms,
-            now_ms=now_ms,
+            took_ms=self._clock.monotonic_ms() - began_ms,
+            now_ms=self._clock.now_ms(),
             holder=ask.holder,
             retry_after_ms=refusal.retry_after_ms,
         )
@@ -194,11 +245,18 @@ class Borrower:
 
     def _known_refusal(self, ask: Ask) -> Refusal | None:
         """The last refusal of as few connections, while a try is pointless: memory may refuse, never admit."""
-        until_ms, connections, refusal = self._pointless.get(ask.database, (0, 0, None))
-        left_ms = until_ms - self._clock.now_ms()
-        if refusal is None or left_ms <= 0 or ask.connections < connections:
+        known = self._pointless.get(ask.database)
+        if known is None:
             return None
-        return replace(refusal, retry_after_ms=left_ms)
+        until, connections, refusal = known
+        left_ms = until.left_ms()
+        return replace(refusal, retry_after_ms=left_ms) if left_ms > 0 and ask.connections >= connections else None
+
+    def _no_time_left(self, ask: Ask) -> NoConnectionsLeft:
+        """Refuse without a request: nothing is acquired that the handler has no time to use."""
+        why = f"no time left to acquire a connection: less than {self._reserve_ms} ms before the invocation's deadline"
+        self._reporter.refused(ask.database, {}, took_ms=0, now_ms=self._clock.now_ms(), holder=ask.holder, reason=why)
+        return NoConnectionsLeft(ask.database, retry_after_ms=0, allowed=0, in_use=0, reason=why)
 
 
 def run(steps: Generator[float, None, T], sleep: Callable[[float], None]) -> T:

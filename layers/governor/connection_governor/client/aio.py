@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Generator
 
     from connection_governor.client.request import Ask
-    from connection_governor.core.deadline import InvocationContext
+    from connection_governor.core.deadline import Deadline, InvocationContext
     from connection_governor.mysql.async_session import AsyncFencedConnection
     from connection_governor.mysql.fence import Fence
 
@@ -61,11 +61,10 @@ class AsyncGovernor:
         context: InvocationContext | None = None,
     ) -> Lease:
         """As `Governor.acquire`."""
-        governor = self._governor
-        ask = governor.ask(
+        ask = self._governor.ask(
             database, connections=connections, timeout=timeout, lease_ms=lease_ms, holder=holder, context=context
         )
-        return await self._acquire(ask, lambda: ask.end_ms(governor.clock, governor.fence.margin_ms))
+        return await self._acquire_as_asked(ask)
 
     async def renew(
         self, lease: Lease, *, lease_ms: int | None = None, context: InvocationContext | None = None
@@ -73,13 +72,13 @@ class AsyncGovernor:
         """As `Governor.renew`."""
         return await asyncio.to_thread(self._governor.renew, lease, lease_ms=lease_ms, context=context)
 
-    async def release(self, lease: Lease) -> bool:
+    async def release(self, lease: Lease, *, context: InvocationContext | None = None) -> bool:
         """As `Governor.release`; once begun, it is carried out even if this is cancelled."""
-        return await _carried_out(self._borrower.release, lease)
+        return await _carried_out(partial(self._governor.release, lease, context=context))
 
-    async def status(self, database: str | None = None) -> dict[str, Any]:
+    async def status(self, database: str | None = None, *, context: InvocationContext | None = None) -> dict[str, Any]:
         """As `Governor.status`."""
-        return await asyncio.to_thread(self._governor.status, database)
+        return await asyncio.to_thread(self._governor.status, database, context=context)
 
     @asynccontextmanager
     async def lease(
@@ -93,13 +92,14 @@ class AsyncGovernor:
         context: InvocationContext | None = None,
     ) -> AsyncIterator[Lease]:
         """As `Governor.lease`."""
-        lease = await self.acquire(
+        ask = self._governor.ask(
             database, connections=connections, timeout=timeout, lease_ms=lease_ms, holder=holder, context=context
         )
+        lease = await self._acquire_as_asked(ask)
         try:
             yield lease
         finally:
-            await self._give_back(lease)
+            await self._give_back(lease, ask.invocation)
 
     @asynccontextmanager
     async def connection(
@@ -126,12 +126,12 @@ class AsyncGovernor:
         lease = await self._lease_or_none(ask)
         name, usable_ms = UNGOVERNED, None
         if lease is not None:
-            name, usable_ms = lease.session_name, usable_until_ms(lease, governor.fence, frozen=context is None)
+            name, usable_ms = lease.session_name, usable_until_ms(lease, governor.fence, may_freeze=ask.may_freeze)
         try:
-            connection = await open_async(self._sessions.opener(), governor.fence, name, usable_ms)
+            connection = await open_async(self._sessions.opener(), governor.fence, name, usable_ms, ask.invocation)
         except BaseException:
             if lease is not None:
-                await self._give_back(lease)
+                await self._give_back(lease, ask.invocation)
             raise
         connection.lease = lease
         try:
@@ -139,7 +139,7 @@ class AsyncGovernor:
                 self._sessions.opened(lease, connection)
             yield connection
         finally:
-            await self._end(connection)
+            await self._end(connection, ask.invocation)
 
     async def _lease_or_none(self, ask: Ask) -> Lease | None:
         """None where the governor cannot be reached and this worker chose to connect all the same."""
@@ -149,7 +149,7 @@ class AsyncGovernor:
             self._sessions.go_on_ungoverned(ask, error)
             return None
 
-    async def _end(self, connection: AsyncFencedConnection) -> None:
+    async def _end(self, connection: AsyncFencedConnection, invocation: Deadline | None) -> None:
         """Take leave, then settle; both are carried out even if this is cancelled, or the loop ends meanwhile."""
         settling: list[asyncio.Future[None]] = []
 
@@ -157,7 +157,8 @@ class AsyncGovernor:
             connection.close()  # where leave could not be taken
             if connection.lease is not None:
                 lingers = connection.may_linger
-                settling.append(_carried_out(partial(self._sessions.settle, connection.lease, may_linger=lingers)))
+                settle = partial(self._sessions.settle, connection.lease, may_linger=lingers, invocation=invocation)
+                settling.append(_carried_out(settle))
 
         leaving = asyncio.ensure_future(connection.take_leave())
         leaving.add_done_callback(settle)  # first of all: what is called back later finds it done
@@ -165,8 +166,12 @@ class AsyncGovernor:
         for one in settling:
             await one
 
-    async def _give_back(self, lease: Lease) -> None:
-        await _carried_out(self._borrower.give_back, lease)
+    async def _give_back(self, lease: Lease, invocation: Deadline | None) -> None:
+        await _carried_out(self._borrower.give_back, lease, invocation)
+
+    async def _acquire_as_asked(self, ask: Ask) -> Lease:
+        governor = self._governor
+        return await self._acquire(ask, lambda: ask.end_ms(governor.clock, governor.fence.margin_ms))
 
     async def _acquire(self, ask: Ask, end_ms: Callable[[], int]) -> Lease:
         steps = self._borrower.acquiring(ask, end_ms)

@@ -1,41 +1,43 @@
-"""How an acquire waits: full jitter, a growing ceiling, never past its time-out or the invocation's deadline."""
+"""How an acquire waits: full jitter, a growing ceiling, never past its time-out or the invocation's reserve."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from connection_governor.core.clock import Clock
+    from connection_governor.core.deadline import Deadline
     from connection_governor.core.entropy import Entropy
 
 FIRST_CEILING_MS = 150
 LAST_CEILING_MS = 2_000
-RESERVE_S = 0.25  # of an invocation: for whoever hears that no answer came
 
 
 class Wait:
-    """One acquire's patience.
+    """The pauses of one acquire.
 
     Args:
-        clock, entropy: to wait and to draw jitter.
-        give_up_ms: no wait ends later than this.
+        entropy: draws jitter.
+        until: no pause ends later than this.
+
+    Attributes:
+        is_last: no try follows the next one.
+        looks_first: a try has been refused before.
     """
 
-    def __init__(self, clock: Clock, entropy: Entropy, *, give_up_ms: int) -> None:
-        self._clock = clock
+    def __init__(self, entropy: Entropy, until: Deadline) -> None:
         self._entropy = entropy
         self._ceiling_ms = FIRST_CEILING_MS
-        self._last = clock.now_ms() >= give_up_ms
-        self.give_up_ms = give_up_ms
+        self.is_last = until.has_passed()
+        self.until = until
         self.looks_first = False
 
     def pause_s(self, retry_after_ms: int) -> float | None:
-        """How long to wait before the next try; None: give up. When the time is up, one last and full try follows."""
-        if self._last:
+        """Return how long to wait before the next try; None: give up. The last pause is followed by one full try."""
+        if self.is_last:
             return None
         pause_ms = int(self._entropy.fraction() * max(self._ceiling_ms, min(retry_after_ms, LAST_CEILING_MS)))
         self._ceiling_ms = min(2 * self._ceiling_ms, LAST_CEILING_MS)
-        left_ms = self.give_up_ms - self._clock.now_ms()
-        self._last = pause_ms >= left_ms
+        left_ms = self.until.left_ms()
+        self.is_last = pause_ms >= left_ms
         self.looks_first = True
         return max(0, min(pause_ms, left_ms)) / 1_000

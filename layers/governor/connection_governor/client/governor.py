@@ -11,6 +11,7 @@ from connection_governor.client.keepalive import LONGEST_KEEP_S, Keeper, kept_fe
 from connection_governor.client.request import DEFAULT_LEASE_MS, DEFAULT_TIMEOUT_S, Ask
 from connection_governor.client.sessions import Sessions
 from connection_governor.core import checks
+from connection_governor.core.deadline import RESERVE_MS, Deadline
 from connection_governor.core.status import status_report
 from connection_governor.errors import InvalidRequest
 from connection_governor.mysql.fence import Fence
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from connection_governor.core.deadline import InvocationContext
     from connection_governor.core.lease import Lease
     from connection_governor.mysql.connect import FencedConnection
-else:
-    pass
 
 
 class Governor:
@@ -40,6 +39,7 @@ class Governor:
         fence: the limits of the sessions that `connection` opens, and so the margin of their leases.
         on_unavailable: "raise", or "open": connect without a lease when the governor cannot be reached.
         keep_seconds: how long a session may stay open between two bodies of `connection`; 0: it is closed after each.
+        reserve_ms: what is left of an invocation when its last wait and its last request have ended.
     """
 
     def __init__(
@@ -52,6 +52,7 @@ class Governor:
         fence: Fence | None = None,
         on_unavailable: str = "raise",
         keep_seconds: int = 0,
+        reserve_ms: int = RESERVE_MS,
     ) -> None:
         self._outside = outside
         self.clock = outside.clock
@@ -59,7 +60,9 @@ class Governor:
         self._database = database
         self.fence = fence or Fence()
         self._keep_seconds = _keep_seconds(keep_seconds)
-        self.borrower = Borrower(transport, outside.clock, outside.entropy, outside.reporter, outside.notes)
+        self.borrower = Borrower(
+            transport, outside.clock, outside.entropy, outside.reporter, outside.notes, reserve_ms=reserve_ms
+        )
         self.sessions = Sessions(
             self.borrower, outside.opener, outside.clock, outside.reporter, outside.notes, on_unavailable
         )
@@ -114,7 +117,7 @@ class Governor:
         ask = self.ask(
             database, connections=connections, timeout=timeout, lease_ms=lease_ms, holder=holder, context=context
         )
-        return self.borrower.acquire(ask, lambda: ask.end_ms(self.clock, self.fence.margin_ms))
+        return self._acquire(ask)
 
     def renew(self, lease: Lease, *, lease_ms: int | None = None, context: InvocationContext | None = None) -> Lease:
         """Move the lease's end to `lease_ms` from now (default 30,000), or past the context's deadline; never earlier.
@@ -125,10 +128,10 @@ class Governor:
             GovernorUnavailable: the governor could not be reached: until a renew succeeds, the old end counts.
         """
         ask = self.ask(lease.database, lease_ms=lease_ms, context=context)
-        return self.borrower.renew(lease, ask.end_ms(self.clock, self.fence.margin_ms))
+        return self.borrower.renew(lease, ask.end_ms(self.clock, self.fence.margin_ms), ask.invocation)
 
-    def release(self, lease: Lease) -> bool:
-        """Give the lease back; repeating it does nothing more.
+    def release(self, lease: Lease, *, context: InvocationContext | None = None) -> bool:
+        """Release the lease; repeating it does nothing more. With the Lambda context, no request outlasts it.
 
         Returns:
             Whether there was anything to give back (False, too, after a lost answer).
@@ -136,16 +139,16 @@ class Governor:
         Raises:
             GovernorUnavailable: the governor could not be reached; the lease then ends by itself.
         """
-        return self.borrower.release(lease)
+        return self.borrower.release(lease, self._invocation(context))
 
-    def status(self, database: str | None = None) -> dict[str, Any]:
+    def status(self, database: str | None = None, *, context: InvocationContext | None = None) -> dict[str, Any]:
         """Who holds what, exact as of its read: `database, allowed, in_use, remaining, leases, shards`.
 
         Raises:
             UnknownDatabase: no budget was ever set.
             GovernorUnavailable: the governor could not be reached.
         """
-        return self.borrower.status(checks.database_name(database or self._database))
+        return self.borrower.status(checks.database_name(database or self._database), self._invocation(context))
 
     def set_budget(self, database: str, allowed: int, **settings: int) -> dict[str, Any]:
         """Create a database's items, or change its budget. Needs the table (`GOVERNOR_TABLE`), whatever the transport.
@@ -181,13 +184,14 @@ class Governor:
 
         Close the connections before the body ends. Arguments and errors as for `acquire`.
         """
-        lease = self.acquire(
+        ask = self.ask(
             database, connections=connections, timeout=timeout, lease_ms=lease_ms, holder=holder, context=context
         )
+        lease = self._acquire(ask)
         try:
             yield lease
         finally:
-            self.borrower.give_back(lease)
+            self.borrower.give_back(lease, ask.invocation)
 
     @contextmanager
     def connection(
@@ -220,7 +224,7 @@ class Governor:
         try:
             yield connection
         finally:
-            self.sessions.end(connection)
+            self.sessions.end(connection, ask.invocation)
 
     def connect(
         self,
@@ -237,12 +241,15 @@ class Governor:
         """
         ask = self.ask(database, timeout=timeout, lease_ms=lease_ms, holder=holder, context=context)
         connection = self._begin(ask)
-        connection.on_close = lambda: self.sessions.end(connection)
+        connection.on_close = lambda: self.sessions.end(connection, ask.invocation)
         return connection
 
     def close(self) -> None:
         """Close the kept connections and give them back; the governor can still be used."""
         self._keeper.give_up()
+
+    def _acquire(self, ask: Ask) -> Lease:
+        return self.borrower.acquire(ask, lambda: ask.end_ms(self.clock, self.fence.margin_ms))
 
     def _begin(self, ask: Ask) -> FencedConnection:
         return self.sessions.begin(ask, self.fence, self.session_end_ms(ask))
@@ -254,8 +261,8 @@ class Governor:
             InvalidRequest: too short for the fence.
         """
         margin_ms = self.fence.margin_ms
-        needed_ms = self.fence.required_margin_ms(may_freeze=ask.context is None)
-        by_length = ask.context is None or ask.lease_ms is not None  # else past the deadline by itself
+        needed_ms = self.fence.required_margin_ms(may_freeze=ask.may_freeze)
+        by_length = ask.may_freeze or ask.lease_ms is not None  # else past the deadline by itself
         if by_length and (ask.lease_ms or DEFAULT_LEASE_MS) <= needed_ms:
             raise InvalidRequest("lease_ms", f"must be above {needed_ms}: what the fence needs at the end")
         return lambda: ask.end_ms(self.clock, margin_ms)
@@ -272,9 +279,12 @@ class Governor:
         """Return a checked request, for drivers of other kinds. Raises as `Ask.of` and `lambda_context`."""
         if context is not None:
             context = lambda_context(context)
-            self._outside.invocation.note(context)
         holder = holder_for_tenant(self.holder, context) if holder is None else holder
-        return Ask.of(database or self._database, holder=holder, timeout=timeout, context=context, **more)
+        invocation = self._invocation(context)
+        return Ask.of(database or self._database, holder=holder, timeout=timeout, invocation=invocation, **more)
+
+    def _invocation(self, context: InvocationContext | None) -> Deadline | None:
+        return Deadline.of_invocation(lambda_context(context), self.clock) if context is not None else None
 
 
 def _keep_seconds(seconds: object) -> int:

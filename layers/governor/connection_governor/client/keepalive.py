@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from connection_governor.client.request import Ask
     from connection_governor.client.sessions import Sessions
     from connection_governor.core.clock import Clock
+    from connection_governor.core.deadline import Deadline
     from connection_governor.mysql.connect import FencedConnection
     from connection_governor.mysql.fence import Fence
 
@@ -135,18 +136,18 @@ class Keeper:
                 return connection
         except LeaseLost:  # past its end after a freeze, or taken over since
             pass
-        self._discard(place)
+        self._discard(place, ask.invocation)
         return None
 
     def _covered(self, connection: FencedConnection, ask: Ask) -> bool:
         """Renew the lease if it does not cover this body; whether it now does. Before the connection is touched."""
-        fence, lease, frozen = connection.fence, connection.lease, ask.context is None
+        fence, lease = connection.fence, connection.lease
         if lease is None:
             return False
         needed_ms = _needed_ms(ask, fence, self._clock)
         if lease.expires_at_ms < needed_ms:
             try:
-                lease = self._borrower.renew(lease, needed_ms + min(CALM_MS, fence.idle_ms))
+                lease = self._borrower.renew(lease, needed_ms + min(CALM_MS, fence.idle_ms), ask.invocation)
             except NoConnectionsLeft:  # a lowered budget is overdrawn: this one goes back first
                 return False
             except GovernorUnavailable as error:
@@ -154,7 +155,7 @@ class Keeper:
                 connection.usable_until_ms = None
                 return True
             connection.lease = lease
-        connection.usable_until_ms = usable_until_ms(lease, fence, frozen=frozen)
+        connection.usable_until_ms = usable_until_ms(lease, fence, may_freeze=ask.may_freeze)
         return True
 
     def _begun(self, ask: Ask, fence: Fence) -> FencedConnection:
@@ -165,7 +166,7 @@ class Keeper:
         if self._may_keep(connection, ask.database, error):
             place.connection = connection
         else:
-            self._sessions.end(connection)
+            self._sessions.end(connection, ask.invocation)
 
     def _may_keep(self, connection: FencedConnection, database: str, error: BaseException | None) -> bool:
         """Reset the session, if it should and can be kept; whether it was."""
@@ -182,10 +183,10 @@ class Keeper:
             return False
         return True
 
-    def _discard(self, place: _Place) -> None:
+    def _discard(self, place: _Place, invocation: Deadline | None = None) -> None:
         connection, place.connection = place.connection, None
         if connection is not None:
-            self._sessions.end(connection)
+            self._sessions.end(connection, invocation)
 
 
 def kept_fence(fence: Fence, keep_seconds: int) -> Fence:
@@ -195,4 +196,4 @@ def kept_fence(fence: Fence, keep_seconds: int) -> Fence:
 
 def _needed_ms(ask: Ask, fence: Fence, clock: Clock) -> int:
     """The earliest end of a lease under which a body may begin."""
-    return ask.last_use_ms(clock) + fence.required_margin_ms(may_freeze=ask.context is None)
+    return ask.last_use_ms(clock) + fence.required_margin_ms(may_freeze=ask.may_freeze)

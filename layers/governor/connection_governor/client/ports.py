@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from connection_governor.client.lease_file import NO_NOTES
-from connection_governor.core.deadline import InvocationEnd
-from connection_governor.core.values import dataclass, field
+from connection_governor.core.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,7 +29,6 @@ class Outside:
         opener: makes the opener of MySQL sessions when the first is needed; None: `lease` only.
         operations: makes the operator's verbs when they are first needed; None: no `set_budget`.
         notes: tells the extension what is held, where there is one.
-        invocation: told of each invocation's context, so that no request outlasts it.
     """
 
     clock: Clock
@@ -39,4 +37,3 @@ class Outside:
     opener: Callable[[], Opener] | None = None
     operations: Callable[[], Operations] | None = None
     notes: Notes = NO_NOTES
-    invocation: InvocationEnd = field(default_factory=InvocationEnd)

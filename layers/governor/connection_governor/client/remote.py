@@ -12,9 +12,10 @@ from connection_governor.errors import GovernorUnavailable, InvalidRequest, Unkn
 
 if TYPE_CHECKING:
     from connection_governor.core.clock import Clock
+    from connection_governor.core.deadline import Deadline
     from connection_governor.core.entropy import Entropy
     from connection_governor.core.lease import Wanted
-    from connection_governor.core.retry import Patience
+    from connection_governor.core.retry import RetryPolicy
 
 Payload = dict[str, Any]
 
@@ -24,8 +25,8 @@ _TELLTALE = {"acquire": "granted", "renew": "renewed", "release": "released", "s
 class Invoke(Protocol):
     """Invokes the governor function; raises `GovernorUnavailable` where it cannot be reached."""
 
-    def __call__(self, payload: bytes) -> tuple[bytes, str | None]:
-        """Its answer's payload, and the kind of its function error if it failed."""
+    def __call__(self, payload: bytes, deadline: Deadline | None = None, /) -> tuple[bytes, str | None]:
+        """Return its answer's payload, and the kind of its function error if it failed."""
 
 
 class RemoteGovernor:
@@ -38,10 +39,16 @@ class RemoteGovernor:
 
     def __init__(self, invoke: Invoke, clock: Clock, entropy: Entropy) -> None:
         self._invoke = invoke
-        self._clock = clock
         self._retry = Retry(clock, entropy)
 
-    def acquire(self, wanted: Wanted, *, waiting: bool | None = None, until_ms: int | None = None) -> Grant | Refusal:
+    def acquire(
+        self,
+        wanted: Wanted,
+        *,
+        waiting: bool | None = None,
+        last: bool | None = None,
+        deadline: Deadline | None = None,
+    ) -> Grant | Refusal:
         """See `Service.acquire`. `expires_at_ms` goes along, so that a retry asks for the same record to the letter."""
         payload: Payload = {
             "action": "acquire",
@@ -52,43 +59,43 @@ class RemoteGovernor:
             "expires_at_ms": wanted.expires_at_ms,
         }
         if waiting is not None:
-            over = until_ms is not None and self._clock.now_ms() >= until_ms
-            payload["waiting"] = waiting and not over  # a last try sees all, as a first
-        answer = self._ask(payload, TAKING, until_ms)
+            payload["waiting"] = waiting and not last  # a last try sees all, as a first
+        answer = self._ask(payload, TAKING, deadline)
         if not answer["granted"]:
             return _refusal(answer)
         totals = {name: answer[name] for name in ("allowed", "in_use", "remaining", "estimated", "pressure")}
         return Grant(lease=_lease(answer), **totals)
 
-    def renew(self, lease: Lease, *, expires_at_ms: int) -> Renewal | Refusal | None:
+    def renew(self, lease: Lease, *, expires_at_ms: int, deadline: Deadline | None = None) -> Renewal | Refusal | None:
         """See `Service.renew`."""
         payload = {"action": "renew", "lease": lease_payload(lease), "expires_at_ms": expires_at_ms}
-        answer = self._ask(payload, GIVING_BACK)
+        answer = self._ask(payload, GIVING_BACK, deadline)
         if answer["renewed"]:
             return Renewal(_lease(answer), answer["pressure"])
         return None if answer["reason"] == "not_held" else _refusal(answer)
 
-    def release(self, lease: Lease) -> bool:
+    def release(self, lease: Lease, *, deadline: Deadline | None = None) -> bool:
         """See `Service.release`."""
-        return bool(self._ask({"action": "release", "lease": lease_payload(lease)}, GIVING_BACK)["released"])
+        payload = {"action": "release", "lease": lease_payload(lease)}
+        return bool(self._ask(payload, GIVING_BACK, deadline)["released"])
 
-    def status(self, database: str) -> Payload:
+    def status(self, database: str, *, deadline: Deadline | None = None) -> Payload:
         """See `Service.status`."""
-        return self._ask({"action": "status", "database": database}, TAKING)
+        return self._ask({"action": "status", "database": database}, TAKING, deadline)
 
-    def _ask(self, payload: Payload, patience: Patience, until_ms: int | None = None) -> Payload:
+    def _ask(self, payload: Payload, policy: RetryPolicy, deadline: Deadline | None) -> Payload:
         body = json.dumps(payload, separators=(",", ":")).encode()
-        return self._retry(lambda: self._once(body, payload), patience, until_ms=until_ms)
+        return self._retry(lambda: self._once(body, payload, deadline), policy, deadline)
 
-    def _once(self, body: bytes, payload: Payload) -> Payload:
-        answer, function_error = self._invoke(body)
+    def _once(self, body: bytes, payload: Payload, deadline: Deadline | None) -> Payload:
+        answer, function_error = self._invoke(body, deadline)
         if function_error:
             raise GovernorUnavailable(f"the governor function failed ({function_error})")
         parsed = _parsed(answer)
         if error := parsed.get("error"):
             raise _raised(error, payload)
         if _TELLTALE[payload["action"]] not in parsed:
-            raise GovernorUnavailable("what was invoked is no governor function", retryable=False)
+            raise GovernorUnavailable("the invoked function is not a governor function", retryable=False)
         return parsed
 
 

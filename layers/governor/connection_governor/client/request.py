@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from connection_governor.core import checks
-from connection_governor.core.deadline import deadline_ms
 from connection_governor.core.values import dataclass
 
 if TYPE_CHECKING:
     from connection_governor.core.clock import Clock
-    from connection_governor.core.deadline import InvocationContext
+    from connection_governor.core.deadline import Deadline
 
 DEFAULT_LEASE_MS = 30_000
 DEFAULT_TIMEOUT_S = 2.0
@@ -26,7 +25,7 @@ class Ask:
         timeout_ms: how long to wait for them; 0: one try.
         connections: how many.
         lease_ms: for how long; None: until the invocation's deadline, or `DEFAULT_LEASE_MS`.
-        context: the Lambda context, where there is one.
+        invocation: when Lambda stops the invocation, where the caller passed its context.
     """
 
     database: str
@@ -34,7 +33,7 @@ class Ask:
     timeout_ms: int
     connections: int = 1
     lease_ms: int | None = None
-    context: InvocationContext | None = None
+    invocation: Deadline | None = None
 
     @classmethod
     def of(
@@ -45,9 +44,9 @@ class Ask:
         timeout: object,
         connections: object = 1,
         lease_ms: object = None,
-        context: InvocationContext | None = None,
+        invocation: Deadline | None = None,
     ) -> Ask:
-        """What a caller passed.
+        """Return what a caller passed.
 
         Raises:
             InvalidRequest: a value out of its bounds.
@@ -58,21 +57,21 @@ class Ask:
             checks.timeout_ms(timeout),
             checks.connection_count(connections),
             None if lease_ms is None else checks.lease_length_ms(lease_ms),
-            context,
+            invocation,
         )
 
-    def give_up_ms(self, clock: Clock) -> int:
-        """No wait ends later than this: the time-out, or the invocation's deadline if that is earlier."""
-        give_up_ms = clock.now_ms() + self.timeout_ms
-        return give_up_ms if self.context is None else min(give_up_ms, deadline_ms(self.context, clock))
+    @property
+    def may_freeze(self) -> bool:
+        """Whether the holder may be frozen between its last look at the clock and its statement."""
+        return self.invocation is None
 
     def last_use_ms(self, clock: Clock) -> int:
-        """Until when the holder will use what it gets: as it said, or the invocation's deadline, or the default."""
-        if self.lease_ms is None and self.context is not None:
-            return deadline_ms(self.context, clock)
+        """Return until when the holder will use its lease: its length, or the invocation's deadline, or the default."""
+        if self.lease_ms is None and self.invocation is not None:
+            return self.invocation.wall_ms()
         return clock.now_ms() + (self.lease_ms or DEFAULT_LEASE_MS)
 
     def end_ms(self, clock: Clock, margin_ms: int) -> int:
-        """When its lease ends: as it said, or `margin_ms` past the invocation's deadline, or after the default."""
-        past_deadline = self.lease_ms is None and self.context is not None
+        """Return when its lease ends: after its length, or `margin_ms` past the deadline, or after the default."""
+        past_deadline = self.lease_ms is None and self.invocation is not None
         return self.last_use_ms(clock) + (margin_ms if past_deadline else 0)

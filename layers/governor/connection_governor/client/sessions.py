@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from connection_governor.client.lease_file import HasPort, Notes
     from connection_governor.client.request import Ask
     from connection_governor.core.clock import Clock
+    from connection_governor.core.deadline import Deadline
     from connection_governor.core.lease import Lease
     from connection_governor.metrics import Reporter
     from connection_governor.mysql.connect import FencedConnection
@@ -61,10 +62,10 @@ class Sessions:
         lease = self._lease(ask, end_ms)
         acquired_ms = self._clock.now_ms()
         try:
-            connection = self._open(lease, fence, frozen=ask.context is None)
+            connection = self._open(lease, fence, ask)
         except BaseException:
             if lease is not None:
-                self._borrower.give_back(lease)
+                self._borrower.give_back(lease, ask.invocation)
             raise
         connection.lease, connection.acquired_ms = lease, acquired_ms
         if lease is not None:
@@ -75,18 +76,18 @@ class Sessions:
         """Tell the extension which socket belongs to a lease."""
         self._notes.opened(lease, connection)
 
-    def end(self, connection: FencedConnection) -> None:
+    def end(self, connection: FencedConnection, invocation: Deadline | None = None) -> None:
         """Close the session and give its lease back, unless MySQL may still be at work for it."""
         connection.close()
         if connection.lease is not None:
-            self.settle(connection.lease, may_linger=connection.may_linger)
+            self.settle(connection.lease, may_linger=connection.may_linger, invocation=invocation)
 
-    def settle(self, lease: Lease, *, may_linger: bool) -> None:
+    def settle(self, lease: Lease, *, may_linger: bool, invocation: Deadline | None = None) -> None:
         """Give back the lease of a session that has ended, or leave it to expire."""
         if may_linger:
             self._borrower.leave_to_expire(lease, "MySQL may still be at work for its session")
         else:
-            self._borrower.give_back(lease)
+            self._borrower.give_back(lease, invocation)
 
     def opener(self) -> Opener:
         """What opens the sessions; made when it is first needed.
@@ -114,16 +115,17 @@ class Sessions:
             raise error
         self._reporter.ungoverned(ask.database, str(error), now_ms=self._clock.now_ms(), holder=ask.holder)
 
-    def _open(self, lease: Lease | None, fence: Fence, *, frozen: bool) -> FencedConnection:
+    def _open(self, lease: Lease | None, fence: Fence, ask: Ask) -> FencedConnection:
         opener = self.opener()
         if lease is None:
-            return opener.open(fence, UNGOVERNED, None)
-        return opener.open(fence, lease.session_name, usable_until_ms(lease, fence, frozen=frozen))
+            return opener.open(fence, UNGOVERNED, None, ask.invocation)
+        usable_ms = usable_until_ms(lease, fence, may_freeze=ask.may_freeze)
+        return opener.open(fence, lease.session_name, usable_ms, ask.invocation)
 
 
-def usable_until_ms(lease: Lease, fence: Fence, *, frozen: bool) -> int:
+def usable_until_ms(lease: Lease, fence: Fence, *, may_freeze: bool) -> int:
     """When the last statement may start under this lease.
 
-    Lambda has stopped the holder at its deadline; other code may be `frozen` at any moment, so it stops earlier.
+    Lambda has stopped the holder at its deadline; other code may be frozen at any moment, so it stops earlier.
     """
-    return lease.expires_at_ms - fence.required_margin_ms(may_freeze=frozen)
+    return lease.expires_at_ms - fence.required_margin_ms(may_freeze=may_freeze)

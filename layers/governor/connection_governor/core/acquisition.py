@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from connection_governor.core.clock import Clock
+    from connection_governor.core.deadline import Deadline
     from connection_governor.core.lease import Leases, Settings, ShardKey, Wanted
     from connection_governor.core.retry import Retry
     from connection_governor.core.shard_stats import ShardStats
@@ -33,14 +34,16 @@ class AcquireCall:
     Attributes:
         settings: the database's.
         wanted: the lease asked for.
-        until_ms: until when the caller waits, if it waits in this process: no retry starts later.
         has_waited: whether the caller was refused before.
+        last: whether the caller's wait ends with this call; None: the caller is not in this process.
+        deadline: no request outlasts it.
     """
 
     settings: Settings
     wanted: Wanted
-    until_ms: int | None
     has_waited: bool
+    last: bool | None
+    deadline: Deadline | None
 
 
 class _ShardThrottledError(Exception):
@@ -62,15 +65,14 @@ class Acquisition:
     """
 
     def __init__(self, store: LeaseStore, clock: Clock, retry: Retry, stats: ShardStats, call: AcquireCall) -> None:
-        self._store = store
+        self._store = store.within(call.deadline)
         self._clock = clock
         self._retry = retry
         self._stats = stats
         self._call = call
         self._full: dict[ShardKey, Shard] = {}
         self.missed = False
-        by_time = call.until_ms is not None and clock.now_ms() < call.until_ms
-        self._comes_again = by_time if call.until_ms is not None else call.has_waited
+        self._comes_again = call.has_waited if call.last is None else not call.last
 
     @property
     def full_shards(self) -> list[Shard]:
@@ -106,7 +108,7 @@ class Acquisition:
         by_age = self._stats.longest_unseen(order)
         if not self._call.has_waited:
             return placement.newcomer(order, by_age, comes_again=self._comes_again)
-        if self._call.until_ms is None:  # a caller of the function may repeat this: it must find what it was granted
+        if self._call.last is None:  # a caller of the function may repeat this: it must find what it was granted
             by_age = list(order)
         keys = by_age if self._comes_again else self._not_seen_full_lately(by_age) or by_age[:1]
         return placement.waiting(keys, comes_again=self._comes_again)
@@ -225,4 +227,4 @@ class Acquisition:
         )
 
     def _retrying(self, call: Callable[[], T]) -> T:
-        return self._retry(call, TAKING, until_ms=self._call.until_ms)
+        return self._retry(call, TAKING, self._call.deadline)

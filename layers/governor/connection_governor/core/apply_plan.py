@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from connection_governor.core.clock import Clock
+    from connection_governor.core.deadline import Deadline
     from connection_governor.core.lease import Lease, Settings, Shard
     from connection_governor.core.retry import Retry
     from connection_governor.core.store import LeaseStore
@@ -30,12 +31,18 @@ class PlanExecutor:
         store: where the shards are; every read here is strongly consistent.
         clock: judges which leases are over.
         retry: repeats what could not be reached.
+        deadline: no request outlasts it.
     """
 
-    def __init__(self, store: LeaseStore, clock: Clock, retry: Retry) -> None:
-        self._store = store
+    def __init__(self, store: LeaseStore, clock: Clock, retry: Retry, deadline: Deadline | None = None) -> None:
+        self._store = store.within(deadline)
         self._clock = clock
         self._retry = retry
+        self._deadline = deadline
+
+    def within(self, deadline: Deadline | None) -> PlanExecutor:
+        """Return the same, none of whose requests outlasts the deadline."""
+        return PlanExecutor(self._store, self._clock, self._retry, deadline)
 
     def settings(self, database: str) -> Settings | None:
         """The settings as of now; None if no budget was ever set."""
@@ -85,4 +92,4 @@ class PlanExecutor:
         return [shard for shard in self.read(settings) if shard is not None]
 
     def _trying(self, call: Callable[[], T]) -> T:
-        return self._retry(call, GIVING_BACK)
+        return self._retry(call, GIVING_BACK, self._deadline)

@@ -6,10 +6,13 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Wall-clock milliseconds since the epoch, and a way to wait."""
+    """Wall-clock time for what is written, monotonic time for what is awaited, and a way to wait."""
 
     def now_ms(self) -> int:
-        """Milliseconds since 1970-01-01 UTC."""
+        """Milliseconds since 1970-01-01 UTC; may be set forwards and backwards."""
+
+    def monotonic_ms(self) -> int:
+        """Milliseconds since some moment; never goes backwards."""
 
     def sleep(self, seconds: float) -> None:
         """Block the caller for this many seconds."""

@@ -1,14 +1,15 @@
-"""When an invocation ends, and what that bounds."""
+"""When something must have ended: one frozen value, made from the Lambda context and passed down to the socket."""
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Protocol
+
+from connection_governor.core.values import dataclass
 
 if TYPE_CHECKING:
     from connection_governor.core.clock import Clock
 
-RESERVE_S = 0.25  # of an invocation: for whoever hears that no answer came
+RESERVE_MS = 250  # of an invocation: what a handler needs to answer after the last request
 
 
 class InvocationContext(Protocol):
@@ -18,22 +19,53 @@ class InvocationContext(Protocol):
         """Milliseconds until Lambda stops the invocation."""
 
 
-def deadline_ms(context: InvocationContext, clock: Clock) -> int:
-    """When Lambda stops the invocation, milliseconds since 1970 UTC."""
-    return clock.now_ms() + context.get_remaining_time_in_millis()
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """A moment after which nothing is started or awaited. It follows a clock that is never set, so it cannot move.
 
+    Attributes:
+        clock: whose `monotonic_ms` it is read by.
+        at_ms: that clock's reading at the moment.
+    """
 
-class InvocationEnd:
-    """When the running invocation ends, as far as it was told: no request outlasts it."""
+    clock: Clock
+    at_ms: int
 
-    def __init__(self) -> None:
-        self._ends_s = 0.0
+    @classmethod
+    def after(cls, length_ms: int, clock: Clock) -> Deadline:
+        """Return the moment this many milliseconds from now."""
+        return cls(clock, clock.monotonic_ms() + length_ms)
 
-    def note(self, context: InvocationContext) -> None:
-        """Take in the context of the invocation that runs now."""
-        self._ends_s = time.monotonic() + context.get_remaining_time_in_millis() / 1_000
+    @classmethod
+    def of_invocation(cls, context: InvocationContext, clock: Clock) -> Deadline:
+        """Return the moment at which Lambda stops the invocation."""
+        return cls.after(context.get_remaining_time_in_millis(), clock)
 
-    def shortened_s(self, timeout_s: float) -> float:
-        """At most so long, and less where the invocation ends before; one that has ended bounds the next no more."""
-        left_s = self._ends_s - time.monotonic()
-        return timeout_s if left_s <= 0 else min(timeout_s, max(left_s - RESERVE_S, left_s / 2))
+    def left_ms(self) -> int:
+        """Return how many milliseconds are left; negative where it has passed."""
+        return self.at_ms - self.clock.monotonic_ms()
+
+    def has_passed(self) -> bool:
+        """Return whether nothing is left."""
+        return self.left_ms() <= 0
+
+    def wall_ms(self) -> int:
+        """Return the moment in milliseconds since 1970 UTC, by what the clock shows now."""
+        return self.clock.now_ms() + self.left_ms()
+
+    def before(self, length_ms: int) -> Deadline:
+        """Return the moment this many milliseconds earlier."""
+        return Deadline(self.clock, self.at_ms - length_ms)
+
+    def within(self, length_ms: int) -> Deadline:
+        """Return this moment, or the one this many milliseconds from now if that is earlier."""
+        return Deadline(self.clock, min(self.at_ms, self.clock.monotonic_ms() + length_ms))
+
+    def for_release(self, reserve_ms: int) -> Deadline | None:
+        """Return when the requests that release something must have ended; None where this moment has passed.
+
+        They stop `reserve_ms` early, but near the end they may use half of what is left: most take 5 ms. A deadline
+        that has passed is a former invocation's. It bounds nothing in the next one.
+        """
+        left_ms = self.left_ms()
+        return None if left_ms <= 0 else Deadline.after(max(left_ms - reserve_ms, left_ms // 2), self.clock)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from connection_governor.core.clock import Clock
+    from connection_governor.core.deadline import Deadline
     from connection_governor.core.entropy import Entropy
     from connection_governor.core.lease import Lease, Wanted
     from connection_governor.core.store import LeaseStore
@@ -63,8 +64,8 @@ class Engine:
         self._settings: dict[str, tuple[Settings, int]] = {}
         self._settle_from_ms: dict[str, int] = {}
 
-    def settings(self, database: str, *, until_ms: int | None = None) -> Settings:
-        """The database's settings, at most a minute old; no retry for them starts later than `until_ms`.
+    def settings(self, database: str, *, deadline: Deadline | None = None) -> Settings:
+        """The database's settings, at most a minute old; no request for them outlasts the deadline.
 
         Raises:
             UnknownDatabase: no budget was ever set for it.
@@ -74,7 +75,8 @@ class Engine:
         now_ms = self._clock.now_ms()
         if kept is not None and 0 <= now_ms - read_at_ms < SETTINGS_KEPT_MS:
             return kept
-        settings = self._retry(lambda: self._store.settings(database, consistent=False), TAKING, until_ms=until_ms)
+        store = self._store.within(deadline)
+        settings = self._retry(lambda: store.settings(database, consistent=False), TAKING, deadline)
         if settings is None:
             raise UnknownDatabase(database)
         settings = replace(settings, skew_ms=max(settings.skew_ms, self._least_skew_ms))
@@ -85,33 +87,44 @@ class Engine:
         """The database's settings as last read, however long ago; no request."""
         return self._settings.get(database, (None, 0))[0]
 
-    def acquire(self, wanted: Wanted, *, look_first: bool = False, until_ms: int | None = None) -> Grant | Refusal:
+    def acquire(
+        self,
+        wanted: Wanted,
+        *,
+        look_first: bool = False,
+        last: bool | None = None,
+        deadline: Deadline | None = None,
+    ) -> Grant | Refusal:
         """Lend connections, or say that none is left. One pass over the shards: whoever wants to wait calls again.
 
         Args:
             wanted: the lease asked for; its id must be new.
             look_first: read before writing, and write only where that shows room: for those who have been refused and
                 wait. Their grant is marked as such, which others see as pressure.
-            until_ms: until when the caller waits: no retry starts later. Who has time left can call again, so that one
-                pass looks at a few shards and writes to one; only the pass at the end has to see them all.
+            last: whether the caller's wait ends with this pass. Before the last pass it can call again, so a pass looks
+                at a few shards and writes to one; only the last has to see them all. None: the caller is not in this
+                process, and may repeat a pass.
+            deadline: no request outlasts it.
 
         Raises:
             InvalidRequest: more connections than a shard can ever lend, or an id that is in use.
             UnknownDatabase: no budget was ever set for it.
             GovernorUnavailable: the store could not be reached within bounded retries.
         """
-        settings = self.settings(wanted.database, until_ms=until_ms)
+        settings = self.settings(wanted.database, deadline=deadline)
         smallest = rules.share(settings.allowed, settings.shards, settings.shards - 1)
         checks.connection_count(wanted.connections, most=max(1, smallest))
         order = [ShardKey(wanted.database, index) for index in rules.shard_order(wanted.lease_id, settings.shards)]
-        call = AcquireCall(settings, wanted, until_ms, has_waited=look_first)
+        call = AcquireCall(settings, wanted, has_waited=look_first, last=last, deadline=deadline)
         acquisition = Acquisition(self._store, self._clock, self._retry, self._stats, call)
         grant = acquisition.run(order)
         if grant is None:
-            self._look_after(settings, acquisition.full_shards, missed=acquisition.missed)
+            self._look_after(settings, acquisition.full_shards, missed=acquisition.missed, deadline=deadline)
         return grant or self._refusal(settings, acquisition.full_shards)
 
-    def renew(self, lease: Lease, *, expires_at_ms: int, any_end: bool = False) -> Renewal | Refusal | None:
+    def renew(
+        self, lease: Lease, *, expires_at_ms: int, any_end: bool = False, deadline: Deadline | None = None
+    ) -> Renewal | Refusal | None:
         """Move the lease's end to `expires_at_ms`; never shortens it.
 
         A renew whose answer was lost may have moved the end already: then this goes on from the record that is stored.
@@ -120,6 +133,7 @@ class Engine:
             lease: as its holder knows it.
             expires_at_ms: the new end.
             any_end: the caller gave a length, so a later end than `lease` has counts as this very renew, repeated.
+            deadline: no request outlasts it.
 
         Returns:
             The lease with its new end; None where it is not held any more, or past its end. A refusal where a lowered
@@ -131,7 +145,7 @@ class Engine:
         end_ms = max(expires_at_ms, lease.expires_at_ms)
         wanted, record = pack_record(end_ms, lease.connections, holder_tag(lease.holder)), lease.record
         for _ in range(RENEWS_OUTRUN):
-            outcome = self._renew_once(lease, record, wanted)
+            outcome = self._renew_once(lease, record, wanted, deadline)
             now_ms = self._clock.now_ms()
             if isinstance(outcome, Written):
                 return Renewal(replace(lease, expires_at_ms=end_ms), rules.is_pressed(outcome, now_ms=now_ms))
@@ -144,21 +158,22 @@ class Engine:
             if outcome.shard is None or isinstance(decision, rules.NotHeld):
                 return None
             if isinstance(decision, rules.Full):
-                return self._refusal(self.settings(lease.database), [outcome.shard])
+                return self._refusal(self.settings(lease.database, deadline=deadline), [outcome.shard])
             return Renewal(
                 replace(lease, expires_at_ms=decision.expires_at_ms), rules.is_pressed(outcome.shard, now_ms=now_ms)
             )
         return None
 
-    def _renew_once(self, lease: Lease, record: str, wanted: str) -> Written | Unwritten:
+    def _renew_once(self, lease: Lease, record: str, wanted: str, deadline: Deadline | None) -> Written | Unwritten:
         """Write the renewal; past the end that the holder knows only read, for that record is never renewed."""
+        store = self._store.within(deadline)
         if record_expiry_ms(record) < self._clock.now_ms():
-            (shard,) = self._retry(partial(self._store.read, [lease.key], consistent=True), GIVING_BACK)
+            (shard,) = self._retry(partial(store.read, [lease.key], consistent=True), GIVING_BACK, deadline)
             return Unwritten(shard)
-        return self._retry(partial(self._store.renew, lease.key, lease.lease_id, record, wanted), GIVING_BACK)
+        return self._retry(partial(store.renew, lease.key, lease.lease_id, record, wanted), GIVING_BACK, deadline)
 
-    def release(self, lease: Lease) -> Written | None:
-        """Give the lease back, also where a renew has moved its end since.
+    def release(self, lease: Lease, *, deadline: Deadline | None = None) -> Written | None:
+        """Release the lease, also where a renew has moved its end since; no request outlasts the deadline.
 
         Returns:
             The shard's counter after it; None where the lease was not held any more (also after a lost answer).
@@ -170,14 +185,16 @@ class Engine:
         for _ in range(RENEWS_OUTRUN):
             if record is None:
                 break
-            give_back = partial(self._store.give_back, lease.key, ((lease.lease_id, record),))
-            outcome = self._retry(give_back, GIVING_BACK)
+            give_back = partial(self._store.within(deadline).give_back, lease.key, ((lease.lease_id, record),))
+            outcome = self._retry(give_back, GIVING_BACK, deadline)
             if isinstance(outcome, Written):
                 return outcome
             record = rules.renewed_since(outcome.shard, lease.lease_id, record)
         return None
 
-    def _look_after(self, settings: Settings, seen: Sequence[Shard], *, missed: bool) -> None:
+    def _look_after(
+        self, settings: Settings, seen: Sequence[Shard], *, missed: bool, deadline: Deadline | None
+    ) -> None:
         """Where a refusal shows that a budget change is unfinished, finish it: its capacity needs no janitor, either.
 
         The expired leases of a shard that no longer lends are in nobody's way but the plan's.
@@ -190,7 +207,7 @@ class Engine:
         if short and now_ms >= self._settle_from_ms.get(database, 0):
             self._settle_from_ms[database] = now_ms + SETTLE_EACH_MS
             with suppress(GovernorUnavailable):  # a worker may lack the right to create shards: others have it
-                self._plans.apply(settings)
+                self._plans.within(deadline).apply(settings)
 
     def _refusal(self, settings: Settings, seen: Sequence[Shard]) -> Refusal:
         now_ms = self._clock.now_ms()

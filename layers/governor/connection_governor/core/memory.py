@@ -13,6 +13,7 @@ from connection_governor.core.values import replace
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from connection_governor.core.deadline import Deadline
     from connection_governor.core.lease import Leases, Settings, ShardKey
     from connection_governor.core.plan import Change
 
@@ -24,6 +25,10 @@ class MemoryStore:
         self._lock = threading.Lock()
         self._shards: dict[ShardKey, Shard] = {}
         self._settings: dict[str, Settings] = {}
+
+    def within(self, deadline: Deadline | None) -> MemoryStore:  # noqa: ARG002 - memory answers at once
+        """See `LeaseStore.within`."""
+        return self
 
     def grant(
         self,

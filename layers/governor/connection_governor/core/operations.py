@@ -15,6 +15,7 @@ from connection_governor.errors import GovernorUnavailable, UnknownDatabase
 
 if TYPE_CHECKING:
     from connection_governor.core.clock import Clock
+    from connection_governor.core.deadline import Deadline
     from connection_governor.core.entropy import Entropy
     from connection_governor.core.store import LeaseStore
 
@@ -35,18 +36,19 @@ class Operations:
         self._retry = Retry(clock, entropy)
         self._plans = PlanExecutor(store, clock, self._retry)
 
-    def status(self, database: str) -> Status:
-        """Everything about a database, exact as of its read.
+    def status(self, database: str, *, deadline: Deadline | None = None) -> Status:
+        """Everything about a database, exact as of its read; no request outlasts the deadline.
 
         Raises:
             InvalidRequest: that is no database's name.
             UnknownDatabase: no budget was ever set for it.
             GovernorUnavailable: the store could not be reached.
         """
-        settings = self._plans.settings(checks.database_name(database))
+        plans = self._plans.within(deadline)
+        settings = plans.settings(checks.database_name(database))
         if settings is None:
             raise UnknownDatabase(database)
-        return Status(settings, tuple(shard for shard in self._plans.read(settings) if shard is not None))
+        return Status(settings, tuple(shard for shard in plans.read(settings) if shard is not None))
 
     def set_budget(
         self,

@@ -11,13 +11,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from connection_governor.core.clock import Clock
+    from connection_governor.core.deadline import Deadline
     from connection_governor.core.entropy import Entropy
 
 T = TypeVar("T")
 
+RETRIES_START_MS = 5_000  # a second retry, and those after it, start within this time of the first try
+
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class RetryPolicy:
     """How often to try, and how long to wait between tries (milliseconds; doubled each time, up to the ceiling)."""
 
     tries: int
@@ -25,9 +28,9 @@ class Patience:
     ceiling_ms: int
 
 
-# When DynamoDB throttles, what gives capacity back goes before what takes it: it waits less and tries more often.
-GIVING_BACK = Patience(tries=6, base_ms=25, ceiling_ms=400)
-TAKING = Patience(tries=4, base_ms=50, ceiling_ms=800)
+# When DynamoDB throttles, what releases goes before what acquires: it waits less and tries more often.
+GIVING_BACK = RetryPolicy(tries=6, base_ms=25, ceiling_ms=400)
+TAKING = RetryPolicy(tries=4, base_ms=50, ceiling_ms=800)
 
 
 class Doubt:
@@ -46,30 +49,37 @@ class Doubt:
 
 
 class Retry:
-    """Repeats a call while the store or the function cannot be reached."""
+    """Repeats a call while the store or the function cannot be reached.
+
+    How long a caller waits for a free connection does not matter here: a try whose answer was lost may have been
+    applied, and only its repetition finds out. So even a caller that does not wait gets its retries.
+    """
 
     def __init__(self, clock: Clock, entropy: Entropy) -> None:
         self._clock = clock
         self._entropy = entropy
 
-    def __call__(self, call: Callable[[], T], patience: Patience, *, until_ms: int | None = None) -> T:
+    def __call__(self, call: Callable[[], T], policy: RetryPolicy, deadline: Deadline | None = None) -> T:
         """Return what `call` returns.
 
         Args:
             call: what to try; it raises `GovernorUnavailable` where another try may help.
-            patience: how often and how patiently.
-            until_ms: no try starts later than this (milliseconds since 1970 UTC).
+            policy: how often and how patiently. One retry always follows; more start only within 5 s.
+            deadline: no try starts later than this.
 
         Raises:
             GovernorUnavailable: the last try's, when the tries or the time are used up.
         """
-        for attempt in range(patience.tries):
+        began_ms = self._clock.monotonic_ms()
+        for attempt in range(policy.tries):
             try:
                 return call()
             except GovernorUnavailable as error:
-                pause_ms = self._entropy.fraction() * min(patience.ceiling_ms, patience.base_ms << attempt)
-                late = until_ms is not None and self._clock.now_ms() + pause_ms > until_ms
-                if late or not error.retryable or attempt + 1 == patience.tries:
+                pause_ms = self._entropy.fraction() * min(policy.ceiling_ms, policy.base_ms << attempt)
+                took_ms = self._clock.monotonic_ms() - began_ms + pause_ms
+                late = deadline is not None and pause_ms > deadline.left_ms()
+                late = late or (attempt > 0 and took_ms > RETRIES_START_MS)
+                if late or not error.retryable or attempt + 1 == policy.tries:
                     raise
             self._clock.sleep(pause_ms / 1_000)
         raise AssertionError("unreachable: the last try returned or raised")

@@ -13,6 +13,7 @@ from connection_governor.core.values import dataclass
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from connection_governor.core.deadline import Deadline
     from connection_governor.core.lease import Leases, Settings, Shard, ShardKey
     from connection_governor.core.plan import Change
 
@@ -36,6 +37,9 @@ class Unwritten:
 
 class LeaseStore(Protocol):
     """Shards and settings, each changed by one atomic conditional write."""
+
+    def within(self, deadline: Deadline | None) -> LeaseStore:
+        """Return the same store, none of whose requests outlasts the deadline."""
 
     def grant(
         self,

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
     from connection_governor.core.clock import Clock
+    from connection_governor.core.deadline import Deadline
     from connection_governor.core.lease import Lease
     from connection_governor.mysql.connect import Target
     from connection_governor.mysql.credentials import Credentials
@@ -29,7 +30,7 @@ _STEPS = 3  # of opening, each with the target's limit: connect and TLS, sign in
 
 
 async def open_async(
-    opener: Opener, fence: Fence, program_name: str, usable_until_ms: int | None
+    opener: Opener, fence: Fence, program_name: str, usable_until_ms: int | None, deadline: Deadline | None = None
 ) -> AsyncFencedConnection:
     """Open a session behind the fence. Raises as `Opener.open`, with the newest credentials."""
 
@@ -40,13 +41,13 @@ async def open_async(
         await connection.open()
         return connection
 
-    tried = await asyncio.to_thread(opener.credentials.get, opener.secret_arn)
+    tried = await asyncio.to_thread(opener.credentials.get, opener.secret_arn, deadline)
     try:
         return await connect(tried)
     except err.OperationalError as denied:
         if denied.args[0] != ER.ACCESS_DENIED_ERROR:
             raise
-        newest = await asyncio.to_thread(opener.credentials.newer_than, tried, opener.secret_arn)
+        newest = await asyncio.to_thread(opener.credentials.newer_than, tried, opener.secret_arn, deadline)
         if newest == tried:
             raise
     return await connect(newest)

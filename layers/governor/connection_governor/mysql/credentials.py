@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from pymysql import err
 from pymysql.constants import ER
@@ -14,6 +14,8 @@ from connection_governor.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from connection_governor.core.deadline import Deadline
 
 Session = TypeVar("Session")
 
@@ -26,16 +28,23 @@ class Credentials:
     password: str = field(repr=False)
 
 
+class Fetch(Protocol):
+    """Reads secrets."""
+
+    def __call__(self, arn: str, deadline: Deadline | None = None, /) -> str:
+        """Return the string of a secret; no request outlasts the deadline."""
+
+
 class DatabaseCredentials:
     """Credentials by the secret's ARN, kept for the life of the environment. Safe to share among threads."""
 
-    def __init__(self, fetch: Callable[[str], str]) -> None:
+    def __init__(self, fetch: Fetch) -> None:
         """Args: fetch: from a secret's ARN to its string, as GetSecretValue answers it."""
         self._fetch = fetch
         self._known: dict[str, Credentials] = {}
         self._lock = threading.Lock()
 
-    def get(self, arn: str) -> Credentials:
+    def get(self, arn: str, deadline: Deadline | None = None) -> Credentials:
         """The credentials last read, or read now.
 
         Raises:
@@ -43,9 +52,9 @@ class DatabaseCredentials:
         """
         with self._lock:
             known = self._known.get(arn)
-        return known or self._read(arn)
+        return known or self._read(arn, deadline)
 
-    def sign_in(self, arn: str, connect: Callable[[Credentials], Session]) -> Session:
+    def sign_in(self, arn: str, connect: Callable[[Credentials], Session], deadline: Deadline | None = None) -> Session:
         """Connects; where MySQL denies access (1045), reads the secret again and tries once more if it has changed.
 
         Rotation changes the password while environments still remember the old one. An unchanged secret is not tried
@@ -54,27 +63,27 @@ class DatabaseCredentials:
         Raises:
             pymysql.err.OperationalError: 1045 with the newest secret; anything else that `connect` raises.
         """
-        tried = self.get(arn)
+        tried = self.get(arn, deadline)
         try:
             return connect(tried)
         except err.OperationalError as denied:
             if denied.args[0] != ER.ACCESS_DENIED_ERROR:
                 raise
-            newest = self.newer_than(tried, arn)
+            newest = self.newer_than(tried, arn, deadline)
             if newest == tried:
                 raise
         return connect(newest)
 
-    def newer_than(self, tried: Credentials, arn: str) -> Credentials:
+    def newer_than(self, tried: Credentials, arn: str, deadline: Deadline | None = None) -> Credentials:
         """What the secret says now, after MySQL has denied access with `tried`. Raises as `get`."""
         with self._lock:
             known = self._known.get(arn)
         if known is not None and known != tried:  # another thread has read it again already
             return known
-        return self._read(arn)
+        return self._read(arn, deadline)
 
-    def _read(self, arn: str) -> Credentials:
-        credentials = _parse(self._fetch(arn), arn)
+    def _read(self, arn: str, deadline: Deadline | None) -> Credentials:
+        credentials = _parse(self._fetch(arn, deadline), arn)
         with self._lock:
             self._known[arn] = credentials
         return credentials

@@ -8,6 +8,7 @@ from connection_governor.mysql.connect import FencedConnection, open_session
 
 if TYPE_CHECKING:
     from connection_governor.core.clock import Clock
+    from connection_governor.core.deadline import Deadline
     from connection_governor.mysql.connect import Target
     from connection_governor.mysql.credentials import Credentials, DatabaseCredentials
     from connection_governor.mysql.fence import Fence
@@ -29,8 +30,13 @@ class Opener:
         self.secret_arn = secret_arn
         self.clock = clock
 
-    def open(self, fence: Fence, program_name: str, usable_until_ms: int | None) -> FencedConnection:
-        """Open a session behind the fence. Raises as `open_session`, with the newest credentials."""
+    def open(
+        self, fence: Fence, program_name: str, usable_until_ms: int | None, deadline: Deadline | None = None
+    ) -> FencedConnection:
+        """Open a session behind the fence. Raises as `open_session`, with the newest credentials.
+
+        The deadline bounds the requests for the credentials.
+        """
 
         def connect(credentials: Credentials) -> FencedConnection:
             return open_session(
@@ -42,4 +48,4 @@ class Opener:
                 clock=self.clock,
             )
 
-        return self.credentials.sign_in(self.secret_arn, connect)
+        return self.credentials.sign_in(self.secret_arn, connect, deadline)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from connection_governor.core.clock import Clock
+    from connection_governor.core.deadline import Deadline
     from connection_governor.core.entropy import Entropy
     from connection_governor.server.service import Service
 
@@ -34,15 +35,19 @@ class Requests:
         self._service = service
         self._clock = clock
         self._entropy = entropy
-        self._actions: Mapping[str, Callable[[Payload], Payload]] = {
+        self._actions: Mapping[str, Callable[[Payload, Deadline | None], Payload]] = {
             "acquire": self._acquire,
             "renew": self._renew,
             "release": self._release,
             "status": self._status,
         }
 
-    def answer(self, request: object) -> Payload | bool:
+    def answer(self, request: object, deadline: Deadline | None = None) -> Payload | bool:
         """Carry out one request; never raises for what a caller or an outage can cause.
+
+        Args:
+            request: the payload.
+            deadline: no request to the store outlasts it.
 
         Returns:
             The action's answer, or `{"error": {"code", "message", "field"?}}`. For the published sample's payload
@@ -51,11 +56,11 @@ class Requests:
         """
         if isinstance(request, dict) and "incrementCounter" in request:
             try:
-                return self._reference(request)
+                return self._reference(request, deadline)
             except GovernorError:
                 return False
         try:
-            return self._act(request)
+            return self._act(request, deadline)
         except InvalidRequest as error:
             return _error("invalid_request", error.message, field=error.field)
         except UnknownDatabase as error:
@@ -63,15 +68,15 @@ class Requests:
         except GovernorUnavailable as error:
             return _error("unavailable", str(error))
 
-    def _act(self, request: object) -> Payload:
+    def _act(self, request: object, deadline: Deadline | None) -> Payload:
         if not isinstance(request, dict):
             raise InvalidRequest("request", "must be a JSON object")
         action = request.get("action")
         if not isinstance(action, str) or action not in self._actions:
             raise InvalidRequest("action", f"must be one of {', '.join(self._actions)}")
-        return self._actions[action](request)
+        return self._actions[action](request, deadline)
 
-    def _acquire(self, request: Payload) -> Payload:
+    def _acquire(self, request: Payload, deadline: Deadline | None) -> Payload:
         database = checks.database_name(request.get("database"))
         waiting = request.get("waiting")
         if waiting is not None and not isinstance(waiting, bool):
@@ -82,52 +87,54 @@ class Requests:
             lease_id=self._entropy.lease_id() if lease_id is None else checks.lease_id(lease_id),
             holder=checks.holder_name(request.get("holder", "unnamed")),
             connections=checks.connection_count(request.get("connections", 1)),
-            expires_at_ms=self._end_ms(request, database),
+            expires_at_ms=self._end_ms(request, database, deadline),
             any_end=request.get("expires_at_ms") is None,
         )
-        outcome = self._service.acquire(wanted, waiting=waiting)
+        outcome = self._service.acquire(wanted, waiting=waiting, deadline=deadline)
         if isinstance(outcome, Refusal):
             return {"granted": False, **_refusal(outcome)}
         flags = {"estimated": outcome.estimated, "pressure": outcome.pressure}
         return {"granted": True, "lease": lease_payload(outcome.lease), **_totals(outcome), **flags}
 
-    def _renew(self, request: Payload) -> Payload:
+    def _renew(self, request: Payload, deadline: Deadline | None) -> Payload:
         lease = lease_of(request.get("lease"))
         by_length = request.get("expires_at_ms") is None
-        end_ms = self._end_ms(request, lease.database)
-        renewal = self._service.renew(lease, expires_at_ms=end_ms, any_end=by_length)
+        end_ms = self._end_ms(request, lease.database, deadline)
+        renewal = self._service.renew(lease, expires_at_ms=end_ms, any_end=by_length, deadline=deadline)
         if renewal is None:
             return {"renewed": False, "reason": "not_held"}
         if isinstance(renewal, Refusal):
             return {"renewed": False, **_refusal(renewal)}
         return {"renewed": True, "lease": lease_payload(renewal.lease), "pressure": renewal.pressure}
 
-    def _release(self, request: Payload) -> Payload:
-        if self._service.release(lease_of(request.get("lease"))):
+    def _release(self, request: Payload, deadline: Deadline | None) -> Payload:
+        if self._service.release(lease_of(request.get("lease")), deadline=deadline):
             return {"released": True}
         return {"released": False, "reason": "not_held"}
 
-    def _status(self, request: Payload) -> Payload:
-        return self._service.status(checks.database_name(request.get("database")))
+    def _status(self, request: Payload, deadline: Deadline | None) -> Payload:
+        return self._service.status(checks.database_name(request.get("database")), deadline=deadline)
 
-    def _reference(self, request: Payload) -> bool:
+    def _reference(self, request: Payload, deadline: Deadline | None) -> bool:
         """The published sample's payload: anonymous, so that whose lease comes back cannot be promised."""
         database = checks.database_name(request.get("RDBMSName"))
         increment = request["incrementCounter"]
         if not isinstance(increment, bool):
             raise InvalidRequest("incrementCounter", "must be true or false")
-        return self._acquire_anonymous(database) if increment else self._release_anonymous(database)
+        act = self._acquire_anonymous if increment else self._release_anonymous
+        return act(database, deadline)
 
-    def _acquire_anonymous(self, database: str) -> bool:
-        end_ms = self._clock.now_ms() + self._service.default_lease_ms(database, anonymous=True)
+    def _acquire_anonymous(self, database: str, deadline: Deadline | None) -> bool:
+        length_ms = self._service.default_lease_ms(database, anonymous=True, deadline=deadline)
+        end_ms = self._clock.now_ms() + length_ms
         wanted = Wanted(database, self._entropy.lease_id(), ANONYMOUS, connections=1, expires_at_ms=end_ms)
-        return isinstance(self._service.acquire(wanted), Grant)
+        return isinstance(self._service.acquire(wanted, deadline=deadline), Grant)
 
-    def _release_anonymous(self, database: str) -> bool:
-        held = self._service.leases(database)
-        return any(self._service.release(lease) for lease in held if lease.holder == ANONYMOUS)
+    def _release_anonymous(self, database: str, deadline: Deadline | None) -> bool:
+        held = self._service.leases(database, deadline=deadline)
+        return any(self._service.release(lease, deadline=deadline) for lease in held if lease.holder == ANONYMOUS)
 
-    def _end_ms(self, request: Payload, database: str) -> int:
+    def _end_ms(self, request: Payload, database: str, deadline: Deadline | None) -> int:
         """The end asked for: `expires_at_ms` as the bundled client sends it, or `lease_ms` from now, or the default."""
         now_ms = self._clock.now_ms()
         end_ms = request.get("expires_at_ms")
@@ -136,7 +143,7 @@ class Requests:
             return checks.whole_number("expires_at_ms", end_ms, least=now_ms - checks.MAX_SKEW_MS, most=most)
         length_ms = request.get("lease_ms")
         if length_ms is None:
-            return now_ms + self._service.default_lease_ms(database)
+            return now_ms + self._service.default_lease_ms(database, deadline=deadline)
         return now_ms + checks.lease_length_ms(length_ms)
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from connection_governor.core.clock import Clock
     from connection_governor.core.operations import Operations
     from connection_governor.mysql.connect import FencedConnection
-    from connection_governor.mysql.credentials import Credentials
+    from connection_governor.mysql.credentials import Credentials, Fetch
 
 ONLY_COUNTED: Final = "the administrator may not grant the right to end sessions: the janitor will only count them"
 DRAIN_SECONDS: Final = 20  # of the custom resource's 60
@@ -92,7 +92,7 @@ class Seeder:
         clock: times the wait for connections to come back.
     """
 
-    def __init__(self, fetch: Callable[[str], str], operations: Operations, clock: Clock) -> None:
+    def __init__(self, fetch: Fetch, operations: Operations, clock: Clock) -> None:
         self._credentials = DatabaseCredentials(fetch)
         self._operations = operations
         self._clock = clock

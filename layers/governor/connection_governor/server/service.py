@@ -10,6 +10,7 @@ from connection_governor.metrics import gauges
 
 if TYPE_CHECKING:
     from connection_governor.core.clock import Clock
+    from connection_governor.core.deadline import Deadline
     from connection_governor.core.engine import Engine
     from connection_governor.core.lease import Lease, Refusal, Renewal, Wanted
     from connection_governor.core.operations import Operations
@@ -32,25 +33,33 @@ class Service:
         self._reporter = reporter
         self._clock = clock
 
-    def default_lease_ms(self, database: str, *, anonymous: bool = False) -> int:
+    def default_lease_ms(self, database: str, *, anonymous: bool = False, deadline: Deadline | None = None) -> int:
         """How long a lease of this database lasts where the caller names no length."""
-        settings = self._engine.settings(database)
+        settings = self._engine.settings(database, deadline=deadline)
         return settings.anonymous_lease_ms if anonymous else settings.lease_ms
 
-    def acquire(self, wanted: Wanted, *, waiting: bool | None = None, until_ms: int | None = None) -> Grant | Refusal:
+    def acquire(
+        self,
+        wanted: Wanted,
+        *,
+        waiting: bool | None = None,
+        last: bool | None = None,
+        deadline: Deadline | None = None,
+    ) -> Grant | Refusal:
         """Lend connections, or say that none is left.
 
         Args:
             wanted: the lease asked for.
             waiting: None: a call of its own, whose refusal is counted here. Else the caller tries repeatedly and counts
                 its own refusal: False at its first try (write at once), True at those after it (read before writing).
-            until_ms: start no retry later than this.
+            last: whether the caller's wait ends with this call; None: the caller is not in this process.
+            deadline: no request outlasts it.
 
         Raises:
             As `Engine.acquire`.
         """
         started_ms = self._clock.now_ms()
-        outcome = self._engine.acquire(wanted, look_first=bool(waiting), until_ms=until_ms)
+        outcome = self._engine.acquire(wanted, look_first=bool(waiting), last=last, deadline=deadline)
         now_ms = self._clock.now_ms()
         values = gauges(allowed=outcome.allowed, in_use=outcome.in_use, exact=not outcome.estimated)
         if isinstance(outcome, Grant):
@@ -63,13 +72,15 @@ class Service:
             self._reporter.refused(wanted.database, values, took_ms=now_ms - started_ms, now_ms=now_ms, **who)
         return outcome
 
-    def renew(self, lease: Lease, *, expires_at_ms: int, any_end: bool = False) -> Renewal | Refusal | None:
+    def renew(
+        self, lease: Lease, *, expires_at_ms: int, any_end: bool = False, deadline: Deadline | None = None
+    ) -> Renewal | Refusal | None:
         """Move a lease's end. Answers and raises as `Engine.renew`."""
-        return self._engine.renew(lease, expires_at_ms=expires_at_ms, any_end=any_end)
+        return self._engine.renew(lease, expires_at_ms=expires_at_ms, any_end=any_end, deadline=deadline)
 
-    def release(self, lease: Lease) -> bool:
-        """Give a lease back; whether there was anything to give back. Raises as `Engine.release`."""
-        counter = self._engine.release(lease)
+    def release(self, lease: Lease, *, deadline: Deadline | None = None) -> bool:
+        """Release a lease; return whether there was anything to release. Raises as `Engine.release`."""
+        counter = self._engine.release(lease, deadline=deadline)
         if counter is None:
             return False
         settings = self._engine.known_settings(lease.database)  # for a metric only: no request for it, and no failure
@@ -79,10 +90,10 @@ class Service:
         self._reporter.released(lease.database, values, now_ms=self._clock.now_ms(), **who)
         return True
 
-    def leases(self, database: str) -> list[Lease]:
+    def leases(self, database: str, *, deadline: Deadline | None = None) -> list[Lease]:
         """Every stored lease, soonest end first. Raises as `Operations.status`."""
-        return self._operations.status(database).leases()
+        return self._operations.status(database, deadline=deadline).leases()
 
-    def status(self, database: str) -> dict[str, Any]:
+    def status(self, database: str, *, deadline: Deadline | None = None) -> dict[str, Any]:
         """Who holds what, exact as of its read, in the shape of the contract. Raises as `Operations.status`."""
-        return status_report(self._operations.status(database))
+        return status_report(self._operations.status(database, deadline=deadline))
