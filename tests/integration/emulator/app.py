@@ -57,6 +57,10 @@ def handler(event: dict[str, Any], context: Any) -> Any:  # noqa: ANN401 - awsla
     if act == "noted":
         return [noted.name for noted in Path(FOLDER).iterdir()] if Path(FOLDER).exists() else None
     with governor().connection("orders", context=context, keep_seconds=event.get("keep", 0)) as connection:
+        if act == "keep":
+            time.sleep(event.get("sleep", 0))
+            held = connection.lease
+            return {"pid": os.getpid(), "lease": held.lease_id, "holder": held.holder} if held else None
         if act == "hang":
             time.sleep(60)
         if act == "exit":

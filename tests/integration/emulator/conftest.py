@@ -31,14 +31,16 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 LAYER = ROOT / "layers" / "governor"
 TIMEOUT_S = 3
-_WORLD = (
+WORLD = (
     # The tools are reached below /opt: this checkout may itself stand below /tmp, which is about to be hidden.
-    "mount -t tmpfs tmpfs /opt && cp -R {stage}/. /opt/ && mkdir /opt/tools && mount --bind {tools} /opt/tools &&"
-    " mount -t tmpfs tmpfs /tmp && cd /opt/function &&"
+    "mount -t tmpfs tmpfs /opt && cp -R {stage}/. /opt/ && mkdir /opt/tools && mount --bind "
+    f"{TOOLS} /opt/tools && mount -t tmpfs tmpfs /tmp && cd /opt/function &&"
+)
+_EMULATED = (
     " exec {rie} --log-level warn --runtime-interface-emulator-address 127.0.0.1:{port}"
     " --runtime-api-address 127.0.0.1:{api} {python} -m awslambdaric app.handler"
 )
-_NAMESPACES = ["unshare", "-Urmpf", "--mount-proc", "--kill-child"]
+NAMESPACES = ["unshare", "-Urmpf", "--mount-proc", "--kill-child"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -51,14 +53,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def rie() -> str:
     """The emulator's binary, as aws-sam-cli ships it."""
-    if subprocess.run([*_NAMESPACES, "true"], capture_output=True, check=False).returncode:
+    if subprocess.run([*NAMESPACES, "true"], capture_output=True, check=False).returncode:
         pytest.skip("this system lets no unprivileged user make namespaces")
     packages = tool("sam", "sam").parent.parent
     binary = next(packages.glob("lib/python*/site-packages/samcli/local/rapid/aws-lambda-rie-x86_64"))
-    return _inside(binary)
+    return inside(binary)
 
 
-def _inside(program: Path) -> str:
+def inside(program: Path) -> str:
     """Where the environment finds one of the project's tools."""
     return str(Path("/opt/tools") / program.relative_to(TOOLS))
 
@@ -128,13 +130,13 @@ def environment(rie: str, stage: Path, tmp_path: Path) -> Iterator[Callable[...,
                 shutil.copy(ca, own / "ca.pem")
             if not extension:
                 shutil.rmtree(own / "extensions")
-            python = _inside(tool("rie", "python"))
-            world = _WORLD.format(stage=own, tools=TOOLS, rie=rie, port=port, api=free_port(), python=python)
+            python = inside(tool("rie", "python"))
+            world = (WORLD + _EMULATED).format(stage=own, rie=rie, port=port, api=free_port(), python=python)
             server = start(
                 "the emulator",
-                [*_NAMESPACES, "sh", "-c", world],
+                [*NAMESPACES, "sh", "-c", world],
                 log=tmp_path / "emulator.log",
-                env=_variables(variables),
+                env=variables_of(variables),
             )
             running.callback(kill, server)
             one = LambdaEnvironment(server, port)
@@ -144,7 +146,8 @@ def environment(rie: str, stage: Path, tmp_path: Path) -> Iterator[Callable[...,
         yield started
 
 
-def _variables(variables: dict[str, str]) -> dict[str, Any]:
+def variables_of(variables: dict[str, str]) -> dict[str, Any]:
+    """The variables of an execution environment, and these."""
     return {
         "PATH": os.environ["PATH"],
         "HOME": "/tmp",
