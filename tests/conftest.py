@@ -12,7 +12,7 @@ SERVER_FIXTURES = {"mariadb": "database", "dynamodb_local": "dynamodb_local", "s
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks each test by the servers that it asks for, so that `-m "not database"` leaves them out."""
+    """Mark each test by the servers that it asks for, so that `-m "not database"` leaves them out."""
     for item in items:
         for fixture in set(getattr(item, "fixturenames", ())) & SERVER_FIXTURES.keys():
             item.add_marker(SERVER_FIXTURES[fixture])
@@ -20,20 +20,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def mariadb() -> Iterator[PrivateMariaDB]:
-    """A private MariaDB with TLS and 20 connections; tests make users of their own."""
+    """Yield a private MariaDB with TLS and 20 connections; tests make users of their own."""
     with PrivateMariaDB(max_connections=20) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def dynamodb_local() -> Iterator[str]:
-    """DynamoDB Local's endpoint URL; tests make tables of their own."""
+    """Yield DynamoDB Local's endpoint URL; tests make tables of their own."""
     with running_dynamodb_local() as endpoint_url:
         yield endpoint_url
 
 
 @pytest.fixture(scope="session")
 def stack() -> Iterator[Stack]:
-    """The template deployed by sam, a budget of 10 connections, the janitor off; started once in a session."""
+    """Yield the template deployed by sam, a budget of 10 connections, the janitor off; started once in a session."""
     with running_stack(allowed=10, janitor=False) as running:
         yield running

@@ -133,9 +133,9 @@ def _mysql_count(axes: Axes, drawing: Drawing) -> None:
 
 def remaining_over_time(recording: Recording) -> Samples:
     """Return the lowest remaining count of each quarter of a second, of the emitted metric and of the table."""
-    said = list(recording.remaining) + [(at_ms, recording.allowed - lent) for at_ms, lent in recording.lent]
+    samples = list(recording.remaining) + [(at_ms, recording.allowed - lent) for at_ms, lent in recording.lent]
     lowest: dict[int, float] = {}
-    for at_ms, left in said:
+    for at_ms, left in samples:
         if recording.governed.from_ms <= at_ms < recording.ungoverned.from_ms:
             lowest[at_ms // BIN_MS] = min(left, lowest.get(at_ms // BIN_MS, left))
     return [(number * BIN_MS, left) for number, left in sorted(lowest.items())]

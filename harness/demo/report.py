@@ -78,8 +78,8 @@ def _page(recording: Recording, summary: dict[str, Any], broken: list[str], svg:
 def _verdict(broken: list[str]) -> str:
     if not broken:
         return '<p class="verdict">Every promise held.</p>'
-    said = "; ".join(html.escape(promise) for promise in broken)
-    return f'<p class="verdict bad">Not every promise held: {said}.</p>'
+    listed = "; ".join(html.escape(promise) for promise in broken)
+    return f'<p class="verdict bad">Not every promise held: {listed}.</p>'
 
 
 def _group(group: Group) -> str:

@@ -125,8 +125,8 @@ def _sam(arguments: list[str], variables: Mapping[str, str]) -> None:
         check=False,
     )
     if done.returncode != 0:
-        said = done.stdout.decode(errors="replace").strip()
-        raise StackError(f"sam {arguments[0]} failed:\n{said}")
+        output = done.stdout.decode(errors="replace").strip()
+        raise StackError(f"sam {arguments[0]} failed:\n{output}")
 
 
 def _without_aws(environment: Mapping[str, str]) -> dict[str, str]:

@@ -21,7 +21,7 @@ WORLDS = ["memory", pytest.param("local", marks=pytest.mark.dynamodb_local)]
 
 @pytest.fixture(scope="session")
 def endpoint(dynamodb_local: str) -> Iterator[Endpoint]:
-    """The wire client's kept connections to DynamoDB Local."""
+    """Yield the wire client's kept connections to DynamoDB Local."""
     endpoint = endpoint_of(dynamodb_local)
     yield endpoint
     endpoint.close()
@@ -29,7 +29,7 @@ def endpoint(dynamodb_local: str) -> Iterator[Endpoint]:
 
 @pytest.fixture(params=WORLDS)
 def empty_store(request: pytest.FixtureRequest) -> LeaseStore:
-    """A store with nothing in it."""
+    """Return a store with nothing in it."""
     if request.param == "memory":
         return MemoryStore()
     return local_store(request.getfixturevalue("endpoint"))
@@ -37,7 +37,7 @@ def empty_store(request: pytest.FixtureRequest) -> LeaseStore:
 
 @pytest.fixture
 def world(empty_store: LeaseStore) -> World:
-    """`orders` with a budget of three connections in one shard."""
+    """Return the database `orders` with a budget of three connections in one shard."""
     world = World(empty_store)
     world.operations.set_budget(world.database, 3)
     return world
@@ -45,7 +45,7 @@ def world(empty_store: LeaseStore) -> World:
 
 @pytest.fixture
 def sharded(empty_store: LeaseStore) -> World:
-    """`orders` with a budget of six connections in three shards."""
+    """Return the database `orders` with a budget of six connections in three shards."""
     world = World(empty_store)
     world.operations.set_budget(world.database, 6, shards=3)
     return world
@@ -53,7 +53,7 @@ def sharded(empty_store: LeaseStore) -> World:
 
 @pytest.fixture(scope="session")
 def deployment(stack: Stack) -> Iterator[Deployment]:
-    """The deployed function and its table."""
+    """Yield the deployed function and its table."""
     found = Deployment.of(stack)
     yield found
     for end in found.endpoints:
@@ -70,7 +70,7 @@ OPEN_WORLDS = [
 
 @pytest.fixture(params=OPEN_WORLDS)
 def open_world(request: pytest.FixtureRequest) -> World:
-    """A world without a budget, reached by each transport; only for tests that move no clock and plan no faults."""
+    """Return a world without a budget, by each transport; only for tests that move no clock and plan no faults."""
     if request.param == "stack":
         deployment: Deployment = request.getfixturevalue("deployment")
         return deployment.world()

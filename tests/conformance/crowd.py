@@ -65,11 +65,11 @@ class Crowd:
             assert process.wait(timeout_s) == 0
 
     def journal(self) -> list[str]:
-        """The lines of all journals."""
+        """Return the lines of all journals."""
         return [line for journal in self._folder.iterdir() for line in journal.read_text("ascii").splitlines()]
 
     def held(self) -> list[Held]:
-        """What was held; `until_ns` is None where it was never given back."""
+        """Return the holds; `until_ns` is None if the lease was never released."""
         leases: dict[str, Held] = {}
         for line in self.journal():
             sign, lease_id, count, at_ns = line.split(" ")
@@ -82,7 +82,7 @@ class Crowd:
 
 
 def peak_held(leases: list[Held], gone_ns: int | None = None) -> int:
-    """The most connections that were held at one moment; who never gave back held until `gone_ns`."""
+    """Return the most connections held at one moment; a holder that never released held until `gone_ns`."""
     ends = [gone_ns if lease.until_ns is None else lease.until_ns for lease in leases]
     assert None not in ends, "a lease was never given back"
     return most_at_once((lease.from_ns, end, lease.connections) for lease, end in zip(leases, ends, strict=True) if end)
@@ -136,7 +136,7 @@ class Member:
             self._take(0)
 
     def loop(self, until: float) -> None:
-        """Take, hold for a moment, give back; again and again."""
+        """Acquire, hold for a moment, release; repeat."""
         while time.monotonic() < until:
             with suppress(NoConnectionsLeft, GovernorUnavailable):
                 lease = self._take(0.5)
@@ -154,7 +154,7 @@ class Member:
 
 
 def serve(make: Callable[[IO[bytes], int], object]) -> None:
-    """Be one process of a crowd: `make` gets the journal and the leases' length; modes are methods of what it makes."""
+    """Run one process of a crowd: `make` gets the journal and the leases' length; modes are methods of its result."""
     folder, threads, mode, seconds, lease_ms = sys.argv[1:]
     talk = os.fdopen(os.dup(1), "w")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # metrics go to standard output: not wanted here

@@ -45,7 +45,7 @@ class Budget(NamedTuple):
     held: frozenset[tuple[str, int]] = frozenset()
 
     def after(self, operation: Operation, *, exact_refusals: bool) -> Budget | None:
-        """The budget after the operation; None where the operation could not have had its outcome now."""
+        """Return the budget after the operation; None if the operation could not have had its outcome now."""
         lease = (operation.lease_id, operation.connections)
         if operation.kind == RELEASE:
             # "no" may follow a lost answer: the lease is gone after it, whoever was told so.
@@ -87,7 +87,7 @@ class _Moment:
 
 
 def linearization(history: Sequence[Operation], allowed: int, *, exact_refusals: bool = True) -> list[Operation] | None:
-    """An order of the operations that explains the history, or None where there is none.
+    """Return an order of the operations that explains the history, or None.
 
     Args:
         history: operations in any order.
@@ -125,7 +125,7 @@ def linearization(history: Sequence[Operation], allowed: int, *, exact_refusals:
 
 
 def _moments(history: Sequence[Operation]) -> _Moment:
-    """The calls and returns in the order of time; those of unknown outcome never return."""
+    """Return the calls and returns in the order of time; those of unknown outcome never return."""
     events = []
     for index, operation in enumerate(history):
         call, back = _Moment(index, is_call=True), _Moment(index, is_call=False)

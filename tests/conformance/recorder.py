@@ -48,7 +48,7 @@ class Recorder:
         self._engine = Engine(store, SYSTEM_CLOCK, SYSTEM_ENTROPY)
 
     def record(self, until: float) -> None:
-        """Acquire, hold for a moment, release; what has no known outcome is released all the same."""
+        """Acquire, hold for a moment, release; also release a lease whose outcome is unknown."""
         while time.monotonic() < until:
             lease = self._acquire()
             time.sleep(random.random() * LONGEST_HOLD_S)

@@ -28,7 +28,7 @@ def answers_to(action: str) -> jsonschema.Draft202012Validator:
 
 
 def answer(world: World, request: object) -> Any:  # noqa: ANN401 - JSON
-    """The answer, after a journey through JSON, and held to the schema of its action."""
+    """Return the answer, after a journey through JSON, and held to the schema of its action."""
     given_answer = json.loads(json.dumps(world.requests.answer(request)))
     action = str(request.get("action")) if isinstance(request, dict) else ""
     if isinstance(request, dict) and "incrementCounter" in request:
@@ -40,7 +40,7 @@ def answer(world: World, request: object) -> Any:  # noqa: ANN401 - JSON
 
 
 def granted(world: World, **fields: object) -> dict[str, Any]:
-    """The lease of an acquire that must be granted."""
+    """Return the lease of an acquire that must be granted."""
     request = {"action": "acquire", "database": world.database, "holder": "checkout/2f1c", **fields}
     given_answer = answer(world, request)
     assert given_answer["granted"], given_answer

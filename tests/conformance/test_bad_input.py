@@ -18,7 +18,7 @@ NOT_NAMES = ["", " ", "a" * 33, "or ders", "orders#0", "orders\n", "größe", "a
 
 @pytest.fixture
 def world(open_world: World) -> World:
-    """A budget of three connections in one shard."""
+    """Return a budget of three connections in one shard."""
     open_world.operations.set_budget(open_world.database, 3)
     return open_world
 

@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 
 def capacity(world: World) -> int:
-    """How many connections could be in use at most: what is allowed, or lent above it."""
+    """Return how many connections can be in use at most: the allowed ones, or those in use above that."""
     return sum(max(shard.allowed, shard.in_use) for shard in world.shards())
 
 
 def rival(world: World) -> Operations:
-    """Another operator, without faults."""
+    """Return another operator, without faults."""
     return Operations(world.truth, world.clock, world.entropy)
 
 

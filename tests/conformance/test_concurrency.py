@@ -39,13 +39,13 @@ class Table:
         self.operations.set_budget(DATABASE, BUDGET, shards=shards, skew_ms=SKEW_MS)
 
     def in_use(self) -> int:
-        """What is lent; every shard must be whole."""
+        """Return what is lent; every shard must be whole."""
         status = self.operations.status(DATABASE)
         assert all(is_whole(shard) for shard in status.shards)
         return status.in_use
 
     def is_untouched(self) -> bool:
-        """Whether remaining is allowed again, in every shard, with no lease left."""
+        """Return whether remaining is allowed again, in every shard, with no lease left."""
         shards = self.operations.status(DATABASE).shards
         return all(shard.remaining == shard.allowed and not shard.leases for shard in shards)
 

@@ -43,7 +43,7 @@ def tapped_endpoint(tap: WireTap) -> Iterator[Endpoint]:
 
 @pytest.fixture
 def world(tap: WireTap, tapped_endpoint: Endpoint) -> World:
-    """A database whose name is as long as it may be, with the most connections that one shard gets."""
+    """Return a database with the longest name and the most connections that one shard gets."""
     table = new_table(tapped_endpoint)
     clock = VirtualClock(1_834_567_891_234)  # no round number: DynamoDB stores trailing zeros for nothing
     world = World(DynamoDBStore(DynamoDBCaller(tapped_endpoint), table), database=LONG_NAME, clock=clock)
@@ -54,7 +54,7 @@ def world(tap: WireTap, tapped_endpoint: Endpoint) -> World:
 
 
 def lend_all(world: World, holder: str = "checkout-service/2f1c") -> list[Lease]:
-    """A lease for each connection, with the longest tag that is stored."""
+    """Return a lease for each connection, with the longest tag that is stored."""
     return [world.lend(holder=holder) for _ in range(LEASES)]
 
 
@@ -133,7 +133,7 @@ def test_a_shard_of_the_largest_budget_that_is_as_old_as_can_be_stays_within_one
 
 
 def _age(tap: WireTap, world: World, key: ShardKey, *, fence: int) -> None:
-    """As if so many leases had been granted."""
+    """Set the fence as if so many leases had been granted."""
     call = world.truth._call  # type: ignore[attr-defined]
     call(
         "UpdateItem",

@@ -84,7 +84,7 @@ def test_what_the_schema_forbids_is_refused_and_what_it_allows_is_not(world: Wor
 
 
 def _as_json(value: Any) -> Any:  # noqa: ANN401
-    """JSON Schema takes 1.0 for an integer; the function, as Python's reader, does not: ask with what it refuses."""
+    """Ask with a value as JSON: JSON Schema accepts 1.0 as an integer; the function, as Python's reader, does not."""
     if isinstance(value, float) and value.is_integer():
         return value + 0.5 if abs(value) < 2**52 else "float"
     if isinstance(value, list):

@@ -113,7 +113,7 @@ def test_refusals_may_be_let_off_where_shards_are_asked_one_after_the_other() ->
 
 
 def made_up(seed: int, length: int, budget: int) -> list[Operation]:
-    """A history that is right: each operation takes effect at one moment, and call and return stand around it."""
+    """Return a correct history: each operation takes effect at one moment, between its call and its return."""
     dice, held, history = random.Random(seed), dict[str, int](), list[Operation]()
     for number in range(length):
         moment = number * 10

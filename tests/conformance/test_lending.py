@@ -25,14 +25,14 @@ ALLOWANCE_MS = 15_000  # longer than a test takes where the clock runs on
 
 @pytest.fixture
 def world(open_world: World) -> World:
-    """A budget of three connections in one shard."""
+    """Return a budget of three connections in one shard."""
     open_world.operations.set_budget(open_world.database, 3, skew_ms=ALLOWANCE_MS)
     return open_world
 
 
 @pytest.fixture
 def sharded(open_world: World) -> World:
-    """A budget of six connections in three shards."""
+    """Return a budget of six connections in three shards."""
     open_world.operations.set_budget(open_world.database, 6, shards=3, skew_ms=ALLOWANCE_MS)
     return open_world
 

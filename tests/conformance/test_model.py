@@ -61,7 +61,7 @@ class OneShard(RuleBasedStateMachine):
 
     @initialize(budget=st.integers(0, 3))
     def begin(self, budget: int) -> None:
-        """A database of its own for each history."""
+        """Create a database for each history."""
         self.world = World(self.store, database=f"model-{next(names)}")
         self.world.entropy.share = 0.0  # no pause between retries: time is what the rules let pass
         self.world.operations.set_budget(self.world.database, budget)
@@ -81,7 +81,7 @@ class OneShard(RuleBasedStateMachine):
         return [lease_id for lease_id in self.stored if self.is_over(lease_id)]
 
     def foretell_grant(self, wanted: Wanted) -> bool:
-        """Whether the acquire must be granted; frees what it must take over."""
+        """Return whether the acquire must be granted; remove the leases that it must take over."""
         if wanted.lease_id in self.stored:
             return True
         room = self.allowed - self.in_use()
@@ -106,7 +106,7 @@ class OneShard(RuleBasedStateMachine):
 
     @rule(target=held, asked=asked, look_first=st.booleans(), fault=ANSWERS)
     def acquire_again(self, asked: Lease, look_first: bool, fault: Fault | None) -> Lease:
-        """A retry, or a late duplicate after its release."""
+        """Return a retry, or a late duplicate after its release."""
         wanted = Wanted(asked.database, asked.lease_id, asked.holder, asked.connections, asked.expires_at_ms)
         return self.ask(wanted, look_first=look_first, fault=fault)
 
@@ -176,7 +176,7 @@ class OneShard(RuleBasedStateMachine):
 
     @rule(budget=st.integers(0, 3))
     def set_budget(self, budget: int) -> None:
-        """A plan is carried out on what is really lent: what is over is reclaimed first."""
+        """Carry a plan out on the live leases: expired ones are reclaimed first."""
         self.world.operations.set_budget(self.world.database, budget)
         for lease_id in self.over():
             del self.stored[lease_id]
@@ -185,7 +185,7 @@ class OneShard(RuleBasedStateMachine):
 
     @invariant()
     def what_is_stored_is_what_was_foretold(self) -> None:
-        """And the counter is what is allowed less what the leases hold, and fences count the grants."""
+        """Compare the store with the prediction: counters, leases, and fences that count the grants."""
         shard = self.world.shard()
         found = {each.lease_id: Entry(each.connections, each.expires_at_ms) for each in self.world.status().leases()}
         assert found == self.stored
@@ -213,7 +213,7 @@ class SeveralShards(RuleBasedStateMachine):
         self.fences: dict[int, int] = {}
 
     def note_what_is_in_force(self) -> None:
-        """A budget is in force from when its settings are written until one later plan has stamped every shard."""
+        """Note the budgets in force: each from its settings' write until one later plan has stamped every shard."""
         status = self.world.status()
         self.budgets[status.settings.plan] = status.settings.allowed
         for shard in status.shards:
@@ -224,7 +224,7 @@ class SeveralShards(RuleBasedStateMachine):
                 self.in_force_at_ms[plan] = self.world.clock.now
 
     def in_force(self) -> int:
-        """The highest budget in force within the last lease length and the allowance."""
+        """Return the highest budget in force within the last lease length and the allowance."""
         since = self.world.clock.now - 30_000 - SKEW_MS
         return max(self.budgets[plan] for plan, at_ms in self.in_force_at_ms.items() if at_ms >= since)
 
@@ -266,7 +266,7 @@ class SeveralShards(RuleBasedStateMachine):
         crash=st.none() | st.tuples(st.integers(0, 8), st.booleans()),
     )
     def set_budget(self, budget: int, shards: int, crash: tuple[int, bool] | None) -> None:
-        """Perhaps cut off in the middle: whoever comes next goes on from there."""
+        """Change the budget, perhaps cut off in the middle: the next operator continues from there."""
         self.world.store.crash = crash
         with suppress(GovernorUnavailable):
             self.world.operations.set_budget(self.world.database, budget, shards=shards)
@@ -289,7 +289,7 @@ class SeveralShards(RuleBasedStateMachine):
             self.fences[shard.key.index] = shard.fence
 
     def teardown(self) -> None:
-        """When all have gone and no plan is half done, exactly the budget can be lent again."""
+        """Check that exactly the budget can be granted again when all holders are gone and no plan is half done."""
         if not hasattr(self, "world"):
             return
         self.janitor()

@@ -25,7 +25,7 @@ def record(*, ends_in_ms: int = 30_000, connections: int = 1, tag: str = "checko
 
 @pytest.fixture
 def store(empty_store: LeaseStore) -> LeaseStore:
-    """One shard of three connections, at plan 1, with nothing lent."""
+    """Return one shard of three connections, at plan 1, with nothing lent."""
     empty_store.make_shard(KEY, 1)
     assert empty_store.raise_allowed(Change(KEY, 0, 3), 1)
     return empty_store
@@ -48,7 +48,7 @@ def lower_to(store: LeaseStore, allowed: int, plan: int = 2) -> None:
 
 
 def refuses(store: LeaseStore, outcome: Written | Unwritten, before: Shard) -> bool:
-    """Whether nothing was written, and the answer shows the shard as it stands."""
+    """Return whether nothing was written, and the answer shows the shard as it stands."""
     return outcome == Unwritten(before) and shard_of(store) == before
 
 

@@ -41,7 +41,7 @@ class WireTap:
         self.seen: list[Seen] = []
 
     def operations(self) -> list[str]:
-        """The names of the operations, in order."""
+        """Return the names of the operations, in order."""
         return [request.operation for request in self.seen]
 
     def clear(self) -> None:

@@ -9,13 +9,13 @@ from harness.stack.tls import ServerCertificate, make_server_certificate
 
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> ServerCertificate:
-    """An authority that nobody else trusts, and its certificate for 127.0.0.1."""
+    """Return an authority that nobody else trusts, and its certificate for 127.0.0.1."""
     return make_server_certificate(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture
 def server_tls(certificate: ServerCertificate) -> ssl.SSLContext:
-    """The server's side of TLS."""
+    """Return the server's side of TLS."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate.certificate, certificate.key)
     return context

@@ -31,17 +31,17 @@ class Invocation:
         self._ends_s = time.monotonic() + left_ms / 1_000
 
     def get_remaining_time_in_millis(self) -> int:
-        """What is left of it."""
+        """Return what is left of it."""
         return max(0, int((self._ends_s - time.monotonic()) * 1_000))
 
     def overrun_s(self) -> float:
-        """By how much it has been outlasted."""
+        """Return the seconds since the deadline."""
         return time.monotonic() - self._ends_s
 
 
 @pytest.fixture
 def silent() -> Iterator[dict[str, str]]:
-    """The variables of a worker whose every AWS service is silent."""
+    """Yield the variables of a worker whose every AWS service is silent."""
     with ScriptedServer([Silence()] * 8) as server:
         yield {
             "AWS_ENDPOINT_URL": server.url,

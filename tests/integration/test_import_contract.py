@@ -40,7 +40,7 @@ PLANTS = {
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A copy of the packages and of the contracts."""
+    """Return a copy of the packages and of the contracts."""
     bytecode = shutil.ignore_patterns("__pycache__")
     shutil.copytree(
         ROOT / "layers" / "governor" / "connection_governor", tmp_path / "connection_governor", ignore=bytecode

@@ -60,7 +60,7 @@ PLAIN_HTTP = {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
 
 
 def loaded_by(program: str) -> set[str]:
-    """The modules that a fresh interpreter has loaded after the program, besides those it starts with."""
+    """Return the modules that a fresh interpreter has loaded after the program, besides those it starts with."""
     ending = "\nimport json, sys; print(json.dumps(sorted(set(sys.modules) - before)))"
     code = f"import sys; before = set(sys.modules); sys.path.insert(0, {str(LAYER)!r})\n{program}{ending}"
     done = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, timeout=30, check=True)
@@ -68,7 +68,7 @@ def loaded_by(program: str) -> set[str]:
 
 
 def of(loaded: set[str], *names: str) -> set[str]:
-    """Those of these packages, and what is in them."""
+    """Return those of these packages, and what is in them."""
     return {module for module in loaded if any(module == name or module.startswith(f"{name}.") for name in names)}
 
 

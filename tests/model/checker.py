@@ -72,7 +72,7 @@ def _explore(system: System[State], most_states: int | None) -> Exploration[Stat
 
 
 def _trace(system: System[State], came_from: dict[State, State | None], last: State) -> tuple[tuple[Label, State], ...]:
-    """How the search came to this state, with the label of each step found again."""
+    """Return how the search came to this state, with the label of each step found again."""
     path = [last]
     while (before := came_from[path[-1]]) is not None:
         path.append(before)

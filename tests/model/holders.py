@@ -26,7 +26,7 @@ class Holders:
         self.bad = world.broken.__eq__
 
     def moves(self, state: State) -> Iterator[Move]:
-        """Every next state."""
+        """Yield every next state."""
         yield from self._newcomers(state)
         for at, story in enumerate(state.stories):
             for client in story.clients:
@@ -57,35 +57,37 @@ class Holders:
             if self.on("renew"):
                 yield from self._send(state, at, client, Request(RENEW, client.end, _next_end(story)))
         elif self.bad("a retry has a new id") and client.kind == ASK:
-            yield ("asks again with a new id", story), self._told(state, at, client, ())
+            yield ("asks again with a new id", story), self._next(state, at, client, ())
         else:
             yield from self._send(state, at, client, client)
         if client.kind == ASK:
             yield from self._send(state, at, client, Request(LEAVE, client.end))
         if client.kind == RENEW:
-            yield ("gives up the renewal", story), self._told(state, at, client, (Request(HOLD, client.end),))
+            yield ("gives up the renewal", story), self._next(state, at, client, (Request(HOLD, client.end),))
         if self.on("crash") or client.end <= 0:
-            yield ("a client vanishes", client, story), self._told(state, at, client, ())
+            yield ("a client vanishes", client, story), self._next(state, at, client, ())
 
     def _may_end(self, story: Story) -> bool:
-        """Whether the lease's next end may pass. Who cannot freeze acts in time, and waits for no answer that long."""
+        """Return whether the lease's next expiry may pass. A client that cannot freeze acts in time."""
         ends = [end for end in _ends(story) if end > 0]
         return bool(ends) and (self.on("freeze") or all(client.end != min(ends) for client in story.clients))
 
     # ---- a request on its way, and its answer
 
     def _send(self, state: State, at: int, client: Request | None, request: Request) -> Iterator[Move]:
-        """A request takes effect or not; its answer comes back or not; a copy of it stays on the way or not."""
+        """Yield each fate of a request: takes effect or not, answer arrives or not, a copy stays on its way or not."""
         outcomes = list(self.effects(state, at, request))
         story = state.stories[at]
         for what, after in outcomes or [("refused", state)]:
-            told = self._answer(after.stories[at], request, took_effect=bool(outcomes))
-            yield from self._copies(("sends", request, what, story), self._told(after, at, client, told), at, request)
+            answered = self._answer(after.stories[at], request, took_effect=bool(outcomes))
+            yield from self._copies(
+                ("sends", request, what, story), self._next(after, at, client, answered), at, request
+            )
             if self.on("lost") and outcomes:
-                lost = self._told(after, at, client, (request,))
+                lost = self._next(after, at, client, (request,))
                 yield from self._copies(("sends", request, what + ", answer lost", story), lost, at, request)
         if self.on("lost") or self.on("late"):
-            waiting = self._told(state, at, client, (request,))
+            waiting = self._next(state, at, client, (request,))
             copies = list(self._copies(("sends", request, "does not arrive yet", story), waiting, at, request))
             yield from copies if self.on("lost") else copies[1:]
 
@@ -108,7 +110,7 @@ class Holders:
                 yield (*label, "a copy stays on the way"), more._replace(stories=put(more.stories, place, fewer))
 
     def _answer(self, story: Story, request: Request, *, took_effect: bool) -> tuple[Request, ...]:
-        """What the client makes of an answer, which shows the shard where nothing was written."""
+        """Return the client's next state after an answer, which shows the shard if nothing was written."""
         if request.kind == ASK:
             same = story.end == request.end or (self.bad("an id is enough for a retry") and story.end != ABSENT)
             return (Request(HOLD, story.end),) if same else ()
@@ -123,7 +125,7 @@ class Holders:
         return ()
 
     @staticmethod
-    def _told(state: State, at: int, before: Request | None, after: tuple[Request, ...]) -> State:
+    def _next(state: State, at: int, before: Request | None, after: tuple[Request, ...]) -> State:
         story = state.stories[at]
         others = list(story.clients)
         if before is not None:
@@ -133,7 +135,7 @@ class Holders:
     # ---- the conditional writes
 
     def effects(self, state: State, at: int, request: Request) -> Iterator[tuple[str, State]]:
-        """Each way in which this request can change the store now; none if its condition fails."""
+        """Yield each way in which this request can change the store now; none if its condition fails."""
         story = state.stories[at]
         shard = state.shards[story.shard]
         if shard is None:
@@ -169,7 +171,7 @@ class Holders:
             yield what, state._replace(shards=put(state.shards, story.shard, written), stories=tuple(stories))
 
     def _takings(self, stories: tuple[Story, ...], at: int) -> Iterator[tuple[int, ...]]:
-        """What one write may take over: nothing, one lease, or where several are allowed any of them together."""
+        """Yield the sets that one write may take over: none, one lease, or several if the world allows it."""
         past = [
             i for i, story in enumerate(stories) if story.shard == stories[at].shard and i != at and self._past(story)
         ]
@@ -177,7 +179,7 @@ class Holders:
         return chain.from_iterable(combinations(past, count) for count in range(most + 1))
 
     def _past(self, story: Story) -> bool:
-        """Whether a takeover may name this lease: it is stored exactly as it was seen, and past its end."""
+        """Return whether a takeover may name this lease: it is stored exactly as seen, and expired."""
         if self.bad("takeover compares only the expiry"):
             return story.seen != ABSENT and story.end <= 0
         if self.bad("takeover without skew"):
@@ -186,7 +188,7 @@ class Holders:
 
 
 def give_back(state: State, at: int) -> State:
-    """The lease is removed and the counter grows by what its record says, in one write."""
+    """Return the shard without the lease, its counter grown by the record's connections, in one write."""
     story = state.stories[at]
     shard = state.shards[story.shard]
     assert shard is not None
@@ -197,7 +199,7 @@ def give_back(state: State, at: int) -> State:
 
 
 def _ends(story: Story) -> set[int]:
-    """Every end that anybody knows of this lease."""
+    """Return every expiry of this lease that any party knows."""
     ends = {end for client in (*story.clients, *story.strays) for end in (client.end, client.later)}
     return (ends | {story.end, story.seen}) - {ABSENT}
 
@@ -207,12 +209,12 @@ def _next_end(story: Story) -> int:
 
 
 def earlier(story: Story) -> Story:
-    """The same, after the lease's next end has passed."""
+    """Return the same, after the lease's next expiry has passed."""
     return moved(story, {end: end - 1 for end in _ends(story)})
 
 
 def in_order(story: Story) -> Story:
-    """The same with ends renamed by their order: 1, 2, … to come and 0, -1, … past."""
+    """Return the same with expiries renamed by their order: 1, 2, … to come and 0, -1, … past."""
     ends = _ends(story)
     to_come = sorted(end for end in ends if end > 0)
     past = sorted((end for end in ends if end <= 0), reverse=True)
@@ -220,7 +222,7 @@ def in_order(story: Story) -> Story:
 
 
 def moved(story: Story, ends: dict[int, int]) -> Story:
-    """The same with other ends."""
+    """Return the same with other expiries."""
 
     def request(old: Request) -> Request:
         return Request(old.kind, ends[old.end], ends.get(old.later, ABSENT))

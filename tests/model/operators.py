@@ -26,7 +26,7 @@ class Operators:
         self.bad = world.broken.__eq__
 
     def moves(self, state: State) -> Iterator[Move]:
-        """Every next state."""
+        """Yield every next state."""
         if self.on("move"):
             yield from self._settings(state)
             for number in range(len(state.plans)):
@@ -36,7 +36,7 @@ class Operators:
             yield from self.reclaims(state)
 
     def _settings(self, state: State) -> Iterator[Move]:
-        """The next plan: its number is conditional on the one that was read, so plans never fork."""
+        """Yield the next plan: its write requires the plan number that was read, so plans never fork."""
         last = state.plans[-1]
         for budget, shards in self.world.choices if len(state.plans) <= self.world.ahead else ():
             if (budget, shards) != last[:2]:
@@ -44,7 +44,7 @@ class Operators:
                 yield ("settings", plan), state._replace(plans=(*state.plans, plan))
 
     def stamps(self, state: State, number: int) -> Iterator[Move]:
-        """Missing shards are made; then each shard of an older plan is stamped, and lowered to its share."""
+        """Yield the stamps: create missing shards; stamp each shard of an older plan, and lower it to its share."""
         plan = state.plans[number]
         missing = [index for index in range(self._made(plan)) if state.shards[index] is None]
         for index in missing:
@@ -61,14 +61,14 @@ class Operators:
                     yield ("stamps", index, plan), state._replace(shards=shards, lasting=self._lasting(state, shards))
 
     def _lasting(self, state: State, shards: Shards) -> int:
-        """Which budgets stay in force beyond the plans that are still carried: until one plan is on every shard."""
+        """Return the budgets in force beyond the plans that shards carry: until one plan is on every shard."""
         if len({shard.plan for shard in shards if shard}) == 1 or self.bad("shards may carry different later plans"):
             return 0
         passed = state.plans[oldest(state.shards) : oldest(shards)]
         return max([state.lasting, *(plan.budget for plan in passed)])
 
     def raises(self, state: State, number: int) -> Iterator[Move]:
-        """Each shard that someone's view allows to raise, to each height that some view allows."""
+        """Yield each raise, to each height, that some executor's view allows."""
         plan = state.plans[number]
         for index, shard in enumerate(state.shards[: plan.made]):
             if shard is None or not self._carries(shard, plan, index, number):
@@ -86,7 +86,7 @@ class Operators:
                 yield ("raises", index, plan), state._replace(shards=put(state.shards, index, raised))
 
     def _taken_by_others(self, state: State, index: int, number: int) -> int | None:
-        """The least that any executor of this plan can think the other shards need; None if none can have come so far.
+        """Return the least that any executor of this plan can count for the other shards; None if none can be so far.
 
         In strict index order: an executor raises a shard only after those before it have their whole share.
         """
@@ -102,7 +102,7 @@ class Operators:
         return total
 
     def reclaims(self, state: State) -> Iterator[Move]:
-        """Any lease past its end, exactly as it was seen. Several in one write are the same as one after the other."""
+        """Yield the removal of any expired lease, exactly as seen. Several in one write equal one after the other."""
         for at, story in enumerate(state.stories):
             seen = story.seen != ABSENT and self.bad("reclaim compares the id alone")
             if ABSENT < story.end <= 0 or (seen and story.end != ABSENT):
@@ -127,14 +127,14 @@ class Operators:
         return plan.shards if self.bad("missing shards are passed over") else plan.made
 
     def _carries(self, shard: Shard, plan: Plan, index: int, number: int) -> bool:
-        """Whether an executor of the plan that reads this shard now may count on it."""
+        """Return whether an executor of the plan that reads this shard now may count on it."""
         unstamped = self.bad("raise without stamping all") and shard.plan < number
         return shard.plan == number or (unstamped and shard.allowed <= plan.share(index))
 
     # ---- what may have been read
 
     def marked(self, shards: Shards, plans: Plans) -> Shards:
-        """The shards with what may now have been read of them, less what can never matter again."""
+        """Return the shards with the reads that are now possible, without those that can never matter again."""
         rows = [
             [self._noted(shard, index, number, plans[number]) for index, shard in enumerate(shards)]
             for number in range(len(plans))
@@ -146,7 +146,7 @@ class Operators:
         )
 
     def _noted(self, shard: Shard | None, index: int, number: int, plan: Plan) -> Mark | None:
-        """What is known of one shard under one plan, with what can be read now."""
+        """Return one shard's marks under one plan, with the reads that are possible now."""
         if shard is None or index >= plan.made:
             return None
         old = _mark(shard, number)
@@ -159,7 +159,7 @@ class Operators:
         return Mark(number, min(old.low, shard.committed), high, old.full or full)
 
     def _may_raise(self, shards: Shards, plan: Plan, number: int) -> bool:
-        """Whether anyone can yet raise a shard under this plan."""
+        """Return whether anyone can yet raise a shard under this plan."""
         return any(
             shard is None or shard.plan < number or (shard.plan == number and shard.allowed < plan.share(index))
             for index, shard in enumerate(shards[: plan.made])
@@ -171,12 +171,12 @@ def _mark(shard: Shard, number: int) -> Mark | None:
 
 
 def _without_high(shard: Shard, number: int) -> tuple[Mark, ...]:
-    """What was committed together with an earlier `allowed` is of no use any more: the write would fail."""
+    """Return what was committed together with an earlier `allowed` is of no use any more: the write would fail."""
     return tuple(mark._replace(high=0) if mark.plan == number else mark for mark in shard.marks)
 
 
 def renumbered(shards: Shards, plans: Plans) -> tuple[Shards, Plans]:
-    """The same with plans that nobody can write any more forgotten, and the others counted from 0."""
+    """Return the same with plans that nobody can write any more forgotten, and the others counted from 0."""
     missing = [index for index, shard in enumerate(shards) if shard is None]
     makers = [number for number, plan in enumerate(plans) if any(index < plan.made for index in missing)]
     first = min([oldest(shards), *makers])

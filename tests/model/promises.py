@@ -20,11 +20,11 @@ class Promises:
         self._recovering: dict[tuple[object, ...], str | None] = {}
 
     def wrong(self, state: State) -> str | None:
-        """The first promise that this state breaks."""
+        """Return the first promise that this state breaks."""
         return self._over_grant(state) or self._counter_drifted(state) or self._misled(state) or self._lost(state)
 
     def wrong_step(self, before: State, after: State, label: Label) -> str | None:
-        """The first promise that this step breaks. What fits no state: fences grow, a renew never shortens.
+        """Return the first promise that this step breaks, for rules about steps: fences grow, a renew never shortens.
 
         A release removes a record and a renew replaces it by a later one, so that neither can take effect a second time
         unless the lease was granted again.
@@ -45,13 +45,13 @@ class Promises:
         return None
 
     def _over_grant(self, state: State) -> str | None:
-        """Promise 1: what is lent, against the highest budget in force since the oldest live lease was written."""
+        """Check promise 1: live leases, against the highest budget in force since the oldest of them was written."""
         live = [story for story in state.stories if story.end > 0]
         lent, allowed = sum(story.size for story in live), max([state.in_force, *(story.budget for story in live)])
         return f"over-grant: {lent} are lent, and no more than {allowed} were ever allowed" if lent > allowed else None
 
     def _counter_drifted(self, state: State) -> str | None:
-        """Promise 4: the counter equals the leases, in every shard."""
+        """Check promise 4: the counter equals the leases, in every shard."""
         for index, shard in enumerate(state.shards):
             held = sum(story.size for story in state.stories if story.shard == index and story.end != ABSENT)
             if shard and shard.allowed - shard.remaining != held:
@@ -59,7 +59,7 @@ class Promises:
         return None
 
     def _misled(self, state: State) -> str | None:
-        """Who believes in a lease has it, to itself; and (promise 3) one acquire leaves no second lease behind."""
+        """Check that a client has the lease it believes in, alone; and promise 3: one acquire leaves one lease."""
         for story in state.stories:
             believers = [client for client in story.clients if client.kind in (HOLD, RENEW) and client.end > 0]
             if any(story.end < client.end for client in believers):
@@ -73,14 +73,14 @@ class Promises:
     # ---- promise 2 and promise 6: nothing is lost for good, and a half-done plan can be finished
 
     def _lost(self, state: State) -> str | None:
-        """Promise 2: from here, with every holder gone, all of the last plan can be lent, without the janitor."""
+        """Check promise 2: with every holder gone, all of the last plan can be granted without the janitor."""
         key = (state.shards, state.plans)
         if key not in self._recovering:
             self._recovering[key] = self._unfinished(state)
         return self._recovering[key]
 
     def _unfinished(self, state: State) -> str | None:
-        """Who is refused settles the last plan, if a shard that it saw is short; then all must have their share."""
+        """Check that a refused caller settles the last plan if a shard it saw is short; all then have their share."""
         last = state.plans[-1]
         if not any(self._is_short(shard, last, index) for index, shard in enumerate(state.shards)):
             lendable = sum(shard.allowed for shard in state.shards[: last.shards] if shard)
@@ -91,19 +91,19 @@ class Promises:
         return None if left == shares else f"a half-done plan cannot be finished: {left} instead of {shares}"
 
     def _is_short(self, shard: Shard | None, last: Plan, index: int) -> bool:
-        """Whether a refusal shows that this shard waits for capacity; a missing one does, if the plan lends there."""
+        """Return whether a refusal shows that this shard lacks capacity; a missing one does, if the plan uses it."""
         if shard is None:
             return index < last.shards and self._world.broken != "a missing shard is not short"
         return shard.allowed < last.share(index)
 
     def _emptied(self, shard: Shard) -> Shard:
-        """Whoever carries a plan out has reclaimed everything; else only shards that lend are emptied, by takeovers."""
+        """Return the shards emptied: all by a plan that reclaims; else only shards in use, by takeovers."""
         if self._world.broken == "a plan reclaims nothing" and shard.allowed == 0:
             return shard
         return shard._replace(remaining=shard.allowed)
 
     def _settled(self, state: State) -> State:
-        """After reclaiming everything and carrying out the last plan, with nobody else about."""
+        """Return the state after one executor alone reclaims everything and carries out the last plan."""
         number = len(state.plans) - 1
         empty = tuple(shard and self._emptied(shard) for shard in state.shards)
         state = state._replace(shards=self._operators.marked(empty, state.plans), stories=())

@@ -27,16 +27,16 @@ class Protocol:
         self.wrong_step = self._promises.wrong_step
 
     def initial(self) -> list[State]:
-        """Each start of the world."""
+        """Return each start of the world."""
         return [self.canonical(self.world.start(start)) for start in self.world.starts]
 
     def moves(self, state: State) -> Iterator[Move]:
-        """Every next state, not yet canonical."""
+        """Yield every next state, not yet canonical."""
         yield from self._holders.moves(state)
         yield from self._operators.moves(state)
 
     def canonical(self, state: State) -> State:
-        """One for all that differ only in names (clients, ids, times, plan numbers), or in what nobody can use."""
+        """Return one state for all that differ only in names (clients, ids, times, plan numbers) or dead history."""
         key = (state.shards, state.plans)
         if key not in self._plainly:
             self._plainly[key] = self._plain(*key)
@@ -47,7 +47,7 @@ class Protocol:
         return State(shards, tuple(stories), plans, lasting)
 
     def _plain(self, shards: Shards, plans: Plans) -> tuple[Shards, Plans, int]:
-        """Shards and plans as they are told apart: fences not at all, for no condition reads them."""
+        """Return shards and plans without what no condition reads, such as fences."""
         if "move" in self.world.features:
             shards, plans = renumbered(self._operators.marked(shards, plans), plans)
         shards = tuple(shard and shard._replace(fence=0) for shard in shards)
@@ -61,7 +61,7 @@ class Protocol:
 
 
 def tidied(story: Story, in_force: int, *, remember: bool) -> Story | None:
-    """The story without what can never matter again; None if nothing is left of it."""
+    """Return the story without what can never matter again; None if nothing is left of it."""
     clients = tuple(client for client in story.clients if not _is_over(story, client))
     strays = tuple(stray for stray in story.strays if remember or stray.kind == ASK or _may_be_stored(story, stray))
     story = story._replace(
@@ -76,14 +76,14 @@ def tidied(story: Story, in_force: int, *, remember: bool) -> Story | None:
 
 
 def _is_over(story: Story, client: Request) -> bool:
-    """Whether a client's wait changes nothing: a release of what cannot be stored, an acquire as good as a new one."""
+    """Return whether a client's wait is over in effect: a release of no stored lease, an acquire equal to a new one."""
     if client.kind == LEAVE:
         return not _may_be_stored(story, client)
     return client == Request(ASK, client.end) and client.end > 0 and story[2:] == (ABSENT, 0, (client,), (), ABSENT)
 
 
 def _may_be_stored(story: Story, request: Request) -> bool:
-    """Whether the record that a renew or release names is stored, or may be once more by something on its way."""
+    """Return whether the record that a renew or release names is stored, or may be stored again by a late request."""
     return story.end == request.end or any(
         (other.kind == ASK and other.end == request.end) or (other.kind == RENEW and other.later == request.end)
         for other in (*story.clients, *story.strays)

@@ -68,7 +68,7 @@ class Plan(NamedTuple):
     made: int
 
     def share(self, index: int) -> int:
-        """A shard's part of the budget."""
+        """Return a shard's part of the budget."""
         each, rest = divmod(self.budget, self.shards)
         return each + (index < rest) if index < self.shards else 0
 
@@ -92,12 +92,12 @@ class State(NamedTuple):
 
 
 def in_force(shards: Shards, plans: Plans) -> int:
-    """The highest budget of the oldest plan that a shard carries, and of all later ones."""
+    """Return the highest budget of the oldest plan that a shard carries, and of all later ones."""
     return max(plan.budget for plan in plans[oldest(shards) :])
 
 
 def oldest(shards: Shards) -> int:
-    """The number of the oldest plan that a shard carries."""
+    """Return the number of the oldest plan that a shard carries."""
     return min(shard.plan for shard in shards if shard)
 
 
@@ -117,7 +117,7 @@ class World:
     twins: bool = False  # whether a client may use another's lease id
 
     def start(self, start: tuple[int, int, int]) -> State:
-        """A settled budget, with nothing lent."""
+        """Return a settled budget, with nothing lent."""
         plan = Plan(*start)
         made = tuple(Shard(plan.share(i), plan.share(i), 0, 0) for i in range(plan.made))
         return State(made + (None,) * (self.indexes - plan.made), (), (plan,))
@@ -128,5 +128,5 @@ Move = tuple[Label, State]
 
 
 def put(row: tuple[T, ...], at: int, new: T) -> tuple[T, ...]:
-    """The row with one place changed."""
+    """Return the row with one place changed."""
     return (*row[:at], new, *row[at + 1 :])

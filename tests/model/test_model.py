@@ -11,7 +11,7 @@ import pytest
 from tests.model.checker import explore
 from tests.model.protocol import Protocol
 from tests.model.state import FEATURES, World
-from tests.model.told import told
+from tests.model.words import in_words
 from tests.model.worlds import DAILY, FULL, PAIR, THREE_SHARDS, Exhibit, visit, with_moves
 
 CHOSEN = FULL if os.environ.get("MODEL_SIZE") == "full" else DAILY
@@ -56,7 +56,7 @@ BROKEN: list[tuple[str, dict[str, Any], str, int]] = [
 def test_no_reachable_state_breaks_a_promise(exhibit: Exhibit) -> None:
     """Else some order of messages, crashes and budget changes over-grants, loses a slot or leaves a plan half done."""
     found = visit(exhibit)
-    assert found.wrong is None, f"{found.wrong}\n{told(found.trace)}"
+    assert found.wrong is None, f"{found.wrong}\n{in_words(found.trace)}"
     assert found.complete or exhibit.most_states is not None
 
 
@@ -74,14 +74,14 @@ def test_a_broken_rule_is_caught_by_a_short_trace(broken: str, size: dict[str, A
     """Else the search proves nothing: it would pass a protocol that is known to break."""
     found = explore(Protocol(World(broken=broken, **size)))
     assert (found.wrong or "").startswith(wrong), found.wrong
-    assert len(found.trace) - 1 == steps, told(found.trace)
+    assert len(found.trace) - 1 == steps, in_words(found.trace)
 
 
 def test_an_id_used_twice_is_refused() -> None:
     """Else two holders with the same lease id would both be told that the lease is theirs."""
     features = frozenset({"lost", "late", "crash", "freeze"})
     found = explore(Protocol(World(features, twins=True)))
-    assert found.complete, told(found.trace)
+    assert found.complete, in_words(found.trace)
 
 
 def test_the_search_meets_every_kind_of_step() -> None:

@@ -14,7 +14,7 @@ REST = frozenset(FEATURES) - {"move"}
 
 
 def with_moves(*features: str, **size: object) -> World:
-    """Budgets change and holders vanish: only then do two clients leave more leases behind than there are clients."""
+    """Return the features with moves and crashes: only then do two clients leave more than two leases behind."""
     return World(frozenset({"move", "crash", *features}), **size)  # type: ignore[arg-type]
 
 

@@ -42,21 +42,21 @@ TemplateLoader.add_multi_constructor("!", _long_form)
 
 @pytest.fixture(scope="session")
 def template() -> Node:
-    """template.yaml as data."""
+    """Return template.yaml as data."""
     loaded: Node = yaml.load(TEMPLATE.read_text(), TemplateLoader)  # a SafeLoader
     return loaded
 
 
 @pytest.fixture(scope="session")
 def resources(template: Node) -> dict[str, Node]:
-    """Its resources by logical id."""
+    """Return its resources by logical id."""
     found: dict[str, Node] = template["Resources"]
     return found
 
 
 @pytest.fixture(scope="session")
 def functions(resources: dict[str, Node]) -> dict[str, Node]:
-    """The properties of its functions by logical id."""
+    """Return the properties of its functions by logical id."""
     return {
         name: resource["Properties"]
         for name, resource in resources.items()
@@ -66,7 +66,7 @@ def functions(resources: dict[str, Node]) -> dict[str, Node]:
 
 @pytest.fixture(scope="session")
 def built_layers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Both layers, as their makefiles build them."""
+    """Return both layers, as their makefiles build them."""
     built = {}
     path = os.pathsep.join([str(Path(uv()).parent), os.environ["PATH"]])
     for folder, layer in (("governor", "GovernorLayer"), ("powertools", "PowertoolsLayer")):
@@ -82,7 +82,7 @@ def built_layers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def statements(resource: Node) -> Iterator[Node]:
-    """Every policy statement of a role, policy or endpoint, also those that a condition chooses."""
+    """Yield every policy statement of a role, policy or endpoint, also those that a condition chooses."""
     properties = resource["Properties"]
     documents = [policy["PolicyDocument"] for policy in properties.get("Policies", [])]
     documents += [properties["PolicyDocument"]] if "PolicyDocument" in properties else []
@@ -92,12 +92,12 @@ def statements(resource: Node) -> Iterator[Node]:
 
 
 def _either(node: Node) -> list[Node]:
-    """A node as it stands, or those between which a condition chooses."""
+    """Return a node as it stands, or those between which a condition chooses."""
     return [branch for branch in node.get("Fn::If", ["", node])[1:] if branch != NO_VALUE]
 
 
 def holds(template: Node, condition: str, **given: str) -> bool:
-    """Whether a condition of the template holds with these parameters, and the defaults of the others."""
+    """Return whether a condition of the template holds with these parameters, and the defaults of the others."""
     defaults = {name: str(parameter.get("Default", "")) for name, parameter in template["Parameters"].items()}
     return _true(template, {"Condition": condition}, defaults | given)
 
@@ -120,12 +120,12 @@ def _text(node: object, given: dict[str, str]) -> str:
 
 
 def listed(value: object) -> list[Any]:
-    """A value that may stand alone or in a list, as a list."""
+    """Return a value that may stand alone or in a list, as a list."""
     return value if isinstance(value, list) else [value]
 
 
 def walk(node: object) -> Iterator[object]:
-    """Every node below this one, itself first."""
+    """Yield every node below this one, itself first."""
     yield node
     children = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
     for child in children:

@@ -18,13 +18,13 @@ FOCUS_EVERY = 3
 
 
 def seed_of(number: int) -> str:
-    """The seed with this number; every third concentrates on something, each on the next thing in turn."""
+    """Return the seed with this number; every third concentrates on something, each on the next thing in turn."""
     names = list(FOCUSES)
     return f"{number}-{names[number // FOCUS_EVERY % len(names)]}" if number % FOCUS_EVERY == 0 else str(number)
 
 
 def world_of(seed: str, *, table: str | None = None, record: bool = False) -> World:
-    """The world of a seed: a number, or a number and a focus, such as `17` and `17-plans`.
+    """Return the world of a seed: a number, or a number and a focus, such as `17` and `17-plans`.
 
     Args:
         seed: names it.
@@ -39,6 +39,6 @@ def world_of(seed: str, *, table: str | None = None, record: bool = False) -> Wo
 
 
 def worlds(*, table: str | None = None, focus: str | None = None) -> Iterator[World]:
-    """The worlds of all seeds in turn; all concentrate on `focus` if it is named."""
+    """Yield the worlds of all seeds in turn; all concentrate on `focus` if it is named."""
     for number in count():
         yield world_of(f"{number}-{focus}" if focus else seed_of(number), table=table)

@@ -1,4 +1,4 @@
-"""What befalls environments and servers: crashes, freezes, wrong clocks, outages, restarts, KILL."""
+"""Faults of environments and servers: crashes, freezes, wrong clocks, outages, restarts, KILL."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Chaos:
     """Brings each trouble at random times.
 
     Args:
-        world: whom it befalls.
+        world: the world that it disturbs.
         random: when, and whom.
         troubles: how often.
     """
@@ -50,7 +50,7 @@ class Chaos:
         self._over = False
 
     def start(self) -> None:
-        """From now on."""
+        """Begin now."""
         for name in (
             "crash",
             "freeze",
@@ -64,12 +64,12 @@ class Chaos:
                 self._again(name)
 
     def end(self) -> None:
-        """No more of it; what is frozen thaws."""
+        """Stop; thaw the frozen processes."""
         self._over = True
         self._world.network.outage = False
 
     def on_brink(self, process: Process, opening: bool) -> None:
-        """A process is about to send something, or to open a session: it may be frozen, and may crash once thawed."""
+        """Perhaps freeze a process that is about to send or to open a session; once thawed it may crash."""
         environment = self._world.environment_of(process)
         if self._over or environment is None or not environment.freezable or not self._troubles.brink:
             return
@@ -82,7 +82,7 @@ class Chaos:
                 self._world.hub.after(spite_us, self._world.kill, environment, "crashed")
 
     def _tempting_us(self, environment: Environment, *, opening: bool) -> int:
-        """How long a freeze does most harm: as long as a session may be idle, or until its lease is about to end."""
+        """Return how long a freeze does most harm: a session's idle limit, or until just before its lease expires."""
         idle_us = self._world.settings.fence.idle_ms * MS
         if environment.at_the_limit:
             return int(self._random.random() * idle_us)

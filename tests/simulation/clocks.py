@@ -14,7 +14,7 @@ _ID_ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_
 
 
 def stream(seed: str) -> Random:
-    """A generator of its own for each actor, so that leaving one out does not change what the others draw."""
+    """Return a generator of its own for each actor, so that leaving one out does not change what the others draw."""
     return Random(seed)
 
 
@@ -45,7 +45,7 @@ class SkewedClock:
         self._since_us = self._hub.now_us
 
     def now_ms(self) -> int:
-        """What the environment takes for the time."""
+        """Return the environment's own time."""
         now_us = self._hub.now_us
         error_us = self._offset_us + self._ppm * (now_us - self._since_us) // SECOND
         return (now_us + min(max(error_us, -self._bound_us), self._bound_us)) // MS
@@ -68,11 +68,11 @@ class SeededEntropy:
         self._made = random.randrange(64**5)
 
     def lease_id(self) -> str:
-        """Eight characters; consecutive ids fall on shards in no order, as the real ones do."""
+        """Return eight characters; consecutive ids fall on shards in no order, as real ones do."""
         self._made = (self._made * 1_000_005 + 7) % 64**5
         digits = "".join(_ID_ALPHABET[(self._made >> shift) & 63] for shift in (24, 18, 12, 6, 0))
         return self._prefix + digits
 
     def fraction(self) -> float:
-        """A number in [0, 1)."""
+        """Return a number in [0, 1)."""
         return self._random.random()

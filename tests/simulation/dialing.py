@@ -24,7 +24,7 @@ _CLOSE_WAIT, _ESTABLISHED = b"\x08", b"\x01"  # tcp_info's first byte
 
 
 def set_virtual_time(hub: Hub) -> None:
-    """`farewell` asks how long a close has lasted: by the virtual time, too."""
+    """Let `close` measure how long a close lasts by virtual time."""
     close.time = SimpleNamespace(monotonic=lambda: hub.now_us / SECOND)  # type: ignore[assignment,attr-defined]
 
 
@@ -49,7 +49,7 @@ class VirtualSocket:
         process.on_end.append(self._holder_ended)
 
     def dial(self) -> None:
-        """Connect, and wait for whatever the server says first."""
+        """Connect, and wait for the server's first packet."""
         self._process.brink(opening=True)
         self._process.sleep(self._server.hop_us())
         if self._hub.now_us < self._server.down_until_us:
@@ -63,7 +63,7 @@ class VirtualSocket:
         self._seconds = seconds
 
     def makefile(self, _mode: str) -> VirtualSocket:
-        """Its own reader."""
+        """Return its own reader."""
         return self
 
     def sendall(self, data: bytes) -> None:
@@ -74,7 +74,7 @@ class VirtualSocket:
         self._hub.after(self._server.hop_us(), self._session.receive, bytes(data))
 
     def read(self, count: int) -> bytes:
-        """So many bytes, fewer only at the end of the stream."""
+        """Return so many bytes, fewer only at the end of the stream."""
         while len(self._inbox) < count and not self._ended:
             self._wait()
         data = bytes(self._inbox[:count])
@@ -82,7 +82,7 @@ class VirtualSocket:
         return data
 
     def recv(self, count: int) -> bytes:
-        """What has come, or the end of the stream."""
+        """Return the bytes received, or the end of the stream."""
         if not self._inbox and not self._ended:
             self._wait()
         data = bytes(self._inbox[:count])
@@ -90,7 +90,7 @@ class VirtualSocket:
         return data
 
     def getsockopt(self, *_option: int) -> bytes:
-        """What the kernel knows of the peer."""
+        """Return the kernel's state of the connection."""
         return _CLOSE_WAIT if self._ended else _ESTABLISHED
 
     def close(self) -> None:

@@ -21,7 +21,7 @@ REQUESTS_EVERY = 4  # and in one of so many, the requests to DynamoDB themselves
 
 
 def settings_of(seed: str) -> Settings:
-    """The settings of a seed's world."""
+    """Return the settings of a seed's world."""
     random = stream(f"{seed}/settings")
     shards = random.choice((1, 1, 1, 2, 2, 3, 4))
     budget = random.randint(shards, 3 * shards + 2)
@@ -56,7 +56,7 @@ def settings_of(seed: str) -> Settings:
 
 
 def _actors(random: Random, budget: int) -> tuple[str, ...]:
-    """More workers than connections, as a rule; sometimes no operator or janitor, sometimes two."""
+    """Draw the actors: usually more workers than connections; sometimes no operator or janitor, sometimes two."""
     wanted = max(2, round(budget * random.choice((0.4, 0.7, 1.5, 2.5))))
     kinds = ("function", "connecting", "longrunner", "patient", "remote", "vandal", "keeping", "longkeeping")
     weights = [random.choice((0, 1, 2, 4)) for _ in kinds]
@@ -81,7 +81,7 @@ def _fence(random: Random) -> Fence:
 
 
 def _weather(random: Random) -> Weather:
-    """Each kind of bad luck is there in half of the worlds."""
+    """Draw the network's faults: each kind occurs in half of the worlds."""
 
     def maybe(most: float) -> float:
         return random.choice((0.0, random.random() * most))

@@ -24,7 +24,7 @@ _wrapped: set[str] = set()
 
 
 def note_grant(tally: Tally, outcome: Grant | Refusal) -> None:
-    """What an acquire was answered."""
+    """Count an acquire's answer."""
     if isinstance(outcome, Refusal):
         tally.outcomes["refused"] += 1
     else:
@@ -32,7 +32,7 @@ def note_grant(tally: Tally, outcome: Grant | Refusal) -> None:
 
 
 def note_renewal(tally: Tally, outcome: Renewal | Refusal | None) -> Lease | None:
-    """What a renew was answered; the renewed lease, if it was."""
+    """Count a renew's answer; return the renewed lease, if any."""
     if isinstance(outcome, Renewal):
         tally.outcomes["renewed"] += 1
         return outcome.lease
@@ -41,7 +41,7 @@ def note_renewal(tally: Tally, outcome: Renewal | Refusal | None) -> Lease | Non
 
 
 def count_branches() -> None:
-    """From now on, count in `MET`."""
+    """Count in `MET` from now on."""
     for module, name, label in _RULES:
         if name not in _wrapped:
             _wrapped.add(name)

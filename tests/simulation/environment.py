@@ -46,10 +46,10 @@ class SilentReporter(Reporter):
             self._on_ungoverned()
 
     def say(self, *_database: object, **_properties: object) -> None:
-        """Nothing."""
+        """Write nothing."""
 
     def note(self, *_message: object, **_properties: object) -> None:
-        """Nothing."""
+        """Write nothing."""
 
 
 class Environment:
@@ -89,20 +89,20 @@ class Environment:
         self.process.start(body)
 
     def get_remaining_time_in_millis(self) -> int:
-        """As the Lambda context."""
+        """Return the time left, as the Lambda context does."""
         return (self.deadline_us - self.world.hub.now_us) // MS
 
     def operations(self) -> Operations:
-        """The operator's verbs."""
+        """Return the operator's verbs."""
         return Operations(self.store, self.clock, self.entropy)
 
     def service(self) -> Service:
-        """The governor in this environment."""
+        """Return the governor in this environment."""
         engine = Engine(self.store, self.clock, self.entropy)
         return Service(engine, self.operations(), SilentReporter(), self.clock)
 
     def governor(self, *, remote: bool = False, **options: Any) -> Governor:  # noqa: ANN401 - Governor's own options
-        """What a worker uses, with a witness between it and its transport."""
+        """Return a worker's governor, with a witness between it and its transport."""
         transport: Transport = self.service()
         if remote:
             transport = RemoteGovernor(self._invoke, self.clock, self.entropy)
@@ -122,11 +122,11 @@ class Environment:
         )
 
     def requests(self) -> Requests:
-        """The governor function's handler."""
+        """Return the governor function's handler."""
         return Requests(self.service(), self.clock, self.entropy)
 
     def janitor(self) -> Janitor:
-        """The janitor, with its eye on MySQL."""
+        """Return the janitor, which also watches MySQL."""
         world = self.world
         watch = VirtualWatch(self.process, world.server, world.ledger, world.tally)
         return Janitor(self.operations(), watch, SilentReporter(), self.clock)
@@ -167,7 +167,7 @@ class Witness:
 
     def _told(self, lease: Lease) -> None:
         self._environment.lease_end_us = lease.expires_at_ms * MS
-        self._ledger.told(lease)
+        self._ledger.granted(lease)
 
     def renew(self, lease: Lease, *, expires_at_ms: int, deadline: Deadline | None = None) -> Renewal | Refusal | None:
         """See `governor.Transport`."""

@@ -129,7 +129,7 @@ def _refused(stored: Item | None) -> ServiceError:
 
 @cache
 def _clauses(condition: str) -> list[tuple[str, str, str]]:
-    """(path, operator, value's name) of each clause."""
+    """Return (path, operator, value's name) of each clause."""
     clauses = []
     for clause in condition.split(" AND "):
         if absent := _NOT_EXISTS.fullmatch(clause):
@@ -143,7 +143,7 @@ def _clauses(condition: str) -> list[tuple[str, str, str]]:
 
 @cache
 def _parts(update: str) -> tuple[list[tuple[str, str, str, str]], list[str]]:
-    """Assignments (path, summand's path, sign, value's name) and removed paths."""
+    """Return the assignments (path, summand's path, sign, value's name) and the removed paths."""
     assignments, _, removed = update.removeprefix("SET ").partition(" REMOVE ")
     parsed = []
     for assignment in assignments.split(", "):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def plans(settings: Settings) -> Settings:
-    """Operators and janitors in each other's way, all the time."""
+    """Let operators and janitors disturb each other all the time."""
     return replace(
         settings,
         actors=("operator",) * 4 + ("janitor",) * 3 + ("holder",) * 3 + ("renewing",) * 2,
@@ -30,7 +30,7 @@ def plans(settings: Settings) -> Settings:
 
 
 def moves(settings: Settings) -> Settings:
-    """Capacity that comes back bit by bit to a plan that waits for it, and many who hand it out at once."""
+    """Let capacity come back bit by bit to a waiting plan, with many executors that raise at once."""
     return replace(
         settings,
         actors=("operator",) * 2 + ("janitor",) * 5 + ("holder",) * 4,
@@ -47,7 +47,7 @@ def moves(settings: Settings) -> Settings:
 
 
 def limits(settings: Settings) -> Settings:
-    """Holders that use their leases to the last moment and are frozen then, and others that wait for their end."""
+    """Freeze holders that use their leases to the last moment, while others wait for the expiry."""
     return replace(
         settings,
         actors=("longrunner",) * 2 + ("patient",),
@@ -68,13 +68,13 @@ def limits(settings: Settings) -> Settings:
 
 
 def openings(settings: Settings) -> Settings:
-    """The same, and most are frozen before they open a session, until their lease is about to end."""
+    """Return the same, but freeze most before they open a session, until their lease is about to expire."""
     settings = limits(settings)
     return replace(settings, troubles=replace(settings.troubles, at_opening=True), overstays=0)
 
 
 def deadlines(settings: Settings) -> Settings:
-    """Functions that are killed at their deadline in the middle of the longest statement, and others that wait."""
+    """Kill functions at their deadline in the middle of the longest statement, while others wait."""
     return replace(
         limits(settings),
         actors=("connecting",) * 3 + ("patient",),
@@ -85,7 +85,7 @@ def deadlines(settings: Settings) -> Settings:
 
 
 def keeping(settings: Settings) -> Settings:
-    """Connections kept between invocations, in a budget that leaves room for it, until somebody takes it all."""
+    """Keep connections between invocations, in a budget with room for it, until a worker acquires all of it."""
     return replace(
         settings,
         actors=("keeping",) * 4 + ("longkeeping",) * 2 + ("janitor",),
@@ -111,7 +111,7 @@ def keeping(settings: Settings) -> Settings:
 
 
 def rounds(settings: Settings) -> Settings:
-    """Janitors, one round after the other, while sessions come and go."""
+    """Run janitors, one round after the other, while sessions come and go."""
     return replace(
         settings,
         actors=("janitor",) * 3 + ("connecting",) * 4 + ("keeping",),
@@ -125,7 +125,7 @@ def rounds(settings: Settings) -> Settings:
 
 
 def lags(settings: Settings) -> Settings:
-    """Leases renewed at the last moment, seen by reads that lag and taken over by those who are frozen in between."""
+    """Renew leases at the last moment, with lagging reads, and takeovers by workers that are frozen in between."""
     return replace(
         settings,
         actors=("renewing",) * 5 + ("patient",) * 3 + ("longrunner",) * 2,
@@ -140,7 +140,7 @@ def lags(settings: Settings) -> Settings:
 
 
 def storms(settings: Settings) -> Settings:
-    """A network in which hardly anything goes as it should, and a budget over several shards that has room."""
+    """Return a network in which most requests fail, and a budget over several shards that has room."""
     return replace(
         settings,
         actors=("function",) * 3 + ("remote",) * 2 + ("longrunner", "patient") + ("renewing",) * 3 + ("vandal",),

@@ -26,7 +26,7 @@ class GovernorFunction:
 
     Args:
         world: where it runs.
-        random: what befalls invocations.
+        random: draws the invocations' faults.
         weather: of the network between callers and Lambda.
     """
 
@@ -36,7 +36,7 @@ class GovernorFunction:
         self._network = Network(world.hub, random, weather, self._started, world.tally)
 
     def invoke(self, caller: Process, payload: bytes) -> tuple[bytes, str | None]:
-        """Called by a worker's transport: the answer's payload, and the kind of its error."""
+        """Invoke for a worker's transport; return the answer's payload, and the kind of its error."""
         job = self._network.call(Request(caller, "invoke", (payload,), caller.call))
         assert isinstance(job, _Job)
         outcome = job.wait(caller)
@@ -45,7 +45,7 @@ class GovernorFunction:
         return outcome
 
     def _started(self, request: Request) -> _Job:
-        """The request has reached Lambda: the work begins, whether or not anybody waits for it."""
+        """Begin the work: the request has reached Lambda, whether or not its caller still waits."""
         job = _Job(request.arguments[0])
         instance = self._instance()
         instance.run(job, stray=request.stray)
@@ -59,11 +59,11 @@ class GovernorFunction:
         return _Instance(self, self._world)
 
     def lose(self) -> None:
-        """Invocations that are still under way never arrive."""
+        """Lose the invocations that are under way: they never arrive."""
         self._network.lose()
 
     def free(self, instance: _Instance) -> None:
-        """An instance has answered and is frozen until the next invocation."""
+        """Free an instance that has answered: it is frozen until the next invocation."""
         self._idle.append(instance)
 
 
@@ -76,7 +76,7 @@ class _Job:
         self._waiting: tuple[Process, int] | None = None
 
     def wait(self, caller: Process) -> tuple[bytes, str | None] | GovernorUnavailable:
-        """Until it is done, or the caller's patience ends."""
+        """Wait until it is done, or until the caller's time-out."""
         if self._outcome is not None:
             return self._outcome
         ticket = caller.ticket()
@@ -86,7 +86,7 @@ class _Job:
         return outcome or GovernorUnavailable("the governor function did not answer in time")
 
     def done(self, answer: bytes, error: str | None) -> None:
-        """It has ended."""
+        """Note that it has ended."""
         self._outcome = answer, error
         if self._waiting is not None:
             caller, ticket = self._waiting

@@ -22,13 +22,13 @@ RECORD_LENGTHS = range(9, 18)
 
 
 def line_of(request: Request, answer: object) -> str:
-    """The line."""
+    """Return the line."""
     stray = " (stray)" if request.stray else ""
     return f"{request.sender.name} {request.verb}{stray} {_words(request.arguments)} -> {_shown(answer)}"
 
 
 def seconds(now_us: int) -> str:
-    """A moment, in seconds since the world began."""
+    """Return a moment, in seconds since the world began."""
     return f"{(now_us - START_US) / SECOND:.3f}"
 
 

@@ -59,7 +59,7 @@ class Hub:
         return self.at(self.now_us + delay_us, call, *arguments)
 
     def due(self, *calls: Callable[..., object]) -> list[Event]:
-        """What is still to happen by these calls, in its order."""
+        """Return the pending calls, in their order."""
         return [event for _, _, event in sorted(self._queue) if event.call in calls]
 
     def run(self, *, until_us: int | None = None, stop: Callable[[], bool] | None = None) -> None:
@@ -76,7 +76,7 @@ class Hub:
             self.now_us = max(self.now_us, until_us)
 
     def switch(self) -> Any:  # noqa: ANN401 - whatever the process waited for
-        """Called by a process: back to the scheduler until something wakes it."""
+        """Switch from a process to the scheduler, until the process is woken."""
         return self._main.switch()
 
 
@@ -119,7 +119,7 @@ class Process:
         self.hub.after(0, self._greenlet.switch)
 
     def ticket(self) -> int:
-        """Names the wait that comes next: what comes for an older one comes too late."""
+        """Name the next wait: an event for an older wait comes too late."""
         if not self.alive:
             raise GreenletExit
         self._ticket += 1
@@ -152,7 +152,7 @@ class Process:
         self.wait()
 
     def brink(self, *, opening: bool = False) -> None:
-        """Between a decision and the sending of its request, being frozen matters most: the world may do it."""
+        """Let the world freeze the process between a decision and the sending of its request, where it matters most."""
         if self.on_brink is not None:
             self.on_brink(self, opening)
             if self.frozen:

@@ -56,7 +56,7 @@ class Tally:
         self.broken: Counter[str] = Counter()
 
     def fault(self, name: str) -> None:
-        """One fault befell someone."""
+        """Count one fault."""
         self.steps += 1
         self.faults[name] += 1
 
@@ -120,7 +120,7 @@ class Ledger:
     # What the table tells.
 
     def changed(self, before: Shard | None, after: Shard, request: Request) -> None:
-        """A write was applied to a shard."""
+        """Check a write that was applied to a shard."""
         self._forget_expired()
         self.changed_us = self._hub.now_us
         index = after.key.index
@@ -140,7 +140,7 @@ class Ledger:
         self.on_change()
 
     def settings_saved(self, settings: Settings) -> None:
-        """A new plan was stored."""
+        """Check a new plan that was stored."""
         if self.settings is not None and settings.plan <= self.settings.plan:
             raise Violation("plan", f"plan {settings.plan} was stored after plan {self.settings.plan}")
         self.settings = settings
@@ -151,22 +151,22 @@ class Ledger:
 
     # What holders were told, and what they say.
 
-    def told(self, lease: Lease) -> None:
-        """A holder was told that it has a lease until its end."""
+    def granted(self, lease: Lease) -> None:
+        """Check a lease that a holder was granted."""
         place = (lease.shard, lease.lease_id)
         held = self.held.get(place)
         record = self.shards[lease.shard].leases.get(lease.lease_id, "")
         if record and tag(record) != tag(lease.record):
-            self.breaks("phantom", f"a holder was told of {lease}, which is another's: {tag(record)}")
+            self.breaks("phantom", f"a holder was granted {lease}, which is another's: {tag(record)}")
         if held is None or held.end_ms < lease.expires_at_ms or held.connections != lease.connections:
             if self._is_over(lease.expires_at_ms):
                 return
             self.breaks(
-                "phantom", f"a holder was told of {lease}, stored is {held and (held.connections, held.end_ms)}"
+                "phantom", f"a holder was granted {lease}, stored is {held and (held.connections, held.end_ms)}"
             )
 
     def gives_back(self, lease: Lease) -> None:
-        """A holder says that it uses the lease no more."""
+        """Note that a holder uses its lease no more."""
         self.given_up.add((lease.shard, lease.lease_id))
 
     # The checks.
@@ -256,14 +256,14 @@ class Ledger:
             self.check_lent(self.lent)
 
     def check_lent(self, lent: int) -> None:
-        """So many connections are lent now: no more than was in force since the oldest lease was granted or renewed."""
+        """Check the connections in use: at most the budget in force since the oldest lease was granted or renewed."""
         since_us = min((held.since_us for held in self.held.values()), default=self._hub.now_us)
         bound = self.budget_since(since_us)
         if lent > bound:
             self.breaks("over-grant", f"{lent} connections are lent, the budget was at most {bound}")
 
     def budget_since(self, since_us: int) -> int:
-        """The highest budget that was in force since then."""
+        """Return the highest budget that was in force since then."""
         bound = 0
         for from_us, budget in reversed(self._in_force):
             bound = max(bound, budget)
@@ -274,7 +274,7 @@ class Ledger:
     # Budget plans.
 
     def _budget_moved(self) -> None:
-        """A plan is in force from its storing until one later plan has stamped every shard."""
+        """Move the budget in force: a plan is, from its storing until one later plan has stamped every shard."""
         whole = max((plan for plan, stamped in self._stamped.items() if stamped >= self.shards.keys()), default=0)
         for plan in [plan for plan in self._plans if plan < whole]:
             del self._plans[plan]
@@ -298,7 +298,7 @@ class Ledger:
         return self._hub.now_us // MS
 
     def _is_over(self, ends_ms: int) -> bool:
-        """Whether the end has passed by every clock of the allowance."""
+        """Return whether the end has passed by every clock of the allowance."""
         return ends_ms < self._now_ms() - self._band_ms
 
     def _forget_expired(self) -> None:
@@ -311,7 +311,7 @@ class Ledger:
                 del self.held[place]
 
     def breaks(self, invariant: str, what: str) -> None:
-        """What time decides: asserted while clocks keep within the allowance, else counted."""
+        """Assert an invariant that depends on time while clocks keep within the allowance; else count it."""
         if self._honest:
             raise Violation(invariant, what)
         self._tally.broken[invariant] += 1
@@ -326,7 +326,7 @@ def _nothing() -> None:
 
 
 def _committed(shard: Shard) -> int:
-    """What a shard may lend, or lends, if that is more."""
+    """Return a shard's allowed connections, or those in use if that is more."""
     return max(shard.allowed, shard.allowed - shard.remaining)
 
 

@@ -41,7 +41,7 @@ class Fate:
         invariant: the first that broke; "" if it survived.
         seed: of the world that broke it.
         steps: how many it had survived by then.
-        what: what the invariant said.
+        what: the invariant's message.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Fate:
 
 
 def mutated(mutant: Mutant) -> str:
-    """The source of its module with the bug in it; each piece of text that it changes must stand there once."""
+    """Return its module's source with the bug in it; each piece of text that it replaces must occur once."""
     source = (SOURCES / f"{mutant.module}.py").read_text()
     for old, new in mutant.changes:
         if source.count(old) != 1:
@@ -110,7 +110,7 @@ def run_here(mutant: Mutant, steps: int) -> Fate:
 
 
 def run_all(mutants: Sequence[Mutant], steps: int) -> list[Fate]:
-    """Each in a process of its own, as many at a time as there are processors."""
+    """Return each in a process of its own, as many at a time as there are processors."""
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         return list(pool.map(lambda mutant: _run_apart(mutant, steps), mutants))
 
@@ -127,19 +127,19 @@ def _run_apart(mutant: Mutant, steps: int) -> Fate:
 
 
 def report(fates: Sequence[Fate]) -> str:
-    """The table of mutants, as Markdown."""
+    """Return the table of mutants, as Markdown."""
     lines = ["| mutant | caught by | after steps |", "| --- | --- | ---: |"]
     lines += [f"| {fate.name} | {fate.invariant or '**survived**'} | {fate.steps:,} |" for fate in fates]
     return "\n".join(lines) + "\n"
 
 
 def steps_allowed() -> int:
-    """How many steps a mutant may survive."""
+    """Return how many steps a mutant may survive."""
     return int(os.environ.get("MUTANT_STEPS", DEFAULT_STEPS))
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--here", help=argparse.SUPPRESS)
     parser.add_argument("--only", action="append", help="part of a mutant's name")

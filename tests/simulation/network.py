@@ -1,4 +1,4 @@
-"""The network between an environment and the table (or the governor function): what can befall one request.
+"""The network between an environment and the table (or the governor function): the fates of one request.
 
 fate          delivered                          the caller sees
 ------------  ---------------------------------  -----------------------------------------
@@ -94,11 +94,11 @@ class Network:
         self.set_weather(weather)
 
     def set_weather(self, weather: Weather) -> None:
-        """From now on."""
+        """Set the network's faults from now on."""
         self._sums = list(accumulate(astuple(weather)))
 
     def call(self, request: Request) -> Any:  # noqa: ANN401 - the verb's answer
-        """Called by the sender: returns the answer, or raises what it sees instead."""
+        """Send a request; return the answer, or raise the error that the sender sees instead."""
         ticket = request.sender.ticket()
         request.sent_us = self._hub.now_us
         fate = "lost" if self.outage else FATES[bisect(self._sums, self._random.random())]
@@ -110,12 +110,12 @@ class Network:
         return request.sender.wait()
 
     def hasten(self) -> None:
-        """All that is still under way arrives now."""
+        """Deliver all that is under way now."""
         for event in self._under_way():
             event.happen()
 
     def lose(self) -> None:
-        """All that is still under way never arrives."""
+        """Lose all that is under way."""
         for event in self._under_way():
             event.cancel()
 

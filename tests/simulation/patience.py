@@ -47,11 +47,11 @@ class Patience:
         ledger.on_change = self._changed
 
     def troubled(self) -> None:
-        """Until now nobody could have been served: an outage has just ended."""
+        """Note the end of an outage: until now no caller could be served."""
         self._full_until_us = self._hub.now_us
 
     def check(self, who: str, since_us: int) -> None:
-        """A wait that began then has come to its end just now, or goes on."""
+        """Check a wait that began then, and ends or continues now."""
         now_us = self._hub.now_us
         free_since_us = max(self._full_until_us, self._free_from_us, since_us)
         if now_us - free_since_us > PATIENCE_US:
@@ -59,7 +59,7 @@ class Patience:
             self._ledger.breaks("kept waiting", f"{who} waited while capacity was free for {waited_ms} ms")
 
     def check_refusal(self, who: str, began_us: int) -> None:
-        """A newcomer's only try, for one connection, has just been refused: no shard may have had room throughout.
+        """Check a refusal of a newcomer's only try, for one connection: no shard may have had room throughout.
 
         Room that a read or a fresh memory cannot have shown does not count, nor a shard that the environment does not
         know of.
@@ -89,7 +89,7 @@ class Patience:
         self._free_from_us = now_us if missing <= 0 else self._comes_back_us(missing)
 
     def _comes_back_us(self, missing: int) -> int:
-        """When so many connections will be over, if nothing changes."""
+        """Return when so many connections will have expired, if nothing changes."""
         records = sorted(record for shard in self._ledger.shards.values() for record in shard.leases.values())
         for record in records:
             missing -= connections(record)

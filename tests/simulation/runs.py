@@ -59,12 +59,12 @@ class Outcome:
 
 
 def steps_wanted() -> int:
-    """How many steps to make: the environment variable SIMULATION_STEPS, or a million."""
+    """Return how many steps to make: the environment variable SIMULATION_STEPS, or a million."""
     return int(os.environ.get("SIMULATION_STEPS", DEFAULT_STEPS))
 
 
 def run(steps: int, *, shown: bool = False) -> Outcome:
-    """Worlds of 4,000 steps each, until together they have made so many; `shown`: how far it is, in the terminal."""
+    """Run worlds of 4,000 steps each, until together they have made so many; `shown` shows the progress."""
     started, total, failures = time.monotonic(), Tally(), []
     numbers = range(-(-steps // STEPS_A_WORLD))
     with ProcessPoolExecutor(len(os.sched_getaffinity(0)), initializer=_leave_ctrl_c_to_the_parent) as pool:
@@ -87,7 +87,7 @@ def _run_one(seed: str) -> tuple[Tally, Failure | None]:
 
 
 def table(tally: Tally) -> str:
-    """How often each fault, each branch of the engine and each outcome was met, and what wrong clocks broke."""
+    """Return how often each fault, each branch of the engine and each outcome was met, and what wrong clocks broke."""
     lines = [f"{tally.steps:,} steps"]
     for title, counts in (
         ("fault", tally.faults),
@@ -101,7 +101,7 @@ def table(tally: Tally) -> str:
 
 
 def world_without(seed: str, names: Collection[str], *, record: bool = False) -> World:
-    """The world of a seed, less some of its actors (by place: `actor3`), troubles, fates, and DynamoDB's `requests`."""
+    """Return a seed's world, without some of its actors (by place: `actor3`), troubles, fates, and `requests`."""
     settings = world_of(seed).settings
     actors = tuple(kind for place, kind in enumerate(settings.actors) if f"actor{place}" not in names)
     gone: dict[str, Any] = {name: 0 for name in names if name in TROUBLES}
@@ -113,7 +113,7 @@ def world_without(seed: str, names: Collection[str], *, record: bool = False) ->
 
 
 def minimised(seed: str) -> list[str]:
-    """Which actors, troubles and fates a failing world does not need in order to break the same invariant as soon."""
+    """Return the actors, troubles and fates without which a failing world breaks the same invariant as soon."""
     broken, steps = _broken(seed, ())
     without: list[str] = []
     for name in (
@@ -127,14 +127,14 @@ def minimised(seed: str) -> list[str]:
 
 
 def _broken(seed: str, without: Collection[str]) -> tuple[str, int]:
-    """What breaks, and after how many steps."""
+    """Return the broken invariant, and after how many steps."""
     world = world_without(seed, without)
     violation = world.violation(STEPS_A_WORLD)
     return violation.invariant if violation else "", world.tally.steps
 
 
 def explained(failure: Failure) -> str:
-    """For people: what broke, how to see it again, and the end of the smallest history that still shows it."""
+    """Return a failure for people: what broke, how to replay it, and the end of the smallest history that shows it."""
     without = minimised(failure.seed)
     less = f" --without {','.join(without)}" if without else ""
     command = f"python -m tests.simulation.runs --replay {failure.seed}{less}"
@@ -142,14 +142,14 @@ def explained(failure: Failure) -> str:
 
 
 def history(seed: str, without: Collection[str] = ()) -> list[str]:
-    """The world's history, up to what broke; microseconds, who, what."""
+    """Return the world's history up to the failure: microseconds, actor, event."""
     world = world_without(seed, without, record=True)
     violation: Violation | None = world.violation(STEPS_A_WORLD)
     return [*(world.history or ()), f"VIOLATION {violation}" if violation else "no violation"]
 
 
 def digest(seed: str) -> str:
-    """A hash of the world's whole history."""
+    """Return a hash of the world's whole history."""
     world = world_of(seed, record=True)
     world.violation(STEPS_A_WORLD)
     return world.digest()
@@ -160,7 +160,7 @@ def _names(names: str) -> list[str]:
 
 
 def main() -> int:
-    """The command line; the exit status is 1 if anything broke."""
+    """Run the command line; the exit status is 1 if anything broke."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--replay", metavar="SEED")
     parser.add_argument("--without", type=_names, default=(), metavar="NAME,...", help="actors, troubles and fates")

@@ -45,7 +45,7 @@ LONGEST_ROLLBACK_S = 0.6
 
 
 def error_packet(code: int, text: str) -> bytes:
-    """How the server refuses."""
+    """Return how the server refuses."""
     return b"\xff" + struct.pack("<H", code) + b"#HY000" + text.encode()
 
 
@@ -66,29 +66,29 @@ class Peer(Protocol):
     """The client's end of a session's stream."""
 
     def hear(self, data: bytes) -> None:
-        """Bytes from the server."""
+        """Receive bytes from the server."""
 
     def hear_end(self) -> None:
-        """The server has closed its side."""
+        """Note that the server has closed its side."""
 
     def is_stuck(self) -> bool:
-        """Whether nobody reads what the server sends."""
+        """Return whether no client reads what the server sends."""
 
     def belongs_to(self, process: object) -> bool:
-        """Whether this process has it."""
+        """Return whether this process has it."""
 
 
 class Watcher(Protocol):
     """Who is told what becomes of sessions."""
 
     def opened(self, session: ServerSession) -> None:
-        """A session has signed in."""
+        """Note a session that has signed in."""
 
     def fenced(self, session: ServerSession) -> None:
-        """Its first settings have been applied."""
+        """Note that its first settings have been applied."""
 
     def closed(self, session: ServerSession) -> None:
-        """It is gone."""
+        """Note that it is gone."""
 
 
 class Server:
@@ -117,11 +117,11 @@ class Server:
         self._made = 0
 
     def hop_us(self) -> int:
-        """One way through the network."""
+        """Return one way through the network."""
         return 100 + int(self.random.random() * 1_500)
 
     def accept(self, peer: Peer) -> ServerSession | None:
-        """A client has connected: a session, which counts from here on; None where it is refused."""
+        """Accept a client; return its session, which counts from now on, or None if it is refused."""
         if len(self.sessions) >= self.max_connections:
             self.tally.outcomes["MySQL refused: 1040"] += 1
             peer.hear(_packet(0, error_packet(1040, "Too many connections")))
@@ -133,7 +133,7 @@ class Server:
         return session
 
     def kill(self, connection_id: int) -> bool:
-        """KILL CONNECTION; whether there was one."""
+        """Kill a connection; return whether there was one."""
         session = self.sessions.get(connection_id)
         if session is None:
             return False
@@ -141,7 +141,7 @@ class Server:
         return True
 
     def restart(self, down_us: int) -> None:
-        """Every session ends, and nobody is let in for a while."""
+        """End every session, and accept no client for a while."""
         self.down_until_us = self.hub.now_us + down_us
         for session in list(self.sessions.values()):
             session.close("restart")
@@ -176,11 +176,11 @@ class ServerSession:
         self._set_timer(SIGN_IN_S, "no sign-in")
 
     def is_of(self, process: object) -> bool:
-        """Whether its client is this process."""
+        """Return whether its client is this process."""
         return self._peer.belongs_to(process)
 
     def receive(self, data: bytes) -> None:
-        """Bytes from the client: one or more whole packets."""
+        """Receive bytes from the client: one or more whole packets."""
         while self.is_open and data:
             length = int.from_bytes(data[:3], "little")
             payload, data = data[4 : 4 + length], data[4 + length :]
@@ -192,13 +192,13 @@ class ServerSession:
             self._next()
 
     def client_gone(self) -> None:
-        """The client's end of the stream was seen: at once if idle, else when the statement is over."""
+        """See the client's end of the stream: at once if idle, else after the statement."""
         self._abandoned = True
         if self.is_open and not self._busy:
             self.close("client gone")
 
     def close(self, why: str) -> None:
-        """The session is gone, and its client will hear of it."""
+        """End the session; its client will be notified."""
         if not self.is_open:
             return
         self.is_open = False
@@ -252,7 +252,7 @@ class ServerSession:
             self._server.watcher.fenced(self)
 
     def _duration(self, sql: str) -> tuple[int, bytes]:
-        """How long a statement takes, and how it ends."""
+        """Return how long a statement takes, and how it ends."""
         verb, _, seconds = sql.partition(" ")
         if verb not in ("WORK", "WRITE", "STREAM", "RUNAWAY"):
             return QUICK_US, self._ok()
@@ -270,7 +270,7 @@ class ServerSession:
         return OK_IN_TRANSACTION if self._in_transaction else OK
 
     def _roll_back_us(self) -> int:
-        """How long it takes to undo what was written and not committed."""
+        """Return how long the rollback of uncommitted writes takes."""
         if not self._in_transaction:
             return 0
         self._in_transaction = False

@@ -81,7 +81,7 @@ class Sessions:
                 self.covered -= 1
 
     def excuse(self, process: Process) -> None:
-        """A worker goes on without the governor on purpose: the session that it has kept counts no more."""
+        """Excuse the kept session of a worker that deliberately connects without the governor."""
         for sessions in self._by_place.values():
             for session in sessions:
                 if session.is_of(process) and session.ready and not session.stray:
@@ -90,7 +90,7 @@ class Sessions:
                     self._tally.outcomes["kept session goes on without a lease"] += 1
 
     def _excuse_runaways(self) -> None:
-        """A statement that ran past every limit may outlive its lease, also one that is over and stored still."""
+        """Excuse a statement that ran past every limit: it may outlive its lease, even one that is still stored."""
         for place, sessions in self._by_place.items():
             for session in sessions:
                 if session.runaway and session.ready and not session.stray and place not in self._ledger.held:
@@ -99,7 +99,7 @@ class Sessions:
                     self._tally.outcomes["session beyond its lease: statement ran away"] += 1
 
     def _lease_gone(self, place: Place) -> None:
-        """A lease was released, taken over or reclaimed: none of its sessions may be left."""
+        """Check a lease that was released, taken over or reclaimed: none of its sessions may be left."""
         for session in self._by_place.pop(place, ()):
             self._by_place[place].append(session)
             if session.stray:
@@ -124,7 +124,7 @@ class Sessions:
 
 
 def place_of(session: ServerSession) -> Place | None:
-    """Shard and lease that a session names."""
+    """Return the shard and lease that a session names."""
     parts = session.name.split(":")
     if len(parts) != 3:
         return None

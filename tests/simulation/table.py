@@ -38,18 +38,18 @@ class Versions:
         self._kept: dict[object, list[tuple[int, Any]]] = {}
 
     def note(self, key: object, value: object) -> None:
-        """An item has just become this."""
+        """Note an item's new version."""
         kept = self._kept.setdefault(key, [(0, None)])
         kept.append((self._hub.now_us, value))
         if len(kept) > VERSIONS_KEPT:
             del kept[0]
 
     def lagging(self, key: object) -> Any:  # noqa: ANN401 - an item of either store
-        """The item as it was a moment ago: one of its whole versions, never older than the lag allows."""
+        """Return the item as it was a moment ago: a whole version, never older than the lag allows."""
         return self._as_of(key, self._hub.now_us - int(self._random.random() ** 2 * self._lag_us))
 
     def since(self, key: object, sent_us: int) -> Any:  # noqa: ANN401 - an item of either store
-        """The item as it was at some moment since the request was sent: several items are read at several moments."""
+        """Return the item as of some moment since the request was sent: several items are read at several moments."""
         return self._as_of(key, self._hub.now_us - int(self._random.random() * (self._hub.now_us - sent_us)))
 
     def _as_of(self, key: object, seen_us: int) -> Any:  # noqa: ANN401 - an item of either store
@@ -67,7 +67,7 @@ class Table(Protocol):
         """Carry a request out at once, atomically; an exception is returned, not raised."""
 
     def store_of(self, process: Process, network: Network) -> LeaseStore:
-        """The table as an environment reaches it."""
+        """Return the table as an environment reaches it."""
 
 
 class MemoryTable:

@@ -16,7 +16,7 @@ NOT_CAUGHT = {"", "surprise"}  # survived, or stumbled over something that is no
 
 @pytest.fixture(scope="module")
 def fates() -> list[Fate]:
-    """What became of each; the table is written anew by each run."""
+    """Return each mutant's fate; each run writes the table anew."""
     fates = run_all(MUTANTS, steps_allowed())
     TABLE.parent.mkdir(exist_ok=True)
     TABLE.write_text(report(fates))

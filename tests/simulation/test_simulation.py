@@ -60,7 +60,7 @@ BRANCHES = {
 
 @pytest.fixture(scope="module")
 def outcome() -> Outcome:
-    """What all worlds did together."""
+    """Return what all worlds did together."""
     return run(steps_wanted())
 
 

@@ -61,7 +61,7 @@ class Worker:
         self.governor: Governor = environment.governor(remote=remote, **options)
 
     def seconds(self, longest: float) -> float:
-        """Some time up to so many seconds, often short."""
+        """Return some time up to so many seconds, often short."""
         return float(longest * self.random.random() ** 2)
 
     def rest(self, longest: float) -> None:
@@ -69,15 +69,15 @@ class Worker:
         self.environment.process.sleep(int(self.seconds(longest) * SECOND))
 
     def count(self, error: Exception) -> None:
-        """An error that its caller has to expect."""
+        """Count an error that its caller must expect."""
         self.world.tally.outcomes[f"raised: {type(error).__name__}"] += 1
 
     def one_invocation(self) -> None:
-        """Override: what one invocation does."""
+        """Override: do one invocation's work."""
         raise NotImplementedError
 
     def run(self) -> None:
-        """One invocation after the other, until the environment goes."""
+        """Run one invocation after the other, until the environment ends."""
         while True:
             self.rest(self.world.settings.gap_s)
             try:
@@ -88,7 +88,7 @@ class Worker:
     # What workers do with what they get.
 
     def query(self, connection: FencedConnection) -> None:
-        """A few statements; now and then one that is long, that nobody reads, or that nothing limits."""
+        """Send a few statements; sometimes one that is long, unread, or unlimited."""
         for _ in range(self.random.randint(1, 3)):
             verb = self.random.choice(("WORK", "WRITE"))
             seconds = self.seconds(self.fence.statement_seconds * (3 if self.random.random() < 0.1 else 0.2))
@@ -103,7 +103,7 @@ class Worker:
             raise BodyFailure
 
     def with_connection(self, **options: Any) -> None:  # noqa: ANN401 - of `connection`
-        """The way most workers take."""
+        """Use a connection as most workers do."""
         with self.governor.connection(timeout=self.seconds(4), **options) as connection:
             self.query(connection)
             if self.random.random() < self.world.settings.overstays:
@@ -131,13 +131,13 @@ class Worker:
             self.environment.at_the_limit = False
 
     def with_lease(self, **options: Any) -> None:  # noqa: ANN401 - of `lease`
-        """Any other driver."""
+        """Use a lease as any other driver does."""
         count = 2 if self.random.random() < 0.2 else 1
         with self.governor.lease(connections=count, timeout=self.seconds(3), **options):
             self.rest(2)
 
     def by_hand(self, **options: Any) -> None:  # noqa: ANN401 - of `acquire`
-        """Acquire, renew and release by hand, not always tidily."""
+        """Acquire, renew and release by hand, sometimes carelessly."""
         lease = self.governor.acquire(timeout=self.seconds(3), **options)
         self.rest(2)
         for _ in range(self.random.choice((0, 0, 1, 1, 2, 4))):
@@ -155,7 +155,7 @@ class Worker:
         self.environment.process.sleep(max(0, left_ms - self.random.randint(1, 60)) * MS)
 
     def _renewed(self, lease: Lease, options: dict[str, Any]) -> Lease:
-        """Renewed, if it can be: an outage or an overdrawn budget leaves it as it is."""
+        """Renew if possible: an outage or an overdrawn budget leaves the lease as it is."""
         try:
             return self.governor.renew(lease, **(options if self.random.random() < 0.7 else {"lease_ms": 1_000}))
         except (GovernorUnavailable, NoConnectionsLeft) as error:
@@ -181,7 +181,7 @@ class LambdaWorker(Worker):
             killing.cancel()
 
     def _do(self, habit: Callable[..., None]) -> None:
-        """A lease covers the whole invocation: nothing may be refused for its sake before the deadline."""
+        """Check that the lease covers the whole invocation: no statement may be refused before the deadline."""
         began_us = self.world.hub.now_us
         try:
             habit(context=self.environment)
@@ -300,7 +300,7 @@ class Vandal(Worker):
         self.rest(3)
 
     def _forge(self) -> None:
-        """Releases and renews what is not written so: other connections, another end, another shard, another tag."""
+        """Release and renew a lease that is not stored so: other connections, expiry, shard or tag."""
         lease = self._lease()
         for change in (
             {"connections": 5},
@@ -341,7 +341,7 @@ def _replace(lease: Lease, **changes: Any) -> Lease:  # noqa: ANN401 - fields of
 
 
 def operate(world: World, environment: Environment) -> None:
-    """An operator changes the budget and the shards, now and then both at once with another."""
+    """Change the budget and the shards, sometimes at the same time as another operator."""
     random, operations = environment.random, environment.operations()
     environment.freezable = True
     while True:
@@ -364,7 +364,7 @@ def _set_budget(world: World, environment: Environment, operations: Operations) 
 
 
 def look_after(world: World, environment: Environment) -> None:
-    """The janitor's rounds, more or less each minute."""
+    """Run the janitor's rounds, about one a minute."""
     random, janitor = environment.random, environment.janitor()
     environment.freezable = True
     while True:

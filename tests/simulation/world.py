@@ -1,4 +1,4 @@
-"""One simulated world: a table, a MySQL, workers, operators, janitors and what befalls them. A function of its seed."""
+"""One simulated world: a table, a MySQL, workers, operators, janitors and their faults. A function of its seed."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Settings:
     janitor_s: float = 60.0
 
     def choice_of_budget(self, random: Random) -> tuple[int, int]:
-        """What an operator may wish for."""
+        """Return a budget that an operator may choose."""
         return random.choice(self.budgets)
 
 
@@ -127,7 +127,7 @@ class World:
         self.function = GovernorFunction(self, self._stream("function"), replace(settings.weather, late=0.0))
 
     def run(self, steps: int) -> Tally:
-        """Until so many steps were made.
+        """Run until so many steps were made.
 
         Raises:
             Violation: an invariant does not hold.
@@ -146,7 +146,7 @@ class World:
         return self.tally
 
     def violation(self, steps: int) -> Violation | None:
-        """Run; the invariant that broke, or None."""
+        """Run; return the invariant that broke, or None."""
         try:
             self.run(steps)
         except Violation as violation:
@@ -156,12 +156,12 @@ class World:
     # What actors and chaos ask of it.
 
     def next_number(self) -> int:
-        """A number for each environment."""
+        """Return a number for each environment."""
         self._numbers += 1
         return self._numbers
 
     def environment(self, name: str) -> Environment:
-        """A new environment, which may be crashed and frozen."""
+        """Return a new environment, which may be crashed and frozen."""
         environment = Environment(self, name)
         self.environments = [one for one in self.environments if one.process.alive]
         self.environments.append(environment)
@@ -169,7 +169,7 @@ class World:
         return environment
 
     def environment_of(self, process: Process) -> Environment | None:
-        """Whose process it is."""
+        """Return the environment of a process."""
         return self._by_process.get(process.name)
 
     def kill(self, environment: Environment, how: str) -> None:
@@ -180,22 +180,22 @@ class World:
             environment.process.end()
 
     def failed(self, process: Process, failure: Exception) -> None:
-        """Production code raised what nobody expects."""
+        """Note an unexpected exception of production code."""
         if isinstance(failure, Violation):
             raise failure
         raise Violation("surprise", f"{process.name}: {failure!r}") from failure
 
     def breaks(self, invariant: str, what: str) -> None:
-        """An actor has seen an invariant broken that depends on clocks."""
+        """Note a broken invariant that an actor saw and that depends on clocks."""
         self.ledger.breaks(invariant, what)
 
     def note(self, *words: object) -> None:
-        """A line of the history."""
+        """Write a line of the history."""
         if self.history is not None:
             self.history.append(f"{seconds(self.hub.now_us):>9} {' '.join(map(str, words))}")
 
     def digest(self) -> str:
-        """A hash of the whole history."""
+        """Return a hash of the whole history."""
         return hashlib.sha256("\n".join(self.history or ()).encode()).hexdigest()
 
     # How it goes.
@@ -211,7 +211,7 @@ class World:
         return answer
 
     def _first_budget(self) -> None:
-        """Two operators create the database at the same moment, each until it has succeeded."""
+        """Create the database by two operators at the same moment, each until it has succeeded."""
         settings, done = self.settings, list[bool]()
 
         def found(founder: Environment) -> None:
@@ -240,7 +240,7 @@ class World:
         self.hub.after(after_us, self._spawn, kind, name)
 
     def _epilogue(self) -> None:
-        """Everybody is killed at once; at the last lease's end and the allowance, all of the budget can be lent again.
+        """Kill every actor at once; check that the whole budget can be granted at the last expiry plus the allowance.
 
         That moment is told by the clock of the newcomer who asks. A request that is under way until then, or arrives at
         that very moment at last, may store a lease with a later end, and thereby put it off.
@@ -264,7 +264,7 @@ class World:
             environment.process.end()
 
     def _until_all_are_over(self, clock: SkewedClock) -> None:
-        """Until this clock shows the first millisecond after the last lease's end and the allowance."""
+        """Wait until this clock shows the first millisecond after the last lease's expiry plus the allowance."""
         while (left_ms := self._last_end_ms() + self.settings.skew_ms + 1 - clock.now_ms()) > 0:
             self.hub.run(until_us=self.hub.now_us + left_ms * MS)
 
@@ -273,7 +273,7 @@ class World:
         return max(ends, default=0)
 
     def _lend_all(self, newcomer: Environment) -> None:
-        """A newcomer asks for every connection of the budget, with no janitor to help, and gets each at its only try.
+        """Acquire every connection of the budget as a newcomer, without a janitor, each at its only try.
 
         Where a budget change was left half done, one refusal shows it, and finishes it.
         """

@@ -7,5 +7,5 @@ from tests.stack.drills import start_table
 
 @pytest.fixture(scope="session")
 def results_of_drills() -> None:
-    """Begins build/faults.md, to which each drill of this run adds its figures."""
+    """Begin build/faults.md, to which each drill of this run adds its figures."""
     start_table()

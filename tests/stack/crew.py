@@ -28,12 +28,12 @@ MYSQL_REFUSALS = (1040, 1226)  # the server's limit, and the user's own
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One step of one worker; `told` is what it said of it."""
+    """One step of one worker; `details` is what it reported."""
 
     pid: int
     at_ms: int
     step: str
-    told: dict[str, Any]
+    details: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class Crew:
         self._reader.start()
 
     def start(self, order: Order) -> list[int]:
-        """Starts workers; returns their process ids when all have begun."""
+        """Start workers; return their process ids when all have begun."""
         before = set(self._pids)
         _pipe(self._leader.stdin).write(json.dumps(asdict(order)) + "\n")
         _pipe(self._leader.stdin).flush()
@@ -64,21 +64,21 @@ class Crew:
         return sorted(self._pids - before)
 
     def wait(self, condition: Callable[[], bool], timeout_s: float = PATIENCE_S) -> None:
-        """Waits until the journal makes a condition true."""
+        """Wait until the journal makes a condition true."""
         with self._changed:
-            told = self._changed.wait_for(condition, timeout_s)
-        assert told, f"not within {timeout_s:g} s; the last lines: {self.lines[-10:]}"
+            met = self._changed.wait_for(condition, timeout_s)
+        assert met, f"not within {timeout_s:g} s; the last lines: {self.lines[-10:]}"
 
     def alive(self) -> list[int]:
-        """Who lives."""
+        """Return the living workers."""
         return [pid for pid in sorted(self._pids) if _is_alive(pid)]
 
     def last(self, pid: int) -> Line:
-        """A worker's latest line."""
+        """Return a worker's latest line."""
         return next(line for line in reversed(self.lines) if line.pid == pid)
 
     def next_to(self, step: str) -> int:
-        """Waits until a worker comes to this step; returns its process id."""
+        """Wait until a worker comes to this step; return its process id."""
         with self._changed:
             seen = len(self.lines)
             came = self._changed.wait_for(lambda: any(line.step == step for line in self.lines[seen:]), PATIENCE_S)
@@ -86,12 +86,12 @@ class Crew:
             return next(line.pid for line in self.lines[seen:] if line.step == step)
 
     def holding(self) -> list[int]:
-        """Who holds a connection at this moment."""
+        """Return the workers that hold a connection now."""
         latest = {line.pid: line.step for line in self.lines}
         return [pid for pid, step in latest.items() if step == "holding"]
 
     def kill(self, *pids: int) -> int:
-        """SIGKILL; returns when it was sent to the last of them."""
+        """Send SIGKILL to all; return when it was sent to the last of them."""
         for pid in pids:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -100,61 +100,61 @@ class Crew:
         return at_ms
 
     def send_home(self) -> None:
-        """SIGTERM to all: each finishes its invocation."""
+        """Send SIGTERM to all: each finishes its invocation."""
         for pid in self.alive():
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
 
     def wait_until_home(self) -> None:
-        """Until nobody is left."""
+        """Wait until no worker is left."""
         _wait_until_gone(self._pids)
 
     def forget(self) -> None:
-        """Begins a new journal; nobody may be left."""
+        """Begin a new journal; no worker may be left."""
         with self._changed:
             assert not self.alive()
             self._pids.clear()
             self.lines.clear()
 
     def count(self, step: str) -> int:
-        """How often the journal tells of a step."""
+        """Return how often the journal has a step."""
         return sum(line.step == step for line in self.lines)
 
     def errors(self) -> dict[str, int]:
-        """What workers failed with, and how often."""
+        """Return the workers' errors, with how often each occurred."""
         counts: dict[str, int] = {}
         for line in self.lines:
             if line.step == "failed":
-                name = f"{line.told['error']} {line.told['number'] or ''}".strip()
+                name = f"{line.details['error']} {line.details['number'] or ''}".strip()
                 counts[name] = counts.get(name, 0) + 1
         return counts
 
     def refused_by_mysql(self) -> list[Refused]:
-        """Each time that MySQL itself refused one too many."""
+        """Return each time that MySQL itself refused a session."""
         refused, opening_ms = [], {}
         for line in self.lines:
             if line.step == "opening":
                 opening_ms[line.pid] = line.at_ms
-            elif line.step == "failed" and line.told["number"] in MYSQL_REFUSALS:
-                refused.append(Refused(line.told["number"], opening_ms[line.pid]))
+            elif line.step == "failed" and line.details["number"] in MYSQL_REFUSALS:
+                refused.append(Refused(line.details["number"], opening_ms[line.pid]))
         return refused
 
     def holds(self) -> list[Hold]:
-        """Each hold as its worker told it; whoever was killed in it holds until its lease ends."""
+        """Return each hold as its worker reported it; a killed worker holds until its lease expires."""
         holds, open_holds = [], {}
         for line in self.lines:
             if line.step == "holding":
-                open_holds[line.pid] = line.told
+                open_holds[line.pid] = line.details
             elif line.step == "closing":
-                told = open_holds.pop(line.pid)
-                holds.append(Hold(told["from_ms"], line.at_ms, told["expires_at_ms"], crashed=False))
-        ends = [(told["from_ms"], told["expires_at_ms"]) for told in open_holds.values()]
+                details = open_holds.pop(line.pid)
+                holds.append(Hold(details["from_ms"], line.at_ms, details["expires_at_ms"], crashed=False))
+        ends = [(details["from_ms"], details["expires_at_ms"]) for details in open_holds.values()]
         return holds + [Hold(from_ms, end_ms, end_ms, crashed=True) for from_ms, end_ms in ends]
 
     def _read(self) -> None:
         for text in _pipe(self._leader.stdout):
-            told = json.loads(text)
-            line = Line(told.pop("pid"), told.pop("at_ms"), told.pop("step"), told)
+            details = json.loads(text)
+            line = Line(details.pop("pid"), details.pop("at_ms"), details.pop("step"), details)
             with self._changed:
                 self.lines.append(line)
                 if line.step == "born":
@@ -164,7 +164,7 @@ class Crew:
 
 @contextmanager
 def crew() -> Iterator[Crew]:
-    """A crew with nobody in it yet; whatever happens, nobody of it is left."""
+    """Yield a crew without workers; at the end none of its workers is left."""
     paths = os.pathsep.join([str(ROOT), str(ROOT / "layers" / "governor")])
     leader = subprocess.Popen(
         [sys.executable, "-m", "tests.stack.drilled_worker"],

@@ -53,13 +53,13 @@ class Deployed:
         return Operations(self.store, SYSTEM_CLOCK, SYSTEM_ENTROPY)
 
     def set_budget(self, allowed: int) -> None:
-        """The table's, and MySQL's own limit with it."""
+        """Set the table's budget, and MySQL's own limit with it."""
         self.operations.set_budget(DATABASE_NAME, allowed)
         self.stack.database.execute(f"ALTER USER '{WORKER_USER}'@'%' WITH MAX_USER_CONNECTIONS {allowed}")
 
     @contextmanager
     def load(self) -> Iterator[Pressure]:
-        """Keeps the deployed harness function's loads running; goes on when its workers have sessions."""
+        """Keep the deployed harness function's loads running; continue when its workers have sessions."""
         pressure = Pressure(self.stack)
         try:
             self.wait_for_sessions(2)
@@ -68,23 +68,23 @@ class Deployed:
             pressure.end()
 
     def sessions(self) -> int:
-        """The workers' sessions, by MySQL's count."""
+        """Return the workers' sessions, by MySQL's count."""
         with closing(self.stack.database.root()) as root, root.cursor() as cursor:
             cursor.execute(SESSIONS, (WORKER_USER,))
             ((count,),) = cursor.fetchall()
         return int(count)
 
     def wait_for_sessions(self, count: int) -> None:
-        """Until MySQL counts so many."""
+        """Wait until MySQL counts so many sessions."""
         ends_at = time.monotonic() + PATIENCE_S
         while self.sessions() < count:
             assert time.monotonic() < ends_at, "the workers do not come"
             time.sleep(0.02)
 
     def judged(
-        self, name: str, befell: str, over_ms: int, holds: list[Hold], refused: list[Refused] | None = None
+        self, name: str, what_happened: str, over_ms: int, holds: list[Hold], refused: list[Refused] | None = None
     ) -> Verdict:
-        """Sees when the full budget is back, counted from the end of the fault; nobody may be at work any more."""
+        """Measure when the full budget is back, from the end of the fault; no worker may be running."""
         held = [Hold(h.from_ms, h.lease_ends_ms or h.to_ms, h.lease_ends_ms, True) if h.crashed else h for h in holds]
         lease_ms = longest_lease_ms(held)
         skew_ms, probes = self.operations.status(DATABASE_NAME).settings.skew_ms, list[Hold]()
@@ -93,7 +93,7 @@ class Deployed:
         back_after_ms = None if back_ms is None else back_ms - over_ms
         return Verdict(
             name,
-            befell,
+            what_happened,
             held,
             probes,
             lease_ms,
@@ -130,7 +130,7 @@ class Fleet:
 
     @classmethod
     def run(cls, stack: Stack) -> Fleet:
-        """Runs one load."""
+        """Run one load."""
         from_ms = now_ms()
         answer = stack.invoke("HarnessFunctionName", WAVE.event(), timeout_s=300)
         columns = answer["details"]["columns"]
@@ -138,10 +138,10 @@ class Fleet:
         refused = [Refused(r["mysql_error"], r["started_ms"]) for r in rows if r["mysql_error"] in MYSQL_REFUSALS]
         return cls(load_of(answer, from_ms, now_ms()), refused)
 
-    def told(self, befell: str) -> str:
-        """What befell, with the errors that the workers answered with."""
+    def in_words(self, what_happened: str) -> str:
+        """Return what happened, with the errors that the workers answered."""
         errors = [f"{count} x {reason}" for reason, count in self.load.error_reasons.items()]
-        return ", ".join([befell, *errors])
+        return ", ".join([what_happened, *errors])
 
 
 class Pressure:
@@ -153,7 +153,7 @@ class Pressure:
         self._task = Task(self._run)
 
     def end(self) -> Fleet:
-        """Lets the last load begin and end; returns what all of them came to."""
+        """Let the last load begin and end; return all loads as one."""
         self._over.set()
         return self._task.result()
 
@@ -168,7 +168,7 @@ class Pressure:
 
 @contextmanager
 def deployed_ground(stack: Stack) -> Iterator[Deployed]:
-    """The running stack with a budget of four and the proxy in between; all of it is put back."""
+    """Yield the running stack with a budget of four and the proxy in between; restore all of it at the end."""
     url = stack.aws.endpoint_url
     table = stack.deployment.outputs["TableName"]
     with FaultProxy(url) as proxy, closing(endpoint_of(url)) as endpoint:
@@ -184,7 +184,7 @@ def deployed_ground(stack: Stack) -> Iterator[Deployed]:
 
 @contextmanager
 def changed_function(stack: Stack, output: str, variables: dict[str, str], **more: Any) -> Iterator[None]:  # noqa: ANN401 - any part of a function's configuration
-    """Changes a deployed function's environment for a while, as an operator could; its processes are replaced."""
+    """Change a deployed function's environment for a while, as an operator could; this replaces its processes."""
     client, name = stack.aws.client("lambda"), stack.deployment.outputs[output]
     before = client.get_function_configuration(FunctionName=name)
     usual = before["Environment"]["Variables"]
@@ -197,7 +197,7 @@ def changed_function(stack: Stack, output: str, variables: dict[str, str], **mor
 
 
 def processes_of(stack: Stack, output: str) -> list[int]:
-    """The processes of a deployed function's environments; none but this stack's."""
+    """Return the processes of a deployed function's environments; none but this stack's."""
     code = f"/ministack-lambda-{stack.deployment.outputs[output]}-".encode()
     found = []
     for folder in Path("/proc").iterdir():

@@ -39,7 +39,7 @@ JOURNAL = os.dup(1)
 
 
 def say(step: str, **more: object) -> None:
-    """One line in the journal."""
+    """Write one line to the journal."""
     line = {"pid": os.getpid(), "at_ms": SYSTEM_CLOCK.now_ms(), "step": step, **more}
     os.write(JOURNAL, json.dumps(line).encode() + b"\n")  # one write: a kill cannot halve it
 
@@ -51,13 +51,13 @@ class TellingOpener:
         self._opener = opener
 
     def open(self, fence: Fence, program_name: str, usable_until_ms: int | None) -> FencedConnection:
-        """As `Opener.open`."""
+        """Open as `Opener.open` does."""
         say("opening")
         return self._opener.open(fence, program_name, usable_until_ms)
 
 
 def governor_of(environment: Environment) -> Governor:
-    """As `Governor.from_env`, with an opener that tells."""
+    """Return a governor as `Governor.from_env` does, with an opener that writes to the journal."""
     parts: dict[str, Any] = governor_parts(environment)
     make = parts["outside"].opener
     parts["outside"] = replace(parts["outside"], opener=lambda: TellingOpener(make()))
@@ -74,7 +74,7 @@ class Worker:
         signal.signal(signal.SIGTERM, self._end)
 
     def work(self) -> None:
-        """Until SIGTERM; the last invocation is finished."""
+        """Work until SIGTERM; finish the last invocation."""
         say("born")
         while not self._is_over:
             try:
@@ -90,7 +90,7 @@ class Worker:
     def _invoke(self, invocation: Invocation) -> None:
         say("asking")
         timeout_s = self._order.timeout_s
-        with self._governor.connection(timeout=timeout_s, context=invocation) as connection, _told(connection):
+        with self._governor.connection(timeout=timeout_s, context=invocation) as connection, _in_words(connection):
             self._hold(connection, invocation)
         say("closed")
 
@@ -106,8 +106,8 @@ class Worker:
 
 
 @contextmanager
-def _told(connection: FencedConnection) -> Iterator[None]:
-    """Says what is held from the grant on, before MySQL is asked, until just before it is given back."""
+def _in_words(connection: FencedConnection) -> Iterator[None]:
+    """Report what is held, from the grant (before connecting to MySQL) until just before the release."""
     lease = connection.lease
     assert lease is not None
     say("holding", from_ms=connection.acquired_ms, expires_at_ms=lease.expires_at_ms, lease_id=lease.lease_id)

@@ -54,7 +54,7 @@ class Ground:
     """One drill's own table, with a budget of six and nothing lent; the servers are shared.
 
     Attributes:
-        mariadb, proxy: what faults befall.
+        mariadb, proxy: the servers that the faults hit.
         variables: a worker's environment; its DynamoDB is the proxy.
         store: the table, reached without faults.
     """
@@ -70,7 +70,7 @@ class Ground:
         return Operations(self.store, SYSTEM_CLOCK, SYSTEM_ENTROPY)
 
     def governor(self) -> Governor:
-        """A worker's governor that remembers nothing, and is spared the faults."""
+        """Return a worker's governor that remembers nothing, and that the faults do not hit."""
         mariadb = self.mariadb
         assert mariadb.port is not None
         target = Target(mariadb.host, mariadb.port, SCHEMA, tls_ca=str(mariadb.ca_path))
@@ -79,17 +79,17 @@ class Ground:
 
 @contextmanager
 def ground_on(dynamodb_url: str, mariadb: PrivateMariaDB, variables: dict[str, str]) -> Iterator[Ground]:
-    """A new table; `variables` say where the database is."""
+    """Yield a new table; `variables` say where the database is."""
     with FaultProxy(dynamodb_url) as proxy, closing(endpoint_of(dynamodb_url)) as endpoint:
         table = new_table(endpoint)
         store = DynamoDBStore(DynamoDBCaller(endpoint), table)
         Operations(store, SYSTEM_CLOCK, SYSTEM_ENTROPY).set_budget(DATABASE, BUDGET, shards=1, skew_ms=SKEW_MS)
-        told = dict(environment_of(proxy.url, table, **variables).variables)
-        yield Ground(mariadb, proxy, told, store)
+        worker_variables = dict(environment_of(proxy.url, table, **variables).variables)
+        yield Ground(mariadb, proxy, worker_variables, store)
 
 
 def variables_of(mariadb: PrivateMariaDB, aws: LocalAws) -> dict[str, str]:
-    """Makes the workers' MySQL user, with the budget for its limit, and the secret; returns a worker's variables."""
+    """Make the workers' MySQL user, with the budget for its limit, and the secret; return a worker's variables."""
     mariadb.execute(f"CREATE DATABASE IF NOT EXISTS {SCHEMA}")
     user, password = CREDENTIALS.username, CREDENTIALS.password
     mariadb.create_user(user, password, max_user_connections=BUDGET, grants=[f"ALL ON {SCHEMA}.*"])
@@ -108,7 +108,7 @@ def variables_of(mariadb: PrivateMariaDB, aws: LocalAws) -> dict[str, str]:
 
 
 def whole_budget(ground: Ground, probes: list[Hold], refused: list[Refused]) -> bool:
-    """Opens as many governed connections as the budget has, all at once, and closes them; whether that went well.
+    """Open as many governed connections as the budget has, all at once, and close them; return whether that worked.
 
     Args:
         ground: where.
@@ -143,7 +143,7 @@ class Verdict:
     """What came of a drill: the workers' holds, and those of the probes that looked for the full budget."""
 
     name: str
-    befell: str
+    what_happened: str
     holds: list[Hold]
     probes: list[Hold]
     lease_ms: int
@@ -164,7 +164,7 @@ class Verdict:
         return max(0, peak_held(self.holds + self.probes) - self.budget)
 
     def insist(self) -> None:
-        """Holds the drill to the promises, and writes its row down."""
+        """Check the promises, and write the drill's row."""
         self._write()
         assert self.holds, "nobody held anything: the drill shows nothing"
         assert self.over_grants == 0, f"{self.over_grants} more held than the budget of {self.budget}"
@@ -175,13 +175,13 @@ class Verdict:
 
     def _write(self) -> None:
         back = "never" if self.back_after_ms is None else f"{self.back_after_ms / 1_000:.1f} s"
-        row = (self.name, self.befell, len(self.holds), self.over_grants, len(self.refused_by_mysql), back)
+        row = (self.name, self.what_happened, len(self.holds), self.over_grants, len(self.refused_by_mysql), back)
         with ROWS.open("a", encoding="utf-8") as rows:
             rows.write("| " + " | ".join(map(str, row)) + f" | {self.bound_ms / 1_000:.1f} s |\n")
 
 
-def judged(ground: Ground, crew: Crew, name: str, over_ms: int, befell: str) -> Verdict:
-    """Sends the crew home, and sees when the full budget is back, counted from the end of the fault."""
+def judged(ground: Ground, crew: Crew, name: str, over_ms: int, what_happened: str) -> Verdict:
+    """Stop the crew, and measure when the full budget is back, from the end of the fault."""
     crew.send_home()
     lease_ms = longest_lease_ms(crew.holds())
     probes, refused = list[Hold](), list[Refused]()
@@ -190,7 +190,7 @@ def judged(ground: Ground, crew: Crew, name: str, over_ms: int, befell: str) -> 
     crew.wait_until_home()
     return Verdict(
         name,
-        befell,
+        what_happened,
         holds=crew.holds(),
         probes=probes,
         lease_ms=lease_ms,
@@ -201,14 +201,14 @@ def judged(ground: Ground, crew: Crew, name: str, over_ms: int, befell: str) -> 
 
 
 def in_use(operations: Operations, database: str) -> int:
-    """What is lent; in every shard the counter must be what the leases say."""
+    """Return the connections in use; in every shard the counter must equal the leases."""
     status = operations.status(database)
     assert all(is_whole(shard) for shard in status.shards), status
     return status.in_use
 
 
 def first_success_ms(call: Callable[[], bool], give_up_ms: int) -> int | None:
-    """Calls again and again; returns when it first succeeded, or None where it did not in time."""
+    """Call repeatedly; return when it first succeeded, or None if it did not in time."""
     while now_ms() < give_up_ms:
         if call():
             return now_ms()
@@ -217,7 +217,7 @@ def first_success_ms(call: Callable[[], bool], give_up_ms: int) -> int | None:
 
 
 def start_table() -> None:
-    """Begins build/faults.md: a row for each drill of this run."""
+    """Begin build/faults.md: a row for each drill of this run."""
     BUILD.mkdir(exist_ok=True)
-    names = ["drill", "what befell", "holds", "over-grants", "refused by MySQL", "full budget back after", "at most"]
+    names = ["drill", "what happened", "holds", "over-grants", "refused by MySQL", "full budget back after", "at most"]
     ROWS.write_text("\n".join(["| " + " | ".join(names) + " |", "| --- " * len(names) + "|", ""]), encoding="utf-8")

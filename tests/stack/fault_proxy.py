@@ -60,7 +60,7 @@ class FaultProxy:
 
     Attributes:
         url: what to give to clients.
-        befell: how often each fault befell: "refused", "late request", "late answer", "dropped answer".
+        injected: how often each fault occurred: "refused", "late request", "late answer", "dropped answer".
     """
 
     def __init__(self, server_url: str, seed: int = 7) -> None:
@@ -71,10 +71,10 @@ class FaultProxy:
         self._fault = HEALTHY
         self._over = False
         self._threads: list[threading.Thread] = []
-        self.befell: Counter[str] = Counter()
+        self.injected: Counter[str] = Counter()
 
     def __enter__(self) -> Self:
-        """Starts to listen."""
+        """Start to listen."""
         self._listener = socket.create_server((LOOPBACK, 0), backlog=128)
         self._listener.settimeout(LOOK_S)
         self.url = f"http://{LOOPBACK}:{self._listener.getsockname()[1]}"
@@ -87,21 +87,21 @@ class FaultProxy:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Cuts all connections."""
+        """Cut all connections."""
         self._over = True
         for thread in self._threads:
             thread.join()
         self._listener.close()
 
-    def befall(self, fault: Fault) -> None:
-        """From now on, this happens; `HEALTHY` ends it."""
+    def inject(self, fault: Fault) -> None:
+        """Inject this fault from now on; `HEALTHY` ends it."""
         self._fault = fault
 
     def wait_for(self, kind: str, count: int = 1, *, timeout_s: float = 20.0) -> None:
-        """Waits until a fault has befallen so often."""
+        """Wait until a fault has occurred so often."""
         ends_at = time.monotonic() + timeout_s
-        while self.befell[kind] < count:
-            assert time.monotonic() < ends_at, f"no {kind} in {timeout_s:g} s: {self.befell}"
+        while self.injected[kind] < count:
+            assert time.monotonic() < ends_at, f"no {kind} in {timeout_s:g} s: {self.injected}"
             time.sleep(0.002)
 
     def _start(self, target: object, *arguments: socket.socket) -> None:
@@ -122,11 +122,11 @@ class FaultProxy:
             self._pass_on(client, server)
 
     def _pass_on(self, client: socket.socket, server: socket.socket) -> None:
-        """Until one side ends: a request's bytes, then its answer's; a fault is drawn once for each."""
+        """Pass bytes on until one side ends: a request's, then its answer's; a fault is drawn once for each."""
         operation, answering = b"", False
         while not self._over:
             if self._fault.refuse:
-                self.befell["refused"] += 1
+                self.injected["refused"] += 1
                 return
             readable, _, _ = select.select([client, server], [], [], LOOK_S)
             if client in readable:
@@ -152,15 +152,15 @@ class FaultProxy:
 
     def _loses(self, fault: Fault) -> bool:
         lost = self._draw.random() < fault.drop
-        self.befell["dropped answer"] += lost
+        self.injected["dropped answer"] += lost
         return lost
 
     def _hold_back(self, kind: str, between_s: tuple[float, float]) -> None:
-        """Waits, but no longer than the fault lasts."""
+        """Wait, but no longer than the fault lasts."""
         seconds, fault = self._draw.uniform(*between_s), self._fault
         if not seconds:
             return
-        self.befell[kind] += 1
+        self.injected[kind] += 1
         ends_at = time.monotonic() + seconds
         while (left := ends_at - time.monotonic()) > 0 and self._fault is fault and not self._over:
             time.sleep(min(left, LOOK_S))

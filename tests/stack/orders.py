@@ -36,5 +36,5 @@ class Invocation:
         self._ends_ms = SYSTEM_CLOCK.now_ms() + round(seconds * 1_000)
 
     def get_remaining_time_in_millis(self) -> int:
-        """Milliseconds until the deadline."""
+        """Return milliseconds until the deadline."""
         return max(0, self._ends_ms - SYSTEM_CLOCK.now_ms())

@@ -45,24 +45,24 @@ def test_deployed_workers_killed_while_they_hold_cost_nothing_but_time(ground: D
         crash = kill_holders(root, ground.stack.aws.group, VICTIMS, seed=3)
         fleet = load.end()
     assert fleet.load.counts["crashed"] == len(crash.pids) > 0
-    befell = fleet.told(f"{len(crash.pids)} workers killed")
-    ground.judged("Deployed: workers killed", befell, crash.at_ms, fleet.load.holds, fleet.refused).insist()
+    what_happened = fleet.in_words(f"{len(crash.pids)} workers killed")
+    ground.judged("Deployed: workers killed", what_happened, crash.at_ms, fleet.load.holds, fleet.refused).insist()
 
 
 def test_trouble_with_dynamodb_under_the_deployed_workers(ground: Deployed) -> None:
     """A deployed worker's requests are cut off, late, or their answers lost: it must not be granted twice, nor leak."""
-    before = ground.proxy.befell.copy()
+    before = ground.proxy.injected.copy()
     with ground.load() as load:
         for fault, seconds in ((REFUSED, 0.7), (Fault(request_s=(0.0, 3.0)), 1.5), (Fault(drop=0.4), 1.5)):
-            ground.proxy.befall(fault)
+            ground.proxy.inject(fault)
             time.sleep(seconds)
-        ground.proxy.befall(HEALTHY)
+        ground.proxy.inject(HEALTHY)
         over_ms, fleet = now_ms(), load.end()
-    befell = ground.proxy.befell - before
-    assert set(befell) == {"refused", "late request", "dropped answer"}
-    told = fleet.told(", ".join(f"{count} x {kind}" for kind, count in befell.items()))
+    what_happened = ground.proxy.injected - before
+    assert set(what_happened) == {"refused", "late request", "dropped answer"}
+    words = fleet.in_words(", ".join(f"{count} x {kind}" for kind, count in what_happened.items()))
     name = "Deployed: DynamoDB cut off, late, answers dropped"
-    ground.judged(name, told, over_ms, fleet.load.holds, fleet.refused).insist()
+    ground.judged(name, words, over_ms, fleet.load.holds, fleet.refused).insist()
 
 
 def test_trouble_with_mysql_under_the_deployed_workers(ground: Deployed) -> None:
@@ -84,8 +84,8 @@ def test_trouble_with_mysql_under_the_deployed_workers(ground: Deployed) -> None
         over_ms, fleet = now_ms(), load.end()
     assert {refused.number for refused in fleet.refused} == {1040}, "the user's own limit, the budget, was never hit"
     late = [refused for refused in fleet.refused if refused.opening_ms > over_ms]
-    befell = fleet.told(f"sessions killed, max_connections lowered, restarted: {len(fleet.refused)} x 1040")
-    ground.judged("Deployed: trouble with MariaDB", befell, over_ms, fleet.load.holds, late).insist()
+    what_happened = fleet.in_words(f"sessions killed, max_connections lowered, restarted: {len(fleet.refused)} x 1040")
+    ground.judged("Deployed: trouble with MariaDB", what_happened, over_ms, fleet.load.holds, late).insist()
 
 
 @pytest.mark.parametrize("moment", ["before-the-write", "after-the-write", "at-the-release"])
@@ -99,13 +99,13 @@ def test_the_governor_function_killed_in_mid_call_neither_lends_twice_nor_loses_
         _invoke(ground)  # a warm governor has read the settings: what is withheld is the write
         early = moment == "before-the-write"
         withheld, kind = (WRITES_WITHHELD, "late request") if early else (ANSWERS_WITHHELD, "late answer")
-        seen = ground.proxy.befell[kind]
+        seen = ground.proxy.injected[kind]
         if moment != "at-the-release":
-            ground.proxy.befall(withheld)
+            ground.proxy.inject(withheld)
         task = Task(lambda: _invoke(ground, hold_ms=1_000))
         if moment == "at-the-release":
             ground.wait_for_sessions(1)
-            ground.proxy.befall(withheld)
+            ground.proxy.inject(withheld)
         ground.proxy.wait_for(kind, seen + 1)
         over_ms = _kill_governor(ground)
         answer = task.result()
@@ -113,8 +113,8 @@ def test_the_governor_function_killed_in_mid_call_neither_lends_twice_nor_loses_
     if moment == "after-the-write":
         assert answer["fence"] is None, "the retry recognised the lease that the killed function had taken for it"
     hold = Hold(answer["held_from_ms"], answer["held_to_ms"], answer["expires_at_ms"], crashed=False)
-    befell = f"killed {moment.replace('-', ' ')}"
-    verdict = ground.judged("Deployed: governor function killed in mid-call", befell, over_ms, [hold])
+    what_happened = f"killed {moment.replace('-', ' ')}"
+    verdict = ground.judged("Deployed: governor function killed in mid-call", what_happened, over_ms, [hold])
     verdict.insist()
 
 
@@ -130,5 +130,5 @@ def _kill_governor(ground: Deployed) -> int:
     for pid in victims:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    ground.proxy.befall(HEALTHY)
+    ground.proxy.inject(HEALTHY)
     return now_ms()

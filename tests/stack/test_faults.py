@@ -40,7 +40,7 @@ DROPPED = Fault(drop=0.4)
 
 @pytest.fixture(scope="module")
 def database() -> Iterator[PrivateMariaDB]:
-    """A MariaDB for these drills only: it will be killed."""
+    """Yield a MariaDB for these drills only: it will be killed."""
     with PrivateMariaDB(max_connections=MOST) as server:
         yield server
 
@@ -64,7 +64,7 @@ def workers() -> Iterator[Crew]:
 
 
 def start(workers: Crew, ground: Ground, count: int = WORKERS, **order: object) -> None:
-    """Workers that press upon the budget."""
+    """Start more workers than the budget has connections."""
     workers.start(Order(count, ground.variables, **order))  # type: ignore[arg-type] # Order's own fields
 
 
@@ -78,8 +78,8 @@ def test_workers_killed_at_opening_holding_and_closing_cost_nothing_but_time(gro
         over_ms = workers.kill(victim)
         died[workers.last(victim).step] += 1
         start(workers, ground, 1)
-    befell = "killed: " + _told(died)
-    judged(ground, workers, "Workers killed one by one (SIGKILL)", over_ms, befell).insist()
+    what_happened = "killed: " + _in_words(died)
+    judged(ground, workers, "Workers killed one by one (SIGKILL)", over_ms, what_happened).insist()
 
 
 @pytest.mark.timeout(60 + 30 * ROUNDS)
@@ -114,12 +114,12 @@ def test_trouble_with_dynamodb_neither_over_grants_nor_loses_slots(
     start(workers, ground)
     workers.wait(lambda: workers.count("closed") > BUDGET)
     for fault, seconds in faults:
-        ground.proxy.befall(fault)
+        ground.proxy.inject(fault)
         time.sleep(seconds)
-    ground.proxy.befall(HEALTHY)
-    befell = {kind: count for kind, count in ground.proxy.befell.items() if count}
-    assert befell, "the fault never befell anybody"
-    judged(ground, workers, name, now_ms(), _told(befell | workers.errors())).insist()
+    ground.proxy.inject(HEALTHY)
+    what_happened = {kind: count for kind, count in ground.proxy.injected.items() if count}
+    assert what_happened, "the fault hit no request"
+    judged(ground, workers, name, now_ms(), _in_words(what_happened | workers.errors())).insist()
 
 
 def test_a_restart_and_a_crash_of_mysql_cost_no_slot(ground: Ground, workers: Crew) -> None:
@@ -133,7 +133,7 @@ def test_a_restart_and_a_crash_of_mysql_cost_no_slot(ground: Ground, workers: Cr
     ground.mariadb.kill()
     ground.mariadb.start()
     over_ms = now_ms()
-    judged(ground, workers, "MariaDB restarted, then killed and started", over_ms, _told(workers.errors())).insist()
+    judged(ground, workers, "MariaDB restarted, then killed and started", over_ms, _in_words(workers.errors())).insist()
 
 
 def test_sessions_killed_under_the_workers_cost_no_slot(ground: Ground, workers: Crew) -> None:
@@ -146,8 +146,8 @@ def test_sessions_killed_under_the_workers_cost_no_slot(ground: Ground, workers:
             for (session,) in cursor.fetchall():
                 killed += cursor.execute("KILL SOFT CONNECTION %s", (session,)) == 0
             time.sleep(0.05)
-    befell = _told({"sessions killed": killed} | workers.errors())
-    judged(ground, workers, "Sessions killed under the workers", now_ms(), befell).insist()
+    what_happened = _in_words({"sessions killed": killed} | workers.errors())
+    judged(ground, workers, "Sessions killed under the workers", now_ms(), what_happened).insist()
 
 
 def test_a_server_that_admits_fewer_than_the_budget_for_a_while_costs_no_slot(ground: Ground, workers: Crew) -> None:
@@ -165,9 +165,9 @@ def test_a_server_that_admits_fewer_than_the_budget_for_a_while_costs_no_slot(gr
     while_lowered = [refused for refused in verdict.refused_by_mysql if refused.opening_ms <= over_ms]
     assert {refused.number for refused in while_lowered} == {1040}, "the user's own limit, the budget, was never hit"
     verdict.refused_by_mysql = [refused for refused in verdict.refused_by_mysql if refused not in while_lowered]
-    verdict.befell = f"{len(while_lowered)} x 1040 while lowered"
+    verdict.what_happened = f"{len(while_lowered)} x 1040 while lowered"
     verdict.insist()
 
 
-def _told(counts: dict[str, int]) -> str:
+def _in_words(counts: dict[str, int]) -> str:
     return ", ".join(f"{count} x {what}" for what, count in counts.items())

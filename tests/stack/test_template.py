@@ -21,7 +21,7 @@ BUDGET = 4
 
 
 def _another(stack: Stack, name: str, **changed: str) -> Stack:
-    """One more deployment on the same local AWS and MariaDB, with MySQL users of its own."""
+    """Return one more deployment on the same local AWS and MariaDB, with MySQL users of its own."""
     users = {"WorkerUser": f"{name}_worker", "MonitorUser": f"{name}_monitor", "DatabaseSchema": name}
     parameters = {**stack.parameters, **users, "AllowedConnections": str(BUDGET), **changed}
     return dataclasses.replace(
@@ -31,13 +31,13 @@ def _another(stack: Stack, name: str, **changed: str) -> Stack:
 
 @pytest.fixture(scope="module")
 def shop(stack: Stack) -> Stack:
-    """A stack that these tests may crash workers of: its slots come back late."""
+    """Return a stack whose workers these tests may crash: its slots come back late."""
     return _another(stack, "shop", GovernedUsers="billing,search")
 
 
 @pytest.fixture(scope="module")
 def enforced() -> Iterator[Stack]:
-    """A stack whose functions may do only what their roles allow."""
+    """Yield a stack whose functions may do only what their roles allow."""
     with running_stack(allowed=BUDGET, janitor=False, authorization=True) as running:
         yield running
 
@@ -54,7 +54,7 @@ def _ask(stack: Stack, query: str) -> list[tuple[Any, ...]]:
 
 
 def _reason(stack: Stack, name: str, status: str) -> str:
-    """What CloudFormation's events say of the seed."""
+    """Return CloudFormation's events of the seed."""
     events = stack.aws.client("cloudformation").describe_stack_events(StackName=name)["StackEvents"]
     seeds = [event for event in events if event["LogicalResourceId"] == "Seed" and event["ResourceStatus"] == status]
     return str(seeds[0]["ResourceStatusReason"])
@@ -141,13 +141,13 @@ def test_the_published_samples_worker_is_governed_by_its_own_payload(shop: Stack
 def test_the_harness_accounts_for_every_invocation(shop: Stack) -> None:
     """Granted, refused and crashed must add up, or the demo's figures prove nothing."""
     load = {"iterations": 30, "concurrency": 8, "hold_ms": [50, 150], "crash_rate": 0.1, "seed": 7, "timeout_ms": 500}
-    said = shop.invoke("HarnessFunctionName", {**load, "details": True}, timeout_s=120)
-    assert said["requested"] == said["invocations"] == 30
-    assert said["granted"] + said["refused"] + said["errors"] + said["throttled"] == 30
-    assert (said["errors"], said["throttled"], said["mysql_refused_1040"]) == (0, 0, 0)
-    assert 1 <= said["crashed"] <= 3
-    assert 1 <= said["peak_held"] <= BUDGET
-    rows = [dict(zip(said["details"]["columns"], row, strict=True)) for row in said["details"]["rows"]]
+    report = shop.invoke("HarnessFunctionName", {**load, "details": True}, timeout_s=120)
+    assert report["requested"] == report["invocations"] == 30
+    assert report["granted"] + report["refused"] + report["errors"] + report["throttled"] == 30
+    assert (report["errors"], report["throttled"], report["mysql_refused_1040"]) == (0, 0, 0)
+    assert 1 <= report["crashed"] <= 3
+    assert 1 <= report["peak_held"] <= BUDGET
+    rows = [dict(zip(report["details"]["columns"], row, strict=True)) for row in report["details"]["rows"]]
     assert all(row["lease_id"] and row["held_from_ms"] <= row["held_to_ms"] for row in rows if row["kind"] == "granted")
 
 
@@ -157,19 +157,19 @@ def test_the_harness_counts_what_lambda_throttles(shop: Stack) -> None:
     client.put_function_concurrency(FunctionName=worker, ReservedConcurrentExecutions=1)
     try:
         load = {"iterations": 8, "concurrency": 4, "hold_ms": 300, "timeout_ms": 1_000}
-        said = shop.invoke("HarnessFunctionName", load, timeout_s=60)
+        report = shop.invoke("HarnessFunctionName", load, timeout_s=60)
     finally:
         client.delete_function_concurrency(FunctionName=worker)
-    assert said["throttled"] > 0
-    assert said["granted"] + said["refused"] + said["errors"] + said["throttled"] == said["invocations"] == 8
+    assert report["throttled"] > 0
+    assert report["granted"] + report["refused"] + report["errors"] + report["throttled"] == report["invocations"] == 8
 
 
 def test_without_the_governor_the_same_load_is_refused_by_mysql(shop: Stack) -> None:
     """The comparison that the demo shows: the governor's refusals instead of MySQL's errors."""
     load = {"iterations": 20, "concurrency": 10, "hold_ms": 300, "seed": 7, "governed": False}
-    said = shop.invoke("HarnessFunctionName", load, timeout_s=60)
-    assert said["mysql_refused_1040"] == said["errors"] > 0
-    assert said["granted"] + said["errors"] == 20
+    report = shop.invoke("HarnessFunctionName", load, timeout_s=60)
+    assert report["mysql_refused_1040"] == report["errors"] > 0
+    assert report["granted"] + report["errors"] == 20
 
 
 def test_the_harness_refuses_bad_input_by_name(shop: Stack) -> None:

@@ -44,7 +44,7 @@ class CalmSession:
         return self._clock.now_ms() - self._last_ms > self.fence.idle_ms
 
     def query(self) -> None:
-        """One statement; `LeaseLost` past the guard."""
+        """Run one statement; raise `LeaseLost` past the guard."""
         if self.usable_until_ms is not None and self._clock.now_ms() > self.usable_until_ms:
             raise LeaseLost("too late")
         assert self.open
@@ -52,7 +52,7 @@ class CalmSession:
         self._command("query")
 
     def is_alive(self) -> bool:
-        """As `FencedConnection.is_alive`."""
+        """Answer as `FencedConnection.is_alive`."""
         if self.usable_until_ms is not None and self._clock.now_ms() > self.usable_until_ms:
             raise LeaseLost("too late")
         if self.broken or self.ended_by_server or not self.open:
@@ -62,11 +62,11 @@ class CalmSession:
         return True
 
     def reset(self) -> None:
-        """As `FencedConnection.reset`."""
+        """Reset as `FencedConnection.reset`."""
         self._command("reset")
 
     def close(self) -> None:
-        """As `FencedConnection.close`."""
+        """Close as `FencedConnection.close`."""
         self.open = False
         self.log.append("close")
         if self.on_close is not None:

@@ -44,7 +44,7 @@ Opener = Callable[..., FencedConnection]
 
 
 def ask(connection: Connection[Any], query: str, *values: object) -> Any:  # noqa: ANN401 - whatever was asked for
-    """The only value of the first row, or None."""
+    """Return the only value of the first row, or None."""
     with connection.cursor() as cursor:
         cursor.execute(query, values)
         row = cursor.fetchone()
@@ -53,7 +53,7 @@ def ask(connection: Connection[Any], query: str, *values: object) -> Any:  # noq
 
 @contextlib.contextmanager
 def stopped(mariadb: PrivateMariaDB) -> Iterator[None]:
-    """The server neither answers nor hangs up meanwhile."""
+    """Yield the server neither answers nor hangs up meanwhile."""
     assert mariadb._server is not None
     os.kill(mariadb._server.pid, signal.SIGSTOP)
     try:
@@ -63,12 +63,12 @@ def stopped(mariadb: PrivateMariaDB) -> Iterator[None]:
 
 
 def listed(root: Connection[Cursor], connection_id: int) -> bool:
-    """Whether the server still has this session."""
+    """Return whether the server still has this session."""
     return bool(ask(root, "SELECT COUNT(*) FROM information_schema.processlist WHERE id = %s", connection_id))
 
 
 def seconds_until_gone(root: Connection[Cursor], connection_id: int, *, at_most: float) -> float:
-    """Waits until the server has ended a session; fails where it takes longer than `at_most` seconds."""
+    """Wait until the server has ended a session; fail if it takes longer than `at_most` seconds."""
     since = time.monotonic()
     while listed(root, connection_id):
         waited = time.monotonic() - since
@@ -78,7 +78,7 @@ def seconds_until_gone(root: Connection[Cursor], connection_id: int, *, at_most:
 
 
 def opener_for(target: Target, credentials: Credentials) -> mysql_opener.Opener:
-    """Opens real sessions of a user."""
+    """Open real sessions of a user."""
     secret = json.dumps({"username": credentials.username, "password": credentials.password})
     return mysql_opener.Opener(target, DatabaseCredentials(lambda *_, **__: secret), "arn", SYSTEM_CLOCK)
 
@@ -93,12 +93,12 @@ class Invocation:
         self._end_ms = SYSTEM_CLOCK.now_ms() + round(self.seconds * 1_000)
 
     def get_remaining_time_in_millis(self) -> int:
-        """Until the deadline."""
+        """Return the time until the deadline."""
         return self._end_ms - SYSTEM_CLOCK.now_ms()
 
 
 def governor_on(store: LeaseStore, target: Target, **options: Any) -> Governor:  # noqa: ANN401 - the governor's own
-    """A governor in this process, on these leases and this server."""
+    """Return a governor in this process, on these leases and this server."""
     quiet = Reporter(write=lambda _line: None)
     operations = Operations(store, SYSTEM_CLOCK, SYSTEM_ENTROPY)
     service = Service(Engine(store, SYSTEM_CLOCK, SYSTEM_ENTROPY), operations, quiet, SYSTEM_CLOCK)
@@ -109,5 +109,5 @@ def governor_on(store: LeaseStore, target: Target, **options: Any) -> Governor: 
 
 
 def lease_ids(store: FaultyStore) -> set[str]:
-    """The stored leases."""
+    """Return the stored leases."""
     return {lease for shard in store.inner._shards.values() for lease in shard.leases}  # type: ignore[attr-defined]

@@ -61,11 +61,11 @@ class FaultyStore:
     crash: tuple[int, bool] | None = None
 
     def plan(self, method: str, *faults: Fault | None) -> None:
-        """Let these faults befall the next calls of a method."""
+        """Inject these faults into the next calls of a method."""
         self.faults.setdefault(method, []).extend(faults)
 
     def methods(self) -> list[str]:
-        """The names of the methods called, in order."""
+        """Return the names of the methods called, in order."""
         return [method for method, _ in self.calls]
 
     def within(self, _deadline: Deadline | None) -> LeaseStore:
@@ -90,7 +90,7 @@ class FaultyStore:
             if fault.repeated:
                 second = call(*arguments, **options)
                 return answer if fault.late else second
-        raise GovernorUnavailable("as the test told it", throttled=fault.throttled, retryable=fault.retryable)
+        raise GovernorUnavailable("as the test asked", throttled=fault.throttled, retryable=fault.retryable)
 
     def _planned(self, method: str) -> Fault | None:
         queue = self.faults.get(method)

@@ -8,5 +8,5 @@ class FakeContext:
         self.remaining_ms = remaining_ms
 
     def get_remaining_time_in_millis(self) -> int:
-        """What the test says."""
+        """Return what the test says."""
         return self.remaining_ms

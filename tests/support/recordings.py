@@ -20,7 +20,7 @@ def load(holds: list[Hold], *, refused_by_mysql: int = 0, from_ms: int = 0, **co
 
 
 def recorded(**changed: Any) -> Recording:  # noqa: ANN401 - whichever fields of the recording
-    """A run with a budget of 1 in which all went well: three granted, one of them killed, and one refused."""
+    """Return a run with a budget of 1 in which all went well: three granted, one of them killed, and one refused."""
     holds = [
         Hold(0, 500, 20_000, crashed=False),
         Hold(500, 900, 20_500, crashed=False),

@@ -56,7 +56,7 @@ Step = Say | Echo | Dribble | Silence | Interject | HangUp
 def answer(
     body: bytes | Mapping[str, object] = b"{}", status: str = "200 OK", headers: Mapping[str, str] | None = None
 ) -> Say:
-    """A well-formed answer with a Content-Length."""
+    """Return a well-formed answer with a Content-Length."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     lines = [
         f"HTTP/1.1 {status}",

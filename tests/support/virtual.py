@@ -26,7 +26,7 @@ class VirtualClock:
         self.meanwhile: list[Callable[[], object]] = []
 
     def now_ms(self) -> int:
-        """The virtual time, milliseconds since 1970 UTC."""
+        """Return the virtual time, milliseconds since 1970 UTC."""
         return self.now
 
     def monotonic_ms(self) -> int:
@@ -57,7 +57,7 @@ class SetClock:
         self.now = now
 
     def now_ms(self) -> int:
-        """What the test says."""
+        """Return the test's value."""
         return self.now
 
     def monotonic_ms(self) -> int:
@@ -65,7 +65,7 @@ class SetClock:
         return SYSTEM_CLOCK.monotonic_ms()
 
     def sleep(self, seconds: float) -> None:
-        """Fail: whoever waits here would wait in real time elsewhere."""
+        """Fail: code that sleeps here would sleep in real time elsewhere."""
         raise AssertionError(f"asked to wait {seconds} s")
 
 
@@ -78,12 +78,12 @@ class SetEntropy:
         self._made = 0
 
     def lease_id(self) -> str:
-        """A new id each time: `lease001`, then `lease002`, and so on."""
+        """Return a new id each time: `lease001`, then `lease002`, and so on."""
         self._made += 1
         return f"{self._prefix or 'lease'}{self._made:03}".rjust(8, "_")
 
     def fraction(self) -> float:
-        """What the test says."""
+        """Return the test's value."""
         return self.share
 
 

@@ -41,7 +41,7 @@ def is_whole(shard: Shard) -> bool:
 
 
 def environment_of(endpoint_url: str, table: str, **more: str) -> Environment:
-    """The variables with which the production code reaches an emulator."""
+    """Return the variables with which the production code reaches an emulator."""
     return Environment(
         {
             "AWS_ENDPOINT_URL_DYNAMODB": endpoint_url,
@@ -55,7 +55,7 @@ def environment_of(endpoint_url: str, table: str, **more: str) -> Environment:
 
 
 def endpoint_of(endpoint_url: str) -> Endpoint:
-    """The production wire client's end at an emulator; whoever asks closes it."""
+    """Return the production wire client's end at an emulator; whoever asks closes it."""
     return environment_of(endpoint_url, "none").endpoint("dynamodb", read_timeout_s=20.0)
 
 
@@ -73,7 +73,7 @@ def new_table(endpoint: Endpoint) -> str:
 
 
 def local_store(endpoint: Endpoint) -> DynamoDBStore:
-    """A new, empty table, reached by the production wire client."""
+    """Return a new, empty table, reached by the production wire client."""
     return DynamoDBStore(DynamoDBCaller(endpoint), new_table(endpoint))
 
 
@@ -115,7 +115,7 @@ class World:
         self.transport: Transport = self.service
 
     def another_engine(self, *, ahead_ms: int = 0) -> Engine:
-        """A second environment on the same table, with nothing remembered, and perhaps another clock."""
+        """Return a second environment on the same table, with nothing remembered, and perhaps another clock."""
         return Engine(self.store, VirtualClock(self.clock.now + ahead_ms), self.entropy)
 
     def wanted(
@@ -127,67 +127,67 @@ class World:
         holder: str = "checkout/2f1c",
         lease_id: str | None = None,
     ) -> Wanted:
-        """A lease to ask for."""
+        """Return a lease to ask for."""
         lease_id = self.entropy.lease_id() if lease_id is None else lease_id
         return Wanted(database or self.database, lease_id, holder, connections, self.clock.now_ms() + ends_in_ms)
 
     def acquire(self, database: str | None = None, **options: Any) -> Grant | Refusal:  # noqa: ANN401 - as `wanted`
-        """One try, through the transport."""
+        """Return one try, through the transport."""
         return self.transport.acquire(self.wanted(database, **options))
 
     def lend(self, database: str | None = None, **options: Any) -> Lease:  # noqa: ANN401 - as `wanted`
-        """A lease that must be granted."""
+        """Return a lease that must be granted."""
         outcome = self.acquire(database, **options)
         assert isinstance(outcome, Grant), outcome
         return outcome.lease
 
     def refuse(self, database: str | None = None, **options: Any) -> Refusal:  # noqa: ANN401 - as `wanted`
-        """A refusal that must come."""
+        """Return a refusal that must come."""
         outcome = self.acquire(database, **options)
         assert isinstance(outcome, Refusal), outcome
         return outcome
 
     def try_renew(self, lease: Lease, *, ends_in_ms: int = LEASE_MS) -> Renewal | Refusal | None:
-        """Through the transport, whatever comes of it."""
+        """Renew through the transport; return its answer, whatever it is."""
         return self.transport.renew(lease, expires_at_ms=self.clock.now_ms() + ends_in_ms)
 
     def renew(self, lease: Lease, *, ends_in_ms: int = LEASE_MS) -> Lease | None:
-        """Through the transport: the lease with its new end, or None where it is not held any more."""
+        """Renew through the transport; return the lease with its new expiry, or None if it is no longer held."""
         renewal = self.try_renew(lease, ends_in_ms=ends_in_ms)
         assert not isinstance(renewal, Refusal), renewal
         return renewal.lease if renewal else None
 
     def prolong(self, lease: Lease, *, ends_in_ms: int = 2 * LEASE_MS) -> Lease:
-        """A renew that must succeed."""
+        """Return a renew that must succeed."""
         renewed = self.renew(lease, ends_in_ms=ends_in_ms)
         assert renewed is not None
         return renewed
 
     def release(self, lease: Lease) -> bool:
-        """Through the transport."""
+        """Release through the transport."""
         return self.transport.release(lease)
 
     def status(self, database: str | None = None) -> Status:
-        """What is stored, without faults."""
+        """Return what is stored, without faults."""
         return Operations(self.truth, self.clock, self.entropy).status(database or self.database)
 
     def shards(self, database: str | None = None) -> tuple[Shard, ...]:
-        """Every shard as it is stored; each must be whole, whatever the test did."""
+        """Return every shard as it is stored; each must be whole, whatever the test did."""
         shards = self.status(database).shards
         assert all(is_whole(shard) for shard in shards), shards
         return shards
 
     def shard(self, database: str | None = None) -> Shard:
-        """The only shard of a database."""
+        """Return the only shard of a database."""
         (shard,) = self.shards(database)
         return shard
 
     def settings(self, database: str | None = None) -> Settings | None:
-        """The stored settings."""
+        """Return the stored settings."""
         return self.truth.settings(database or self.database, consistent=True)
 
     def picture(self, *databases: str) -> list[object]:
-        """Everything that is stored for these databases, to compare before and after."""
+        """Return everything that is stored for these databases, to compare before and after."""
         found: list[object] = []
         for database in databases or (self.database,):
             settings = self.settings(database)
@@ -204,14 +204,14 @@ class DeployedRequests:
         self._call = call
 
     def answer(self, request: object) -> object:
-        """As `Requests.answer`, but in another process."""
+        """Answer as `Requests.answer` does, in another process."""
         body, error = self._call(json.dumps(request).encode())
         assert error is None, body
         return json.loads(body)
 
 
 def through_payloads(world: World) -> World:
-    """The same world, reached as the `lambda` transport reaches it: JSON there and back."""
+    """Return the same world, reached as the `lambda` transport reaches it: JSON there and back."""
 
     def invoke(payload: bytes, _deadline: Deadline | None = None) -> tuple[bytes, str | None]:
         return json.dumps(world.requests.answer(json.loads(payload))).encode(), None
@@ -236,14 +236,14 @@ class Deployment:
 
     @classmethod
     def of(cls, stack: Stack) -> Deployment:
-        """What a running stack has deployed."""
+        """Return the world of a running stack."""
         here = Environment({**stack.variables, **stack.aws.variables})
         table, function = here.endpoint("dynamodb"), here.endpoint("lambda", read_timeout_s=20.0)
         store = DynamoDBStore(DynamoDBCaller(table), here.required("GOVERNOR_TABLE"))
         return cls(store, FunctionCaller(function, here.required("GOVERNOR_FUNCTION")), (table, function))
 
     def world(self) -> World:
-        """A database of its own in it."""
+        """Return a new database in it."""
         world = World(self.table, database=f"w{uuid.uuid4().hex[:8]}", clock=RunningClock())
         world.transport = RemoteGovernor(self.call, world.clock, world.entropy)
         world.requests = cast("Requests", DeployedRequests(self.call))

@@ -13,7 +13,7 @@ ANSWER_URL = "https://answers.example/?X-Amz-Signature=5ec2e7"
 
 @pytest.fixture
 def request_to_create() -> dict[str, Any]:
-    """What CloudFormation sends when the stack is created."""
+    """Return what CloudFormation sends when the stack is created."""
     return {
         "RequestType": "Create",
         "ResponseURL": ANSWER_URL,
@@ -42,5 +42,5 @@ def request_to_create() -> dict[str, Any]:
 
 @pytest.fixture
 def context() -> FakeContext:
-    """A context with half a minute left."""
+    """Return a context with half a minute left."""
     return FakeContext()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch) -> MemoryStore:
-    """A store that the command finds where it would find the table."""
+    """Return a store that the command finds where it would find the table."""
     store = MemoryStore()
     monkeypatch.setattr(cli, "operations", lambda _environment: Operations(store, SYSTEM_CLOCK, SYSTEM_ENTROPY))
     return store
@@ -29,7 +29,7 @@ def store(monkeypatch: pytest.MonkeyPatch) -> MemoryStore:
 
 @pytest.fixture
 def run(store: MemoryStore, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Runs the command; its exit status, output and errors."""
+    """Run the command; return its exit status, output and errors."""
 
     def run(*arguments: str) -> tuple[int, str, str]:
         status = cli.main(arguments)

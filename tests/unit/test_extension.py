@@ -25,13 +25,13 @@ FAR = float("inf")
 
 
 def wanted(number: int = 1) -> Wanted:
-    """A lease to ask for."""
+    """Return a lease to ask for."""
     return Wanted("orders", f"lease{number:03}", "checkout/2f1c", 1, NOW_MS + 30_000)
 
 
 @pytest.fixture
 def service() -> Service:
-    """The leases, in three shards."""
+    """Return the leases, in three shards."""
     store, clock, entropy = MemoryStore(), VirtualClock(), SetEntropy()
     operations = Operations(store, clock, entropy)
     operations.set_budget("orders", 6, shards=3)
@@ -39,19 +39,19 @@ def service() -> Service:
 
 
 def granted(service: Service, number: int = 1) -> Lease:
-    """A lease that is held."""
+    """Return a lease that is held."""
     grant = service.acquire(wanted(number))
     assert isinstance(grant, Grant)
     return grant.lease
 
 
 def held(service: Service) -> list[str]:
-    """The ids of the stored leases."""
+    """Return the ids of the stored leases."""
     return [lease.lease_id for lease in service.leases("orders")]
 
 
 def only_file(folder: Path) -> NotedProcess:
-    """The notes of the only process."""
+    """Return the notes of the only process."""
     (path,) = folder.iterdir()
     return NotedProcess(str(path))
 

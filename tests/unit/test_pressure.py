@@ -120,7 +120,7 @@ class Context:
     end_ms: float
 
     def get_remaining_time_in_millis(self) -> int:
-        """Until the deadline."""
+        """Return the time until the deadline."""
         return int(self.end_ms - self.turns.now)
 
 
@@ -145,7 +145,7 @@ class Crowd:
         Operations(self.inner, self.turns, Chance(random.Random(0), "op")).set_budget("orders", BUDGET)
 
     def governor(self, number: int) -> Governor:
-        """One environment's."""
+        """Return one environment's."""
         turns, chance = self.turns, Chance(random.Random(number), f"e{number:02}")
         store: Any = self.store
         quiet = Reporter(write=lambda _line: None)
@@ -155,7 +155,7 @@ class Crowd:
         return Governor(service, outside, holder=f"shop/{number}", database="orders", keep_seconds=KEEP_SECONDS)
 
     def invoke(self, governor: Governor, number: int, hold_ms: float) -> None:
-        """One invocation: wait for a connection, run a query, count it."""
+        """Run one invocation: wait for a connection, run a query, count it."""
         context = Context(self.turns, self.turns.now + DEADLINE_MS)
         try:
             with governor.connection(timeout=DEADLINE_MS / 2_000, context=context):
@@ -169,13 +169,13 @@ class Crowd:
         self.served[number] = self.served.get(number, 0) + 1
 
     def utilization(self, from_s: int, until_s: int) -> float:
-        """The share of the budget that executed queries in these seconds."""
+        """Return the share of the budget that executed queries in these seconds."""
         seconds = range(from_s, until_s)
         return sum(self.busy_ms.get(second, 0.0) for second in seconds) / (len(seconds) * 1_000 * BUDGET)
 
 
 def stay_busy(crowd: Crowd, number: int) -> None:
-    """An environment that is invoked again a little after it has answered."""
+    """Invoke an environment again shortly after each answer."""
     draw, governor = random.Random(1_000 + number), crowd.governor(number)
 
     def live() -> None:
@@ -187,7 +187,7 @@ def stay_busy(crowd: Crowd, number: int) -> None:
 
 
 def take_turns(crowd: Crowd) -> None:
-    """Ten environments at once, then the next ten: whoever comes first in a round finds the whole budget free."""
+    """Invoke ten environments at once, then the next ten: the first of each round finds the whole budget free."""
     governors = [crowd.governor(number) for number in range(ENVIRONMENTS)]
 
     def live() -> None:

@@ -64,20 +64,20 @@ def of_answer(answer: dict[str, Any], *, started_ms: int) -> Outcome:
 
 def of_failure(failure: dict[str, Any], log_tail: str, *, started_ms: int, ended_ms: int) -> Outcome:
     """Return the outcome of a worker that gave no answer: a crash if its log shows that it held, else an error."""
-    said = _last_words(log_tail)
-    if said is None:
+    last_report = _last_words(log_tail)
+    if last_report is None:
         reason = str(failure.get("errorMessage") or "function failed")[:_REASON_CHARACTERS]
         return Outcome("error", started_ms=started_ms, reason=reason)
     return Outcome(
         "granted",
         crashed=True,
         started_ms=started_ms,
-        acquire_ms=said.get("acquire_ms"),
-        held_from_ms=said.get("held_from_ms"),
-        held_to_ms=said.get("held_to_ms", ended_ms),
-        expires_at_ms=said.get("expires_at_ms"),
-        lease_id=said.get("lease_id"),
-        pid=said.get("pid"),
+        acquire_ms=last_report.get("acquire_ms"),
+        held_from_ms=last_report.get("held_from_ms"),
+        held_to_ms=last_report.get("held_to_ms", ended_ms),
+        expires_at_ms=last_report.get("expires_at_ms"),
+        lease_id=last_report.get("lease_id"),
+        pid=last_report.get("pid"),
     )
 
 

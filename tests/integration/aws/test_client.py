@@ -56,7 +56,7 @@ class Endpoints:
 
 @pytest.fixture
 def exchanges(monkeypatch: pytest.MonkeyPatch) -> list[Connection]:
-    """The connection of each exchange that is tried, whether the server ever sees it or not."""
+    """Return the connection of each exchange that is tried, whether the server ever sees it or not."""
     tried: list[Connection] = []
     original = Connection.exchange
 

@@ -21,13 +21,13 @@ MINUTE_MS = 60_000
 
 
 def granted(name: str, minutes: int) -> Say:
-    """The agent's answer: credentials that end so many minutes after `NOW_MS`."""
+    """Return the agent's answer: credentials that end so many minutes after `NOW_MS`."""
     ends = dt.datetime.fromtimestamp(NOW_MS / 1000 + minutes * 60, dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     return answer({"AccessKeyId": name, "SecretAccessKey": "s", "Token": "t", "Expiration": ends})
 
 
 def agent(server: ScriptedServer, **more: str) -> dict[str, str]:
-    """The environment of a container whose agent is this server."""
+    """Return the environment of a container whose agent is this server."""
     return {"AWS_CONTAINER_CREDENTIALS_FULL_URI": f"{server.url}/v1/credentials?id=7", **more}
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def shop(mariadb: PrivateMariaDB) -> PrivateMariaDB:
-    """The server, with a schema `shop` for the worker."""
+    """Return the server, with a schema `shop` for the worker."""
     mariadb.execute(
         "CREATE DATABASE IF NOT EXISTS shop CHARACTER SET utf8mb4",
         "CREATE OR REPLACE TABLE shop.stock (id INT PRIMARY KEY, pieces INT) ENGINE=InnoDB",
@@ -35,14 +35,14 @@ def shop(mariadb: PrivateMariaDB) -> PrivateMariaDB:
 
 @pytest.fixture
 def target(shop: PrivateMariaDB) -> Target:
-    """Where the schema is."""
+    """Return where the schema is."""
     assert shop.port is not None
     return Target(shop.host, shop.port, "shop", tls_ca=str(shop.ca_path))
 
 
 @pytest.fixture
 def opened(target: Target) -> Iterator[Opener]:
-    """Opens sessions as the worker; closes them after the test."""
+    """Open sessions as the worker; close them after the test."""
     with contextlib.ExitStack() as sessions:
 
         def open_one(fence: Fence | None = None, **options: Any) -> FencedConnection:  # noqa: ANN401 - PyMySQL's own
@@ -55,6 +55,6 @@ def opened(target: Target) -> Iterator[Opener]:
 
 @pytest.fixture
 def root(shop: PrivateMariaDB) -> Iterator[Connection[Cursor]]:
-    """A connection of the administrator, on the schema."""
+    """Yield a connection of the administrator, on the schema."""
     with contextlib.closing(shop.root("shop")) as connection:
         yield connection

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def ledger(shop: PrivateMariaDB) -> None:
-    """A table whose changes take the server a while to undo."""
+    """Create a table whose changes take the server a while to undo."""
     shop.execute(
         "CREATE OR REPLACE TABLE shop.ledger (id INT PRIMARY KEY, pieces INT) ENGINE=InnoDB",
         "USE shop",

@@ -49,7 +49,7 @@ CROWD = Credentials("crowd", "pässwörd €")
 
 @pytest.fixture
 def store() -> FaultyStore:
-    """A budget of five."""
+    """Return a budget of five."""
     store = FaultyStore(MemoryStore())
     Operations(store.inner, SYSTEM_CLOCK, SYSTEM_ENTROPY).set_budget("orders", BUDGET)
     return store
@@ -57,21 +57,21 @@ def store() -> FaultyStore:
 
 @pytest.fixture
 def governor(store: FaultyStore, target: Target, shop: PrivateMariaDB) -> Governor:
-    """A governor whose user may have five sessions, one too many is an error."""
+    """Return a governor whose user may have five sessions, one too many is an error."""
     shop.create_user(CROWD.username, CROWD.password, max_user_connections=BUDGET, grants=["ALL ON shop.*"])
     return governor_on(store, target, credentials=CROWD, keep_seconds=0)
 
 
 @pytest.fixture
 def engine(governor: Governor) -> Iterator[Engine]:
-    """A governed engine."""
+    """Yield a governed engine."""
     engine = governed_engine(governor)
     yield engine
     engine.dispose()
 
 
 def all_gone(root: Connection[Cursor], *, within: float = 0.2) -> bool:
-    """Whether none of the user's sessions is left; a closed one is listed for some milliseconds more."""
+    """Return whether none of the user's sessions is left; a closed one is listed for some milliseconds more."""
     until = time.monotonic() + within
     while ask(root, "SELECT COUNT(*) FROM information_schema.processlist WHERE user = 'crowd'"):
         if time.monotonic() > until:
@@ -81,7 +81,7 @@ def all_gone(root: Connection[Cursor], *, within: float = 0.2) -> bool:
 
 
 async def value(connection: Any, query: str) -> Any:  # noqa: ANN401 - aiomysql has no types
-    """The only value of the first row."""
+    """Return the only value of the first row."""
     async with connection.cursor() as cursor:
         await cursor.execute(query)
         return (await cursor.fetchone())[0]

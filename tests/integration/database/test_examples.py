@@ -45,7 +45,7 @@ EXAMPLES = sorted(path.name for path in (ROOT / "examples").glob("*.py"))
 def operations(
     dynamodb_local: str, shop: PrivateMariaDB, target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Operations]:
-    """A budget of two, and the variables of a worker that may have it."""
+    """Yield a budget of two, and the variables of a worker that may have it."""
     shop.create_user(USER, PASSWORD, max_user_connections=2, grants=["SELECT ON shop.*"])
     endpoint = endpoint_of(dynamodb_local)
     store = local_store(endpoint)
@@ -71,7 +71,7 @@ def operations(
 
 
 def answers(example: str, *articles: int) -> list[dict[str, Any]]:
-    """What its handler answers to one event after the other, in a process of its own."""
+    """Return what its handler answers to one event after the other, in a process of its own."""
     command = [sys.executable, "-c", ENVIRONMENT, str(ROOT / "examples" / example), *map(str, articles)]
     variables = {**os.environ, "PYTHONPATH": str(ROOT / "layers" / "governor")}
     done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=60, check=False)
@@ -80,7 +80,7 @@ def answers(example: str, *articles: int) -> list[dict[str, Any]]:
 
 
 def sessions(root: Connection[Cursor]) -> int:
-    """How many the worker's user has."""
+    """Return how many the worker's user has."""
     count: int = ask(root, "SELECT COUNT(*) FROM information_schema.processlist WHERE user = %s", USER)
     return count
 

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def store() -> FaultyStore:
-    """The leases: a budget of ten; notes each request."""
+    """Return the leases, a budget of ten; each request is noted."""
     store = FaultyStore(MemoryStore())
     Operations(store.inner, SYSTEM_CLOCK, SYSTEM_ENTROPY).set_budget("orders", 10)
     return store
@@ -60,7 +60,7 @@ def store() -> FaultyStore:
 
 @pytest.fixture
 def governor(store: FaultyStore, target: Target) -> Iterator[Governor]:
-    """A governor that keeps its connection."""
+    """Yield a governor that keeps its connection."""
     governor = governor_on(store, target)
     yield governor
     governor.close()
@@ -68,7 +68,7 @@ def governor(store: FaultyStore, target: Target) -> Iterator[Governor]:
 
 @contextmanager
 def body(governor: Governor, **options: Any) -> Iterator[FencedConnection]:  # noqa: ANN401 - the governor's own
-    """One invocation's use of a connection."""
+    """Yield one invocation's use of a connection."""
     with governor.connection(context=Invocation(), **options) as connection:
         yield connection
 
@@ -317,7 +317,7 @@ class FrozenWorker:
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def use(self) -> dict[str, Any]:
-        """One invocation; what it saw."""
+        """Return one invocation; what it saw."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write("use\n")

@@ -42,7 +42,7 @@ FLOOD = "SELECT REPEAT('x', 60000) FROM seq_1_to_100000"
 
 
 def started_and_frozen(target: Target, statement: str) -> tuple[subprocess.Popen[str], int]:
-    """A process that opened a session, sent a statement if any, and stopped itself; and the session's number."""
+    """Return a process that opened a session, sent a statement if any, and stopped itself; and the session's number."""
     arguments = [target.host, str(target.port), str(target.tls_ca), WORKER.username, WORKER.password, statement]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     process = subprocess.Popen(

@@ -27,7 +27,7 @@ NAME = "governor:k3Zq81Bd:orders#3"
 
 @pytest.fixture
 def janitor(shop: PrivateMariaDB) -> Iterator[Connection[Cursor]]:
-    """A monitoring user with no more rights than the documentation asks for."""
+    """Yield a monitoring user with no more rights than the documentation asks for."""
     shop.create_user(
         "janitor", "pw", require_ssl=False, grants=["SELECT ON performance_schema.*", "CONNECTION ADMIN ON *.*"]
     )

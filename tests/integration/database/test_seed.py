@@ -61,17 +61,17 @@ class World:
         return json.dumps({"username": known.username, "password": known.password})
 
     def sign_in(self, user: Credentials) -> FencedConnection:
-        """A session of a seeded user."""
+        """Return a session of a seeded user."""
         return open_session(replace(self.wanted.target, database="company"), user)
 
     def limit(self) -> int:
-        """MySQL's own limit for the worker."""
+        """Return MySQL's own limit for the worker."""
         (limit,) = self.ask("SELECT max_user_connections FROM mysql.user WHERE user = %s", WORKER.username)
         assert isinstance(limit, int)
         return limit
 
     def ask(self, query: str, *values: object) -> tuple[object, ...]:
-        """The first row that root reads."""
+        """Return the first row that root reads."""
         with contextlib.closing(self.server.root()) as connection, connection.cursor() as cursor:
             cursor.execute(query, values)
             return cursor.fetchone() or ()
@@ -79,7 +79,7 @@ class World:
 
 @pytest.fixture
 def world(mariadb: PrivateMariaDB) -> Iterator[World]:
-    """A server that was not seeded yet; nothing of it is left."""
+    """Yield a server that was not seeded yet; nothing of it is left."""
     mariadb.create_user(ADMINISTRATOR.username, ADMINISTRATOR.password, grants=["ALL ON *.*"])
     mariadb.execute(f"GRANT GRANT OPTION ON *.* TO '{ADMINISTRATOR.username}'@'%'")
     yield World(mariadb)

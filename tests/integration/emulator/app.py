@@ -31,7 +31,7 @@ class Opener:
 
 @cache
 def governor() -> Governor:
-    """This environment's."""
+    """Return this environment's governor."""
     parts = governor_parts(Environment.current())
     if "PORT" in os.environ:
         parts["outside"] = replace(parts["outside"], opener=Opener)
@@ -39,7 +39,7 @@ def governor() -> Governor:
 
 
 def die() -> None:
-    """Be killed, as by the kernel for lack of memory."""
+    """Kill this process, as the kernel does for lack of memory."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -74,7 +74,7 @@ def handler(event: dict[str, Any], context: Any) -> Any:  # noqa: ANN401 - awsla
 
 
 def measure(times: int) -> float:
-    """Microseconds that the notes of one acquire and release take, in the median."""
+    """Return the median microseconds that the lease file of one acquire and release takes."""
     notes = governor()._outside.notes
     wanted = Wanted("orders", "k3Zq81Bd", "checkout/2f1c", 1, 1_800_000_000_000)
     lease = wanted.lent_by(ShardKey("orders", 0), 1)

@@ -44,7 +44,7 @@ NAMESPACES = ["unshare", "-Urmpf", "--mount-proc", "--kill-child"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All that stands here needs the emulator."""
+    """Mark every test here: it needs the emulator."""
     for item in items:
         if HERE in item.path.parents:
             item.add_marker("emulator")
@@ -67,7 +67,7 @@ def inside(program: Path) -> str:
 
 @pytest.fixture(scope="session")
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What /opt will hold: the layer as its makefile builds it, and the function."""
+    """Return the content of /opt: the layer as its makefile builds it, and the function."""
     stage = tmp_path_factory.mktemp("opt")
     unwanted = shutil.ignore_patterns("__pycache__")
     for package in (LAYER / "connection_governor", Path(pymysql.__file__).parent):
@@ -103,12 +103,12 @@ class LambdaEnvironment:
         return time.monotonic() - since
 
     def emulator_pid(self) -> int:
-        """The emulator itself: the only child of the process that made the namespaces."""
+        """Return the emulator itself: the only child of the process that made the namespaces."""
         pid = self.server.pid
         return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
 
     def wait_until_ready(self) -> None:
-        """Until it takes requests."""
+        """Wait until it accepts requests."""
         since = time.monotonic()
         while time.monotonic() - since < 20:
             with suppress(OSError), socket.create_connection((LOOPBACK, self._port), timeout=1):
@@ -119,7 +119,7 @@ class LambdaEnvironment:
 
 @pytest.fixture
 def environment(rie: str, stage: Path, tmp_path: Path) -> Iterator[Callable[..., LambdaEnvironment]]:
-    """Starts environments with these variables; ends them after the test."""
+    """Start environments with these variables; end them after the test."""
     with ExitStack() as running:
 
         def started(*, extension: bool = True, **variables: str) -> LambdaEnvironment:

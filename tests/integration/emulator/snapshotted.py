@@ -21,7 +21,7 @@ class Context:
     """Lambda's, as far as it is used."""
 
     def get_remaining_time_in_millis(self) -> int:
-        """Always the same."""
+        """Return a constant."""
         return 5_000
 
 
@@ -41,7 +41,7 @@ def used(governor: Governor) -> dict[str, Any]:
 
 
 def sockets() -> int:
-    """How many this process has open."""
+    """Return how many this process has open."""
     found = 0
     for descriptor in Path("/proc/self/fd").iterdir():
         with suppress(OSError):  # the listing's own
@@ -50,7 +50,7 @@ def sockets() -> int:
 
 
 def copy(governor: Governor) -> None:
-    """Restore, serve one invocation, and stay as it is until the test has looked."""
+    """Restore, serve one invocation, and change nothing until the test has looked."""
     run_after_restore()
     say(**used(governor))
     sys.stdin.read()
@@ -59,7 +59,7 @@ def copy(governor: Governor) -> None:
 
 
 def main() -> None:
-    """Initialize, be snapshotted, be restored."""
+    """Initialize, take a snapshot, restore it."""
     governor = Governor.from_env()
     say(**used(governor), sockets=sockets())
     run_before_snapshot()

@@ -55,7 +55,7 @@ class GovernorFunction(ThreadingHTTPServer):
         self._thread = threading.Thread(target=self.serve_forever)
 
     def status(self) -> dict[str, Any]:
-        """Who holds what."""
+        """Return the leases."""
         answer = self.requests.answer({"action": "status", "database": "orders"})
         assert isinstance(answer, dict)
         return answer
@@ -84,7 +84,7 @@ class _Invocation(BaseHTTPRequestHandler):
         self.wfile.write(answer)
 
     def log_message(self, *_: object) -> None:
-        """Nothing."""
+        """Write nothing."""
 
 
 class Table:
@@ -95,7 +95,7 @@ class Table:
         self.variables = variables
 
     def held(self) -> list[str]:
-        """The ids of the stored leases."""
+        """Return the ids of the stored leases."""
         return list(self._leases())
 
     def take_all(self, *, at_ms: int) -> str | None:
@@ -105,7 +105,7 @@ class Table:
         return outcome.lease.lease_id if isinstance(outcome, Grant) else None
 
     def assert_ends_by_itself(self) -> None:
-        """The only lease is taken over as soon as its end and the allowance for clocks have passed, and not before."""
+        """Check that the only lease is taken over at its expiry plus the allowance for clocks, and not before."""
         ((lease_id, record),) = self._leases().items()
         settings = self._store.settings("orders", consistent=True)
         assert settings is not None
@@ -124,7 +124,7 @@ class Table:
 
 @pytest.fixture
 def table(dynamodb_local: str) -> Iterator[Table]:
-    """A budget large enough for connections to be kept."""
+    """Yield a budget large enough for connections to be kept."""
     with closing(endpoint_of(dynamodb_local)) as endpoint:
         name = new_table(endpoint)
         store = DynamoDBStore(DynamoDBCaller(endpoint), name)
@@ -137,13 +137,13 @@ def table(dynamodb_local: str) -> Iterator[Table]:
 def worker(
     environment: Callable[..., LambdaEnvironment], table: Table, mariadb: PrivateMariaDB, tmp_path_factory: object
 ) -> LambdaEnvironment:
-    """An environment whose function holds a connection to a real MariaDB."""
+    """Return an environment whose function holds a connection to a real MariaDB."""
     mariadb.create_user("crashing", "pw", max_user_connections=5)
     return environment(PORT=str(mariadb.port), CA=str(mariadb.ca_path), **table.variables)
 
 
 def sessions(mariadb: PrivateMariaDB) -> int:
-    """How many sessions the workers have."""
+    """Return how many sessions the workers have."""
     with closing(mariadb.root()) as root, root.cursor() as cursor:
         cursor.execute("SELECT COUNT(*) FROM information_schema.processlist WHERE user = 'crashing'")
         row = cursor.fetchone()
@@ -216,7 +216,7 @@ def test_without_an_extension_nothing_is_noted_and_the_lease_ends_by_itself(
 
 @pytest.fixture
 def function() -> Iterator[GovernorFunction]:
-    """The governor function, as a worker with the `lambda` transport reaches it."""
+    """Yield the governor function, as a worker with the `lambda` transport reaches it."""
     with GovernorFunction() as function:
         yield function
 

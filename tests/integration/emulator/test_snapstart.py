@@ -29,7 +29,7 @@ USER = "restored"
 
 @pytest.fixture
 def store(dynamodb_local: str) -> Iterator[DynamoDBStore]:
-    """A budget of ten."""
+    """Yield a budget of ten."""
     with closing(endpoint_of(dynamodb_local)) as endpoint:
         store = DynamoDBStore(DynamoDBCaller(endpoint), new_table(endpoint))
         Operations(store, SYSTEM_CLOCK, SYSTEM_ENTROPY).set_budget("orders", 10)
@@ -40,7 +40,7 @@ def store(dynamodb_local: str) -> Iterator[DynamoDBStore]:
 def function(
     store: DynamoDBStore, dynamodb_local: str, mariadb: PrivateMariaDB, stage: Path
 ) -> Iterator[subprocess.Popen[str]]:
-    """The function's first environment, which is about to be snapshotted."""
+    """Yield the function's first environment, which is about to be snapshotted."""
     mariadb.create_user(USER, "pw", max_user_connections=5)
     secret = answer({"SecretString": json.dumps({"username": USER, "password": "pw"})})
     with ScriptedServer([secret, secret]) as secrets:
@@ -70,7 +70,7 @@ def function(
 
 
 def said(function: subprocess.Popen[str]) -> dict[str, Any]:
-    """Its next line that is no metric."""
+    """Return its next line that is no metric."""
     assert function.stdout is not None
     while "_aws" in (line := json.loads(function.stdout.readline())):
         continue
@@ -79,14 +79,14 @@ def said(function: subprocess.Popen[str]) -> dict[str, Any]:
 
 
 def held(store: DynamoDBStore) -> set[str]:
-    """The ids of the stored leases."""
+    """Return the ids of the stored leases."""
     shard = store.read([ShardKey("orders", 0)], consistent=True)[0]
     assert shard is not None
     return set(shard.leases)
 
 
 def sessions(mariadb: PrivateMariaDB) -> set[int]:
-    """The sessions that MySQL has."""
+    """Return the sessions that MySQL has."""
     with closing(mariadb.root()) as root, root.cursor() as cursor:
         cursor.execute("SELECT id FROM information_schema.processlist WHERE user = %s", (USER,))
         return {int(row[0]) for row in cursor.fetchall()}

@@ -30,7 +30,7 @@ with only_run(Path(sys.argv[1])):
 
 @contextmanager
 def another_run(lock: Path) -> Iterator[subprocess.Popen[str]]:
-    """A process that holds the lock; ended at the latest at the end of the test."""
+    """Yield a process that holds the lock; ended at the latest at the end of the test."""
     command = [sys.executable, "-c", HOLDER, str(lock)]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True) as process:
@@ -77,7 +77,7 @@ def test_a_run_may_start_a_second_stack(tmp_path: Path) -> None:
 
 @contextmanager
 def rival(lock: Path) -> Iterator[None]:
-    """Another process tries; its error is raised here."""
+    """Run another process that tries; raise its error here."""
     command = [sys.executable, "-c", HOLDER, str(lock)]
     done = subprocess.run(command, cwd=ROOT, input="", capture_output=True, text=True, check=False)
     if "StackError" in done.stderr:

@@ -7,7 +7,7 @@ from harness.stack.mariadb import PrivateMariaDB
 
 
 def temporary_folder(server: PrivateMariaDB) -> Path:
-    """Where a server keeps its temporary tables."""
+    """Return where a server keeps its temporary tables."""
     with closing(server.root()) as connection, connection.cursor() as cursor:
         cursor.execute("SELECT @@tmpdir")
         ((folder,),) = cursor.fetchall()

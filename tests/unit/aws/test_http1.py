@@ -41,13 +41,13 @@ def read(*pieces: bytes) -> tuple[http1.Answer, bool]:
 
 
 def cut(whole: bytes, places: list[int]) -> list[bytes]:
-    """`whole`, cut at these places."""
+    """Return `whole`, cut at these places."""
     edges = [0, *sorted(place % (len(whole) + 1) for place in places), len(whole)]
     return [whole[start:end] for start, end in itertools.pairwise(edges)]
 
 
 def chunked(body: bytes, size: int) -> bytes:
-    """The body in chunks, one of them with an extension, a trailer at the end."""
+    """Return the body in chunks, one of them with an extension, a trailer at the end."""
     chunks = [body[start : start + size] for start in range(0, len(body), size)]
     return b"".join(b"%X;x=y\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\nTrailer: yes\r\n\r\n"
 

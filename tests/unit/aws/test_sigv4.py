@@ -98,7 +98,7 @@ def by_botocore(
     now_ms: int,
     place: list[str],
 ) -> str:
-    """The Authorization header that botocore makes for the same request at the same time."""
+    """Return the Authorization header that botocore makes for the same request at the same time."""
     request = AWSRequest(method, f"https://{headers['host']}{target}", headers=headers, data=body)
     when = dt.datetime.fromtimestamp(now_ms // 1000, dt.UTC)
     with mock.patch("botocore.auth.get_current_datetime", return_value=when):

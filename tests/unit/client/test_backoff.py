@@ -12,7 +12,7 @@ from tests.support.virtual import SetEntropy, VirtualClock
 
 
 def pauses(wait: Wait, clock: VirtualClock, retry_after_ms: int = 20, most: int = 50) -> list[float]:
-    """All the pauses until it gives up."""
+    """Return all the pauses until it gives up."""
     found: list[float] = []
     while len(found) < most and (pause_s := wait.pause_s(retry_after_ms)) is not None:
         found.append(pause_s)

@@ -492,8 +492,8 @@ def test_where_mysql_refuses_the_lease_goes_back_and_the_real_error_surfaces(
     world: World, governor: Governor, mysql: Mysql
 ) -> None:
     """MySQL is down, and the governor must not make it look like its own fault, nor keep what it lent."""
-    mysql.refuses = ConnectionRefusedError("MySQL said no")
-    with pytest.raises(ConnectionRefusedError, match="MySQL said no"), governor.connection():
+    mysql.refuses = ConnectionRefusedError("MySQL refused")
+    with pytest.raises(ConnectionRefusedError, match="MySQL refused"), governor.connection():
         pass
     assert world.shard().remaining == 3
 
@@ -502,7 +502,7 @@ def test_where_mysql_refuses_and_the_governor_is_away_the_real_error_surfaces(
     world: World, governor: Governor, mysql: Mysql
 ) -> None:
     """Both fail at once in a network outage: the first cause is what helps."""
-    mysql.refuses = ConnectionRefusedError("MySQL said no")
+    mysql.refuses = ConnectionRefusedError("MySQL refused")
     world.store.plan("give_back", *[LOST] * 50)
     with pytest.raises(ConnectionRefusedError), governor.connection():
         pass

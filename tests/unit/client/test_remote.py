@@ -27,7 +27,7 @@ class Invoked:
 
     Attributes:
         payloads: what was sent, to the letter.
-        outages: what befalls the next calls, first first: lost before, or lost after it ran.
+        outages: the fates of the next calls, in order: lost before, or lost after it ran.
         answer: in place of the function's own, if set.
     """
 

@@ -52,7 +52,7 @@ class Hooks:
 
 @pytest.fixture
 def hooks(monkeypatch: pytest.MonkeyPatch) -> Hooks:
-    """The managed runtime's module; the real one is in `tests/integration/emulator`."""
+    """Return the managed runtime's module; the real one is in `tests/integration/emulator`."""
     hooks, module = Hooks(), ModuleType("snapshot_restore_py")
     module.register_before_snapshot = hooks.before.append  # type: ignore[attr-defined]
     module.register_after_restore = hooks.after.append  # type: ignore[attr-defined]
@@ -78,7 +78,7 @@ def opener(world: World) -> CalmOpener:
 def governor(
     monkeypatch: pytest.MonkeyPatch, hooks: Hooks, world: World, opener: CalmOpener, tmp_path: Path
 ) -> Governor:
-    """As `from_env` makes it, on leases and sessions in memory."""
+    """Return a governor as `from_env` makes it, on leases and sessions in memory."""
     outside = Outside(
         world.clock,
         world.entropy,

@@ -63,7 +63,7 @@ def test_races_on_a_shard_are_bounded(world: World) -> None:
     world.store.calls.clear()
 
     def takes_it_first() -> None:
-        """Each time anew, and always with a lease that is over by the time anybody looks."""
+        """Take the slot before each try, always with a lease that has expired by the next read."""
         over = next(iter(world.shard().leases.items()))
         wanted = world.wanted(connections=3, ends_in_ms=-LEASE_MS)
         world.truth.grant(world.shard().key, wanted.lease_id, wanted.record, (over,))

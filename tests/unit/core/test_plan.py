@@ -21,7 +21,7 @@ BUDGETS = st.integers(0, 20)
 
 
 def shards_of(sizes: list[tuple[int, int]], plan_number: int) -> list[Shard]:
-    """Shards with these (allowed, in use)."""
+    """Return shards with these (allowed, in use)."""
     return [
         Shard(ShardKey("orders", index), allowed=allowed, remaining=allowed - in_use, fence=0, plan=plan_number)
         for index, (allowed, in_use) in enumerate(sizes)
@@ -33,7 +33,7 @@ def settings_of(budget: int, count: int, plan_number: int, made: int) -> Setting
 
 
 def after(shards: list[Shard], changes: list[Change], plan_number: int) -> list[Shard]:
-    """The shards with these changes written."""
+    """Return the shards with these changes written."""
     sizes = {change.key: change for change in changes}
     return [
         replace(

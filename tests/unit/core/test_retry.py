@@ -40,7 +40,7 @@ def clock() -> VirtualClock:
 
 @pytest.fixture
 def retry(clock: VirtualClock) -> Callable[..., str]:
-    """With the longest pauses that jitter can draw."""
+    """Return a retry with the longest pauses that jitter can draw."""
     return Retry(clock, SetEntropy(1.0))
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def _define(decorate: object, field: object) -> type:
-    """The same class, by either module."""
+    """Return the same class, by either module."""
 
     class Point:
         """Has a default, a default made anew, a property and a check."""

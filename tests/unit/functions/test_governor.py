@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True)
 def orders(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A governor over memory, with a budget of one."""
+    """Return a governor over memory, with a budget of one."""
     store, clock, entropy = MemoryStore(), VirtualClock(), SetEntropy()
     operations = Operations(store, clock, entropy)
     operations.set_budget("Prod_MySQL", 1)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True)
 def orders(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A budget of three over memory."""
+    """Return a budget of three over memory."""
     operations = Operations(MemoryStore(), VirtualClock(), SetEntropy())
     operations.set_budget("orders", 3)
     monkeypatch.setattr(janitor, "operations", lambda _here: operations)

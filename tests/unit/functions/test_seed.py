@@ -22,7 +22,7 @@ PASSWORD = "s3cr3t-of-the-worker"
 
 @pytest.fixture
 def sent(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """The answers that went out."""
+    """Return the answers that went out."""
     answers: list[dict[str, Any]] = []
     monkeypatch.setattr(
         "connection_governor.server.custom_resource.put_with_retries",

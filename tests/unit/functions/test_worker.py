@@ -37,15 +37,15 @@ class FakeConnection:
 
     @contextlib.contextmanager
     def cursor(self) -> Iterator[FakeConnection]:
-        """Itself."""
+        """Return itself."""
         yield self
 
     def execute(self, _query: str) -> int:
-        """As PyMySQL: the number of rows."""
+        """Return the number of rows, as PyMySQL does."""
         return 3
 
     def ping(self, *, reconnect: bool) -> None:
-        """Counted, and never a new session."""
+        """Count the ping; never open a new session."""
         assert not reconnect
         self.pings += 1
 
@@ -59,7 +59,7 @@ class FakeGovernor:
 
     @contextlib.contextmanager
     def connection(self, **_options: object) -> Iterator[FakeConnection]:
-        """One connection."""
+        """Yield one connection."""
         if self.error:
             raise self.error
         try:
@@ -86,7 +86,7 @@ class VirtualTime:
 
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> VirtualClock:
-    """The job's time."""
+    """Return the job's time."""
     virtual = VirtualTime()
     monkeypatch.setattr(job, "time", virtual)
     return virtual.clock

@@ -29,7 +29,7 @@ class Vault:
 
 
 def server(password: str, tried: list[str]) -> Callable[[Credentials], str]:
-    """A MySQL that takes one password, and notes each that was tried."""
+    """Return a MySQL that takes one password, and notes each that was tried."""
 
     def connect(credentials: Credentials) -> str:
         tried.append(credentials.password)

@@ -106,7 +106,7 @@ def _failing(monkeypatch: pytest.MonkeyPatch, *, times: int) -> list[object]:
 
     class Response:
         def close(self) -> None:
-            """Nothing is open."""
+            """Close nothing."""
 
     def urlopen(request: object, timeout: float) -> Response:
         sent.append(request)

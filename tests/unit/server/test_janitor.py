@@ -34,13 +34,13 @@ class Sessions:
         self.refuses_to = ""  # observe, or kill a second session
 
     def observe(self) -> Observation:
-        """All of them."""
+        """Return all of them."""
         if self.refuses_to == "observe":
             raise DENIED
         return Observation(tuple(self.listed), names_known=self.names_known)
 
     def kill(self, session: Session) -> bool:
-        """As the server does."""
+        """Kill as the server does."""
         if self.refuses_to == "kill" and self.killed:
             raise DENIED
         self.killed.append(session.program_name)
@@ -49,7 +49,7 @@ class Sessions:
 
 @pytest.fixture
 def store() -> MemoryStore:
-    """A database `orders` with a budget of 3."""
+    """Return a database `orders` with a budget of 3."""
     store = MemoryStore()
     Operations(store, SYSTEM_CLOCK, SYSTEM_ENTROPY).set_budget("orders", 3)
     return store
@@ -57,7 +57,7 @@ def store() -> MemoryStore:
 
 @pytest.fixture
 def lend(store: MemoryStore) -> Callable[[str, int], Lease]:
-    """Lends one connection until so many milliseconds from now."""
+    """Lend one connection until so many milliseconds from now."""
 
     def lend(lease_id: str, ends_in_ms: int) -> Lease:
         wanted = Wanted("orders", lease_id, "checkout/1", 1, SYSTEM_CLOCK.now_ms() + ends_in_ms)
@@ -69,7 +69,7 @@ def lend(store: MemoryStore) -> Callable[[str, int], Lease]:
 
 
 def one_round(store: MemoryStore, sessions: Sessions | None) -> tuple[dict[str, object], Round]:
-    """One round: the line of metrics that it wrote, and what it did."""
+    """Return one round: the line of metrics that it wrote, and what it did."""
     lines: list[str] = []
     operations = Operations(store, SYSTEM_CLOCK, SYSTEM_ENTROPY)
     done = Janitor(operations, sessions, Reporter(lines.append), SYSTEM_CLOCK).round("orders")
@@ -79,7 +79,7 @@ def one_round(store: MemoryStore, sessions: Sessions | None) -> tuple[dict[str, 
 
 
 def round_of(store: MemoryStore, sessions: Sessions | None) -> dict[str, object]:
-    """One round's line of metrics."""
+    """Return one round's line of metrics."""
     return one_round(store, sessions)[0]
 
 

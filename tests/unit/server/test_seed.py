@@ -30,7 +30,7 @@ class RecordingSeeder(Seeder):
 
 
 def never() -> NoReturn:
-    """Fail: no seeder is to be made."""
+    """Fail: the test expects no seeder."""
     raise AssertionError("a seeder was made")
 
 

@@ -13,7 +13,7 @@ from harness.errors import StackError
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """The results of an earlier run."""
+    """Return the results of an earlier run."""
     folder = tmp_path / "demo"
     folder.mkdir()
     (folder / "summary.json").write_text("earlier")

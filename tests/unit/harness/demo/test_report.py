@@ -13,7 +13,7 @@ from tests.support.recordings import recorded
 
 @pytest.fixture
 def page(tmp_path: Path) -> str:
-    """The page of a run with one broken promise."""
+    """Return the page of a run with one broken promise."""
     write_report(recorded(), summarise(recorded()), ["<all> is lost"], tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "report.png"]
     assert imread(tmp_path / "report.png").shape[1] > 1_000

@@ -50,7 +50,7 @@ def test_a_hold_that_ends_as_another_starts_does_not_overlap_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "report"),
     [
         ({"leaked": 1}, "1 leases leaked"),
         ({"mysql_refused": 2}, "MySQL refused 2 governed connections"),
@@ -69,9 +69,9 @@ def test_a_hold_that_ends_as_another_starts_does_not_overlap_it() -> None:
         ),
     ],
 )
-def test_what_did_not_hold_is_said(changed: dict[str, Any], said: str) -> None:
+def test_a_broken_promise_is_reported(changed: dict[str, Any], report: str) -> None:
     """A demo that passes whatever happens shows nothing."""
-    assert broken(recorded(**changed)) == [said]
+    assert broken(recorded(**changed)) == [report]
 
 
 def test_a_failed_invocation_is_a_broken_promise() -> None:

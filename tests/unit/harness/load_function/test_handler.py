@@ -29,7 +29,7 @@ class FakeLambda:
         self.in_flight = self.most_in_flight = 0
 
     def invoke(self, **call: Any) -> Answer:  # noqa: ANN401  # as boto3
-        """One invocation; the first few wait for each other, so that they are in flight at the same time."""
+        """Return one invocation; the first few wait for each other, so that they are in flight at the same time."""
         with self._lock:
             self.calls.append(call)
             number = len(self.calls)
@@ -49,7 +49,7 @@ class FakeContext:
         self._looks = looks
 
     def get_remaining_time_in_millis(self) -> int:
-        """Plenty, then nothing."""
+        """Return plenty of time, then none."""
         self._looks -= 1
         return 900_000 if self._looks >= 0 else 0
 
@@ -78,8 +78,8 @@ def test_exactly_the_asked_number_is_invoked_at_the_asked_concurrency(
     profile: str, together: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The published sample's harness made one call fewer than asked."""
-    said, fake = _run(monkeypatch, _granted, together=together, iterations=60, concurrency=7, profile=profile)
-    assert (said["requested"], said["invocations"], said["granted"], len(fake.calls)) == (60, 60, 60, 60)
+    report, fake = _run(monkeypatch, _granted, together=together, iterations=60, concurrency=7, profile=profile)
+    assert (report["requested"], report["invocations"], report["granted"], len(fake.calls)) == (60, 60, 60, 60)
     assert together <= fake.most_in_flight <= 7
 
 
@@ -97,21 +97,21 @@ def test_every_kind_of_end_is_accounted_for(monkeypatch: pytest.MonkeyPatch) -> 
             return {"Payload": io.BytesIO(b"not json")}
         raise ClientError({"Error": {"Code": "ResourceNotFoundException", "Message": ""}}, "Invoke")
 
-    said, _ = _run(monkeypatch, answer, iterations=50, concurrency=5)
-    assert (said["invocations"], said["throttled"], said["errors"], said["granted"]) == (50, 10, 40, 0)
-    assert said["error_reasons"]["ResourceNotFoundException"] == 10
+    report, _ = _run(monkeypatch, answer, iterations=50, concurrency=5)
+    assert (report["invocations"], report["throttled"], report["errors"], report["granted"]) == (50, 10, 40, 0)
+    assert report["error_reasons"]["ResourceNotFoundException"] == 10
 
 
 def test_it_stops_in_time_and_says_what_it_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """A harness that is stopped by its own time-out loses the account of everything it did."""
-    said, fake = _run(monkeypatch, _granted, iterations=100, concurrency=4, looks=10)
-    assert (said["requested"], said["invocations"], said["not_started"], len(fake.calls)) == (100, 10, 90, 10)
+    report, fake = _run(monkeypatch, _granted, iterations=100, concurrency=4, looks=10)
+    assert (report["requested"], report["invocations"], report["not_started"], len(fake.calls)) == (100, 10, 90, 10)
 
 
 def test_bad_input_invokes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """A typing error is answered at once, with the field to mend."""
-    said, fake = _run(monkeypatch, _granted, iterations=-3)
-    assert (said["error"]["field"], fake.calls) == ("iterations", [])
+    report, fake = _run(monkeypatch, _granted, iterations=-3)
+    assert (report["error"]["field"], fake.calls) == ("iterations", [])
 
 
 def test_the_client_never_retries_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,9 +14,9 @@ KINDS = st.sampled_from(["granted", "refused", "error", "throttled"])
 @given(st.lists(st.builds(Outcome, KINDS)))
 def test_every_invocation_is_accounted_for_once(outcomes: list[Outcome]) -> None:
     """The contract: invocations = granted + refused + errors + throttled."""
-    said = account(outcomes)
+    report = account(outcomes)
     parts = ("granted", "refused", "errors", "throttled")
-    assert said["invocations"] == len(outcomes) == sum(said[part] for part in parts)
+    assert report["invocations"] == len(outcomes) == sum(report[part] for part in parts)
 
 
 def test_what_mysql_refused_is_counted_by_either_number() -> None:
@@ -42,6 +42,6 @@ def test_percentiles_are_values_that_were_measured() -> None:
 
 def test_details_name_their_columns_once() -> None:
     """An answer has 6 MB: a name for each value would halve the runs that fit."""
-    said = details([Outcome("granted", lease_id="k3Zq81Bd")])
-    assert dict(zip(said["columns"], said["rows"][0], strict=True))["lease_id"] == "k3Zq81Bd"
-    assert said["truncated"] is False
+    report = details([Outcome("granted", lease_id="k3Zq81Bd")])
+    assert dict(zip(report["columns"], report["rows"][0], strict=True))["lease_id"] == "k3Zq81Bd"
+    assert report["truncated"] is False

@@ -8,7 +8,7 @@ from harness.stack import mariadb_programs, packages
 
 @pytest.fixture
 def bare_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine with neither MariaDB nor apt."""
+    """Make a machine with neither MariaDB nor apt."""
     monkeypatch.setattr(mariadb_programs, "_installed", lambda: None)
     monkeypatch.setattr(mariadb_programs, "_unpacked", lambda: None)
     monkeypatch.setattr("shutil.which", lambda *_, **__: None)

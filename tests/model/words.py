@@ -22,8 +22,8 @@ DOES = {
 }
 
 
-def told(trace: tuple[tuple[Label, State], ...]) -> str:
-    """One line a step."""
+def in_words(trace: tuple[tuple[Label, State], ...]) -> str:
+    """Return one line a step."""
     return "\n".join(f"{n}. {_said(label)}\n     {_shown(state)}" for n, (label, state) in enumerate(trace))
 
 
