@@ -183,7 +183,7 @@ class VirtualOpener:
     def open(
         self, fence: Fence, program_name: str, usable_until_ms: int | None, _deadline: Deadline | None = None
     ) -> FencedConnection:
-        """A session behind the fence."""
+        """Return a session behind the fence."""
         return VirtualConnection(
             VirtualSocket(self._process, self._server),
             fence=fence,

@@ -30,7 +30,7 @@ class VirtualClock:
         return self.now
 
     def monotonic_ms(self) -> int:
-        """The virtual time since the start, which no `set_back` moves."""
+        """Return the virtual time since the start, which no `set_back` moves."""
         return self.elapsed
 
     def sleep(self, seconds: float) -> None:

@@ -76,7 +76,7 @@ def endpoint_to(clock: SetClock) -> Iterator[Endpoints]:
 
 
 def call(endpoint: Endpoint, left_s: float | None = None) -> dict[str, object]:
-    """Any request, as DynamoDB's, that must end within this time."""
+    """Send any request of DynamoDB that must end within this time."""
     deadline = None if left_s is None else Deadline.after(round(left_s * 1_000), SYSTEM_CLOCK)
     return json_call(endpoint, "DynamoDB_20120810.GetItem", {"TableName": "t"}, deadline=deadline)
 

@@ -52,7 +52,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def rie() -> str:
-    """The emulator's binary, as aws-sam-cli ships it."""
+    """Return the emulator's binary, as aws-sam-cli ships it."""
     if subprocess.run([*NAMESPACES, "true"], capture_output=True, check=False).returncode:
         pytest.skip("this system lets no unprivileged user make namespaces")
     packages = tool("sam", "sam").parent.parent
@@ -61,7 +61,7 @@ def rie() -> str:
 
 
 def inside(program: Path) -> str:
-    """Where the environment finds one of the project's tools."""
+    """Return where the environment finds one of the project's tools."""
     return str(Path("/opt/tools") / program.relative_to(TOOLS))
 
 
@@ -147,7 +147,7 @@ def environment(rie: str, stage: Path, tmp_path: Path) -> Iterator[Callable[...,
 
 
 def variables_of(variables: dict[str, str]) -> dict[str, Any]:
-    """The variables of an execution environment, and these."""
+    """Return the variables of an execution environment, and these."""
     return {
         "PATH": os.environ["PATH"],
         "HOME": "/tmp",

@@ -46,13 +46,13 @@ class Leases:
         self._root = root
 
     def held(self) -> set[str]:
-        """The ids of the stored leases."""
+        """Return the ids of the stored leases."""
         shard = self.store.read([ShardKey("orders", 0)], consistent=True)[0]
         assert shard is not None
         return set(shard.leases)
 
     def of_sessions(self) -> set[str]:
-        """The leases that MySQL's sessions were opened under."""
+        """Return the leases that MySQL's sessions were opened under."""
         with self._root.cursor() as cursor:
             cursor.execute(
                 "SELECT a.attr_value FROM performance_schema.session_connect_attrs a"
@@ -70,7 +70,7 @@ class Leases:
 
 @pytest.fixture
 def leases(dynamodb_local: str, mariadb: PrivateMariaDB) -> Iterator[Leases]:
-    """A budget for a few more sessions than there are processes."""
+    """Yield a budget for a few more sessions than there are processes."""
     mariadb.create_user(USER, "pw", max_user_connections=BUDGET)
     with closing(endpoint_of(dynamodb_local)) as endpoint, closing(mariadb.root()) as root:
         store = DynamoDBStore(DynamoDBCaller(endpoint), new_table(endpoint))
@@ -95,7 +95,7 @@ def environment(
     mariadb: PrivateMariaDB,
     tmp_path: Path,
 ) -> Iterator[Server]:
-    """One environment with its sixteen processes, ready."""
+    """Yield one environment with its sixteen processes, ready."""
     (stage / "ca.pem").write_bytes(mariadb.ca_path.read_bytes())
     variables = variables_of(
         {
@@ -117,7 +117,7 @@ def environment(
 
 
 def runtime(server: Server) -> list[int]:
-    """The runtime and its processes, as the outside numbers them."""
+    """Return the runtime and its processes, as the outside numbers them."""
     found, unseen = [], [server.pid]
     while unseen:
         pid = unseen.pop()
@@ -140,7 +140,7 @@ def shut_down(server: Server, lambda_api: ManagedInstance) -> float:
 
 
 def results(answers: list[Future[Any]]) -> list[Any]:
-    """What the processes answered."""
+    """Return what the processes answered."""
     return [answer.result(timeout=30) for answer in answers]
 
 

@@ -36,7 +36,7 @@ class Pieces:
 
 
 def read(*pieces: bytes) -> tuple[http1.Answer, bool]:
-    """The answer in these pieces, and whether its connection can be used again."""
+    """Return the answer in these pieces, and whether its connection can be used again."""
     return http1._Reader(cast("socket.socket", Pieces(pieces)), Deadline.after(60_000, SYSTEM_CLOCK)).answer()
 
 
