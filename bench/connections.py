@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import pymysql
 
 from bench.direct import governor_cycle
-from bench.fleet import MS, SECOND, Fleet
 from bench.measure import FULL, Spread, interleaved, ratio
 from bench.results import Row
 from bench.tables import governed_table
@@ -25,6 +24,9 @@ from connection_governor.system import SYSTEM_CLOCK
 from connection_governor.wiring import governor_parts
 from harness.stack.dynamodb_local import dynamodb_local
 from harness.stack.mariadb import PrivateMariaDB
+from tests.support.calm_sessions import CalmOpener
+from tests.support.fleet import Fleet
+from tests.support.hub import MS, SECOND
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,7 +34,6 @@ if TYPE_CHECKING:
     from bench.measure import Effort, Series
     from connection_governor.client.ports import Outside
     from connection_governor.core.clock import Clock
-    from connection_governor.mysql.fence import Fence
 
 NAME = "connections"
 USER, PASSWORD = "worker", "benchmark-only"  # of a server that lives as long as this run
@@ -203,7 +204,7 @@ def _requests(invocations: int) -> Iterator[Row]:
 def warm_requests(invocations: int) -> float:
     """Return the DynamoDB requests of one invocation at one a second, in virtual time, on sessions that never fail."""
     fleet = Fleet(Random(1), budget=36)  # noqa: S311  # a simulation
-    governor = fleet.governor("checkout/1", opener=CalmOpener, keep_seconds=KEEP_SECONDS)
+    governor = fleet.governor("checkout/1", opener=CalmOpener(fleet.clock), keep_seconds=KEEP_SECONDS)
 
     def environment() -> None:
         for _ in range(invocations):
@@ -212,38 +213,5 @@ def warm_requests(invocations: int) -> float:
             fleet.hub.sleep(990 * MS)
 
     fleet.hub.start(environment)
-    fleet.hub.run(10 * invocations * SECOND)
+    fleet.hub.run_for(10 * invocations * SECOND)
     return sum(fleet.store.spent.values()) / invocations
-
-
-class CalmOpener:
-    """Opens sessions that never fail."""
-
-    def open(self, fence: Fence, program_name: str, usable_until_ms: int | None) -> CalmSession:
-        """See `Opener.open`."""
-        del program_name
-        return CalmSession(fence, usable_until_ms)
-
-
-class CalmSession:
-    """As much of a `FencedConnection` as keeping needs."""
-
-    open = True
-    may_linger = False
-
-    def __init__(self, fence: Fence, usable_until_ms: int | None) -> None:
-        self.fence = fence
-        self.usable_until_ms = usable_until_ms
-        self.lease: Any = None
-        self.acquired_ms = 0
-
-    def is_alive(self) -> bool:
-        """Return true."""
-        return self.open
-
-    def reset(self) -> None:
-        """Reset nothing."""
-
-    def close(self) -> None:
-        """Close nothing."""
-        self.open = False

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from bench.fleet import MS, SECOND, Fleet
 from bench.measure import FULL, Effort, Spread
 from bench.results import Row
 from connection_governor.errors import NoConnectionsLeft
+from tests.support.fleet import Fleet
+from tests.support.hub import MS, SECOND
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -69,11 +70,11 @@ class Overload:
         """Let it settle, then measure."""
         hub = self.fleet.hub
         self._arrive()
-        hub.run(SETTLING_US)
+        hub.run_for(SETTLING_US)
         self.tally, spent = Tally(), self.fleet.store.units()
         before = self._lent_us()
         self._measured_us = measured_us
-        hub.run(hub.now_us + measured_us)
+        hub.run_for(measured_us)
         self._lent = self._lent_us() - before
         self.spent = self.fleet.store.units() - spent
         return self.tally
@@ -93,7 +94,7 @@ class Overload:
     def _arrive(self) -> None:
         hub = self.fleet.hub
         hub.start(self._invocation)
-        hub.at(hub.now_us + int(self._random.expovariate(1 / self._between_us)), self._arrive)
+        hub.after(int(self._random.expovariate(1 / self._between_us)), self._arrive)
 
     def _invocation(self) -> None:
         # Lambda hands an invocation to any idle environment, and starts one where there is none.

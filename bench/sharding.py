@@ -12,10 +12,11 @@ import hashlib
 from random import Random
 from typing import TYPE_CHECKING
 
-from bench.fleet import MS, SECOND, Fleet, Hub
 from bench.measure import FULL, Effort
 from bench.results import Row
 from connection_governor.errors import GovernorError
+from tests.support.fleet import Fleet
+from tests.support.hub import MS, SECOND, Hub
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -88,9 +89,9 @@ def cycles_a_second(shards: int, partitions: int, seconds: float) -> float:
 
     for number in range(shards * ENVIRONMENTS_EACH):
         fleet.hub.start(lambda number=number: environment(number), random.randrange(200 * MS))  # type: ignore[misc]
-    fleet.hub.run(SECOND)
+    fleet.hub.run_for(SECOND)
     before = done[0]
-    fleet.hub.run(SECOND + int(seconds * SECOND))
+    fleet.hub.run_for(int(seconds * SECOND))
     return (done[0] - before) / seconds
 
 

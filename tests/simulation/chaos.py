@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tests.simulation.hub import MS, SECOND
+from tests.support.hub import MS, SECOND
 
 if TYPE_CHECKING:
     from random import Random
 
     from tests.simulation.environment import Environment
-    from tests.simulation.hub import Process
     from tests.simulation.world import World
+    from tests.support.hub import Process
 
 
 AT_THE_LIMIT = 0.5  # of those who use their lease to the last moment, so many are frozen then

@@ -1,16 +1,14 @@
-"""Clocks that are wrong by a bounded amount, and randomness that a seed decides."""
+"""Clocks that are wrong by a bounded amount, and a stream of random numbers for each actor."""
 
 from __future__ import annotations
 
 from random import Random
 from typing import TYPE_CHECKING
 
-from tests.simulation.hub import MS, SECOND
+from tests.support.hub import MS, SECOND
 
 if TYPE_CHECKING:
-    from tests.simulation.hub import Process
-
-_ID_ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+    from tests.support.hub import Process
 
 
 def stream(seed: str) -> Random:
@@ -57,22 +55,3 @@ class SkewedClock:
     def sleep(self, seconds: float) -> None:
         """Let the virtual time pass."""
         self._process.sleep(max(0, int(seconds * SECOND)))
-
-
-class SeededEntropy:
-    """Lease ids and jitter from a seed. Ids are never drawn twice: each carries its environment's own prefix."""
-
-    def __init__(self, random: Random, prefix: int) -> None:
-        self._random = random
-        self._prefix = "".join(_ID_ALPHABET[(prefix >> shift) & 63] for shift in (12, 6, 0))
-        self._made = random.randrange(64**5)
-
-    def lease_id(self) -> str:
-        """Return eight characters; consecutive ids fall on shards in no order, as real ones do."""
-        self._made = (self._made * 1_000_005 + 7) % 64**5
-        digits = "".join(_ID_ALPHABET[(self._made >> shift) & 63] for shift in (24, 18, 12, 6, 0))
-        return self._prefix + digits
-
-    def fraction(self) -> float:
-        """Return a number in [0, 1)."""
-        return self._random.random()

@@ -10,14 +10,14 @@ from pymysql.err import OperationalError
 from connection_governor.mysql import close
 from connection_governor.mysql.connect import FencedConnection
 from connection_governor.mysql.fence import SessionStart
-from tests.simulation.hub import SECOND
+from tests.support.hub import SECOND
 
 if TYPE_CHECKING:
     from connection_governor.core.clock import Clock
     from connection_governor.core.deadline import Deadline
     from connection_governor.mysql.fence import Fence
-    from tests.simulation.hub import Hub, Process
     from tests.simulation.server import Server, ServerSession
+    from tests.support.hub import Hub, Process
 
 CONNECT_SECONDS = 3.0
 _CLOSE_WAIT, _ESTABLISHED = b"\x08", b"\x01"  # tcp_info's first byte

@@ -10,15 +10,16 @@ from connection_governor.client.remote import RemoteGovernor
 from connection_governor.core.engine import Engine
 from connection_governor.core.lease import Grant
 from connection_governor.core.operations import Operations
-from connection_governor.metrics import Reporter
 from connection_governor.server.janitor import Janitor
 from connection_governor.server.payloads import Requests
 from connection_governor.server.service import Service
-from tests.simulation.clocks import SeededEntropy, SkewedClock, stream
+from tests.simulation.clocks import SkewedClock, stream
 from tests.simulation.dialing import VirtualOpener
 from tests.simulation.engine_branches import note_grant, note_renewal
-from tests.simulation.hub import MS, Process
 from tests.simulation.sessions import VirtualWatch
+from tests.support.fleet import SilentReporter
+from tests.support.hub import MS, Process
+from tests.support.virtual import SeededEntropy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,29 +28,6 @@ if TYPE_CHECKING:
     from connection_governor.core.deadline import Deadline
     from connection_governor.core.lease import Lease, Refusal, Renewal, Wanted
     from tests.simulation.world import World
-
-
-class SilentReporter(Reporter):
-    """Formats no line: logs are not simulated.
-
-    Args:
-        on_ungoverned: what to do when a worker goes on without a lease on purpose.
-    """
-
-    def __init__(self, on_ungoverned: Callable[[], None] | None = None) -> None:
-        super().__init__(write=lambda _line: None)
-        self._on_ungoverned = on_ungoverned
-
-    def ungoverned(self, *_database: object, **_properties: object) -> None:
-        """See `Reporter.ungoverned`."""
-        if self._on_ungoverned is not None:
-            self._on_ungoverned()
-
-    def say(self, *_database: object, **_properties: object) -> None:
-        """Write nothing."""
-
-    def note(self, *_message: object, **_properties: object) -> None:
-        """Write nothing."""
 
 
 class Environment:

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
     from connection_governor.core.deadline import Deadline
     from connection_governor.core.store import LeaseStore
-    from tests.simulation.hub import Process
     from tests.simulation.ledger import Ledger
     from tests.simulation.network import Network
-    from tests.simulation.table import Versions
+    from tests.support.hub import Process
+    from tests.support.versions import Versions
 
 Item = dict[str, Any]
 

@@ -6,17 +6,17 @@ import json
 from typing import TYPE_CHECKING
 
 from connection_governor.errors import GovernorUnavailable
-from tests.simulation.hub import MS, SECOND, Process
 from tests.simulation.network import Network, Request
+from tests.support.hub import MS, SECOND, Process
 
 if TYPE_CHECKING:
     from random import Random
 
     from connection_governor.server.payloads import Requests
     from tests.simulation.environment import Environment
-    from tests.simulation.hub import Event
     from tests.simulation.network import Weather
     from tests.simulation.world import World
+    from tests.support.hub import Event
 
 DEADLINE_US = 10 * SECOND
 

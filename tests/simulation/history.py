@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from connection_governor.core.lease import Settings, Shard, ShardKey
 from connection_governor.core.plan import Change
 from connection_governor.core.store import Unwritten, Written
-from tests.simulation.hub import MS, SECOND, START_US
 from tests.simulation.ledger import connections, end_ms
+from tests.support.hub import MS, SECOND, START_US
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -25,14 +25,14 @@ import heapq
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
-from tests.simulation.hub import MS
+from tests.support.hub import MS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from connection_governor.core.lease import Lease, Settings, Shard
-    from tests.simulation.hub import Hub
     from tests.simulation.network import Request
+    from tests.support.hub import Hub
 
 _DIGITS = {digit: at for at, digit in enumerate("-0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz")}
 

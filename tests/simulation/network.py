@@ -21,14 +21,14 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from connection_governor.errors import GovernorUnavailable
-from tests.simulation.hub import MS, SECOND
+from tests.support.hub import MS, SECOND
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from random import Random
 
-    from tests.simulation.hub import Event, Hub, Process
     from tests.simulation.ledger import Tally
+    from tests.support.hub import Event, Hub, Process
 
 PATIENCE_US = 2 * SECOND  # the wire client's time-out for an answer
 LATEST_US = 240 * SECOND

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tests.simulation.hub import MS, SECOND
 from tests.simulation.ledger import Violation, connections, end_ms
+from tests.support.hub import MS, SECOND
 
 if TYPE_CHECKING:
-    from tests.simulation.hub import Hub
     from tests.simulation.ledger import Ledger
+    from tests.support.hub import Hub
 
 PATIENCE_US = 60 * SECOND
 MEMORY_US = 2 * SECOND  # what an environment itself has seen full so lately, it need not look at again

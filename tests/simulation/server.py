@@ -12,14 +12,14 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from tests.simulation.hub import MS, SECOND
+from tests.support.hub import MS, SECOND
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from random import Random
 
-    from tests.simulation.hub import Event, Hub
     from tests.simulation.ledger import Tally
+    from tests.support.hub import Event, Hub
 
 DEFAULT_WAIT_S = 28_800
 SIGN_IN_S = 10

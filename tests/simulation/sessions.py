@@ -11,14 +11,14 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from connection_governor.mysql.observe import Observation, Session
-from tests.simulation.hub import MS
+from tests.support.hub import MS
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from tests.simulation.hub import Hub, Process
     from tests.simulation.ledger import Ledger, Place, Tally
     from tests.simulation.server import Server, ServerSession
+    from tests.support.hub import Hub, Process
 
 
 class Sessions:

@@ -10,54 +10,14 @@ from tests.simulation.network import Request
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from random import Random
 
     from connection_governor.core.deadline import Deadline
     from connection_governor.core.lease import Settings, Shard, ShardKey
     from connection_governor.core.store import LeaseStore
-    from tests.simulation.hub import Hub, Process
     from tests.simulation.ledger import Ledger
     from tests.simulation.network import Network
-
-VERSIONS_KEPT = 12
-
-
-class Versions:
-    """What an item was lately, for reads that are only eventually consistent.
-
-    Args:
-        hub: the virtual time.
-        random: how far each read lags.
-        lag_us: how far at most.
-    """
-
-    def __init__(self, hub: Hub, random: Random, lag_us: int) -> None:
-        self._hub = hub
-        self._random = random
-        self._lag_us = lag_us
-        self._kept: dict[object, list[tuple[int, Any]]] = {}
-
-    def note(self, key: object, value: object) -> None:
-        """Note an item's new version."""
-        kept = self._kept.setdefault(key, [(0, None)])
-        kept.append((self._hub.now_us, value))
-        if len(kept) > VERSIONS_KEPT:
-            del kept[0]
-
-    def lagging(self, key: object) -> Any:  # noqa: ANN401 - an item of either store
-        """Return the item as it was a moment ago: a whole version, never older than the lag allows."""
-        return self._as_of(key, self._hub.now_us - int(self._random.random() ** 2 * self._lag_us))
-
-    def since(self, key: object, sent_us: int) -> Any:  # noqa: ANN401 - an item of either store
-        """Return the item as of some moment since the request was sent: several items are read at several moments."""
-        return self._as_of(key, self._hub.now_us - int(self._random.random() * (self._hub.now_us - sent_us)))
-
-    def _as_of(self, key: object, seen_us: int) -> Any:  # noqa: ANN401 - an item of either store
-        kept = self._kept.get(key, [(0, None)])
-        for since_us, value in reversed(kept):
-            if since_us <= seen_us:
-                return value
-        return kept[0][1]
+    from tests.support.hub import Process
+    from tests.support.versions import Versions
 
 
 class Table(Protocol):
@@ -102,7 +62,7 @@ class MemoryTable:
 
     def store_of(self, process: Process, network: Network) -> LeaseStore:
         """See `Table.store_of`."""
-        return DistantStore(process, network)
+        return NetworkStore(process, network)
 
     def _read(self, keys: tuple[ShardKey, ...], consistent: bool, *, sent_us: int) -> list[Shard | None]:
         if len(keys) == 1 and consistent:
@@ -125,7 +85,7 @@ class MemoryTable:
         return saved
 
 
-class DistantStore:
+class NetworkStore:
     """A `LeaseStore` whose every method is one request over the network."""
 
     def __init__(self, process: Process, network: Network) -> None:

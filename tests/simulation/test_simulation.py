@@ -16,10 +16,10 @@ import pytest
 from connection_governor.core import rules
 from connection_governor.core.lease import Settings, Shard, ShardKey, record_expiry_ms
 from tests.simulation.campaign import world_of
-from tests.simulation.hub import SECOND, Hub, Process
 from tests.simulation.ledger import Ledger, Tally
 from tests.simulation.network import Request
 from tests.simulation.runs import Failure, Outcome, explained, run, steps_wanted, table
+from tests.support.hub import SECOND, Hub, Process
 
 ROOT = Path(__file__).parents[2]
 FEWEST_STEPS_FOR_ALL = 100_000  # smaller runs may miss a rare branch

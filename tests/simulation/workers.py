@@ -16,8 +16,8 @@ from connection_governor.errors import (
     UnknownDatabase,
 )
 from tests.simulation.environment import Witness
-from tests.simulation.hub import MS, SECOND
 from tests.simulation.ledger import Violation
+from tests.support.hub import MS, SECOND
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -18,13 +18,12 @@ from tests.simulation.environment import Environment
 from tests.simulation.expressions import RequestTable
 from tests.simulation.function import GovernorFunction
 from tests.simulation.history import line_of, seconds
-from tests.simulation.hub import MS, SECOND, Hub, Process
 from tests.simulation.ledger import Ledger, Tally, Violation, end_ms
 from tests.simulation.network import Network, Request, Weather
 from tests.simulation.patience import Patience
 from tests.simulation.server import Habits, Server
 from tests.simulation.sessions import Sessions
-from tests.simulation.table import MemoryTable, Table, Versions
+from tests.simulation.table import MemoryTable, Table
 from tests.simulation.workers import (
     ConnectingWorker,
     Hoarder,
@@ -38,6 +37,8 @@ from tests.simulation.workers import (
     look_after,
     operate,
 )
+from tests.support.hub import MS, SECOND, Hub, Process
+from tests.support.versions import Versions
 
 if TYPE_CHECKING:
     from collections.abc import Callable

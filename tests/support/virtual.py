@@ -8,8 +8,10 @@ from connection_governor.system import SYSTEM_CLOCK
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from random import Random
 
 NOW_MS = 1_800_000_000_000
+_ID_ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 
 
 class VirtualClock:
@@ -85,6 +87,25 @@ class SetEntropy:
     def fraction(self) -> float:
         """Return the test's value."""
         return self.share
+
+
+class SeededEntropy:
+    """Lease ids and jitter from a seed. Ids are never drawn twice: each carries its environment's own prefix."""
+
+    def __init__(self, random: Random, prefix: int) -> None:
+        self._random = random
+        self._prefix = "".join(_ID_ALPHABET[(prefix >> shift) & 63] for shift in (12, 6, 0))
+        self._made = random.randrange(64**5)
+
+    def lease_id(self) -> str:
+        """Return eight characters; consecutive ids fall on shards in no order, as real ones do."""
+        self._made = (self._made * 1_000_005 + 7) % 64**5
+        digits = "".join(_ID_ALPHABET[(self._made >> shift) & 63] for shift in (24, 18, 12, 6, 0))
+        return self._prefix + digits
+
+    def fraction(self) -> float:
+        """Return a number in [0, 1)."""
+        return self._random.random()
 
 
 class Journal:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import heapq
-from collections import Counter, deque
+from collections import Counter
 from typing import TYPE_CHECKING, Any, cast
-
-from greenlet import greenlet
 
 from connection_governor.client.governor import Governor
 from connection_governor.client.ports import Outside
@@ -16,6 +13,9 @@ from connection_governor.core.operations import Operations
 from connection_governor.errors import GovernorUnavailable
 from connection_governor.metrics import Reporter
 from connection_governor.server.service import Service
+from tests.support.hub import MS, Hub, HubClock
+from tests.support.versions import Versions
+from tests.support.virtual import SeededEntropy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -25,83 +25,30 @@ if TYPE_CHECKING:
     from connection_governor.core.lease import Shard, ShardKey
     from connection_governor.core.store import LeaseStore
 
-SECOND = 1_000_000  # the unit of virtual time is a microsecond
-MS = 1_000
-EPOCH_MS = 1_800_000_000_000
 DATABASE = "orders"
-_ID_ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
-
-
-class Hub:
-    """Virtual time: runs the body that is due next."""
-
-    def __init__(self) -> None:
-        self.now_us = 0
-        self._due: list[tuple[int, int, Callable[[], object]]] = []
-        self._count = 0
-        self._main = greenlet.getcurrent()
-
-    def at(self, when_us: int, call: Callable[[], object]) -> None:
-        """Call this at that time."""
-        self._count += 1
-        heapq.heappush(self._due, (when_us, self._count, call))
-
-    def start(self, body: Callable[[], object], when_us: int = 0) -> None:
-        """Run a body that may sleep."""
-        self.at(max(when_us, self.now_us), greenlet(body, self._main).switch)
-
-    def sleep(self, duration_us: int) -> None:
-        """Let time pass for the running body."""
-        self.at(self.now_us + max(0, duration_us), greenlet.getcurrent().switch)
-        self._main.switch()
-
-    def run(self, until_us: int) -> None:
-        """Run until that time, or until nothing is left to do."""
-        while self._due and self._due[0][0] <= until_us:
-            self.now_us, _, call = heapq.heappop(self._due)
-            call()
-
-
-class FleetClock:
-    """See `clock.Clock`."""
-
-    def __init__(self, hub: Hub) -> None:
-        self._hub = hub
-
-    def now_ms(self) -> int:
-        """Return the virtual time of day."""
-        return EPOCH_MS + self._hub.now_us // MS
-
-    def monotonic_ms(self) -> int:
-        """See `Clock.monotonic_ms`."""
-        return self._hub.now_us // MS
-
-    def sleep(self, seconds: float) -> None:
-        """Let virtual time pass."""
-        self._hub.sleep(int(seconds * SECOND))
-
-
-class SeededEntropy:
-    """See `entropy.Entropy`: the same run draws the same."""
-
-    def __init__(self, random: Random) -> None:
-        self._random = random
-
-    def lease_id(self) -> str:
-        """Return 48 random bits as text."""
-        bits = self._random.getrandbits(48)
-        return "".join(_ID_ALPHABET[(bits >> shift) & 63] for shift in range(0, 48, 6))
-
-    def fraction(self) -> float:
-        """Return a number in [0, 1)."""
-        return self._random.random()
 
 
 class SilentReporter(Reporter):
-    """Formats nothing."""
+    """Formats no line: logs are not simulated.
+
+    Args:
+        on_ungoverned: what to do when a worker goes on without a lease on purpose.
+    """
+
+    def __init__(self, on_ungoverned: Callable[[], None] | None = None) -> None:
+        super().__init__(write=lambda _line: None)
+        self._on_ungoverned = on_ungoverned
+
+    def ungoverned(self, *_database: object, **_properties: object) -> None:
+        """See `Reporter.ungoverned`."""
+        if self._on_ungoverned is not None:
+            self._on_ungoverned()
 
     def say(self, *_database: object, **_properties: object) -> None:
-        """Count nothing either."""
+        """Write nothing."""
+
+    def note(self, *_message: object, **_properties: object) -> None:
+        """Write nothing."""
 
 
 class DistantStore:
@@ -135,9 +82,9 @@ class DistantStore:
         self._hub = hub
         self._random = random
         self._latency_us = latency_us
-        self._lag_us = lag_us
         self.admit = admit
-        self._history: dict[ShardKey, deque[tuple[int, Shard]]] = {}
+        self._versions = Versions(hub, random, lag_us, power=3, most=64)
+        self._noted: set[ShardKey] = set()
 
     def within(self, _deadline: Deadline | None) -> LeaseStore:
         """See `LeaseStore.within`: this one always answers."""
@@ -182,15 +129,17 @@ class DistantStore:
             raise GovernorUnavailable("throttled", throttled=True)
         outcome = self._counting(key, apply)
         self.spent[verb if hasattr(outcome, "remaining") else f"{verb} refused"] += 1
-        self._remember(key)
         self._travel()
         return outcome
 
     def _counting(self, key: ShardKey, apply: Callable[[], Any]) -> Any:  # noqa: ANN401  # see above
-        before = self._in_use(key)
+        before = self._now(key)
         self.settle_up()
         outcome = apply()
-        self._lent += self._in_use(key) - before
+        after = self._now(key)
+        self._lent += (after.in_use if after else 0) - (before.in_use if before else 0)
+        self._versions.note(key, after, first=before)
+        self._noted.add(key)
         return outcome
 
     def settle_up(self) -> None:
@@ -198,24 +147,14 @@ class DistantStore:
         self.lent_us += self._lent * (self._hub.now_us - self._since_us)
         self._since_us = self._hub.now_us
 
-    def _in_use(self, key: ShardKey) -> int:
-        (shard,) = self.truth.read([key], consistent=True)
-        return shard.in_use if shard else 0
-
-    def _remember(self, key: ShardKey) -> None:
-        (shard,) = self.truth.read([key], consistent=True)
-        if shard is not None and self._lag_us:
-            self._history.setdefault(key, deque(maxlen=64)).append((self._hub.now_us, shard))
-
     def _as_it_was(self, key: ShardKey) -> Shard | None:
-        seen_us = self._hub.now_us - int(self._random.random() ** 3 * self._lag_us)
-        history = self._history.get(key)
-        if not history:
-            return self.truth.read([key], consistent=True)[0]
-        for since_us, shard in reversed(history):
-            if since_us <= seen_us:
-                return shard
-        return history[0][1]
+        if key not in self._noted:
+            return self._now(key)
+        seen: Shard | None = self._versions.lagging(key)
+        return seen
+
+    def _now(self, key: ShardKey) -> Shard | None:
+        return self.truth.read([key], consistent=True)[0]
 
     def _travel(self) -> None:
         self._hub.sleep(int(self._latency_us / 2 * (0.5 + self._random.random() + self._random.random() ** 8 * 2)))
@@ -233,8 +172,8 @@ class Fleet:
 
     def __init__(self, random: Random, *, budget: int, shards: int | None = None, **network: Any) -> None:  # noqa: ANN401  # see above
         self.hub = Hub()
-        self.clock = FleetClock(self.hub)
-        self.entropy = SeededEntropy(random)
+        self.clock = HubClock(self.hub)
+        self.entropy = SeededEntropy(random, 0)
         self.store = DistantStore(self.hub, random, **network)
         truth = self.store.truth
         Operations(truth, self.clock, self.entropy).set_budget(DATABASE, budget, shards=shards)
@@ -245,5 +184,5 @@ class Fleet:
         engine = Engine(store, self.clock, self.entropy)
         reporter = SilentReporter()
         service = Service(engine, Operations(store, self.clock, self.entropy), reporter, self.clock)
-        outside = Outside(self.clock, self.entropy, reporter, opener=opener)
+        outside = Outside(self.clock, self.entropy, reporter, opener=(lambda: opener) if opener else None)
         return Governor(service, outside, holder=holder, database=DATABASE, keep_seconds=keep_seconds)

@@ -58,6 +58,15 @@ class Hub:
         """Let something happen after a while."""
         return self.at(self.now_us + delay_us, call, *arguments)
 
+    def start(self, body: Callable[[], object], delay_us: int = 0) -> None:
+        """Run a body that may `sleep`, in a greenlet of its own; what it raises ends the run."""
+        self.after(delay_us, greenlet(body, self._main).switch)
+
+    def sleep(self, duration_us: int) -> None:
+        """Let time pass for the running body. A `Process` has a `sleep` of its own."""
+        self.after(max(0, duration_us), getcurrent().switch)
+        self._main.switch()
+
     def due(self, *calls: Callable[..., object]) -> list[Event]:
         """Return the pending calls, in their order."""
         return [event for _, _, event in sorted(self._queue) if event.call in calls]
@@ -75,9 +84,32 @@ class Hub:
         if until_us is not None:
             self.now_us = max(self.now_us, until_us)
 
+    def run_for(self, duration_us: int) -> None:
+        """Let things happen for a while."""
+        self.run(until_us=self.now_us + duration_us)
+
     def switch(self) -> Any:  # noqa: ANN401 - whatever the process waited for
         """Switch from a process to the scheduler, until the process is woken."""
         return self._main.switch()
+
+
+class HubClock:
+    """The virtual time as a body that the hub has started sees it: exact, and sleeping lets it pass."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+
+    def now_ms(self) -> int:
+        """Return the virtual time, milliseconds since 1970 UTC."""
+        return self._hub.now_us // MS
+
+    def monotonic_ms(self) -> int:
+        """Return the virtual time: it never goes back."""
+        return self._hub.now_us // MS
+
+    def sleep(self, seconds: float) -> None:
+        """Let virtual time pass."""
+        self._hub.sleep(int(seconds * SECOND))
 
 
 class Process:
