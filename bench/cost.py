@@ -13,7 +13,8 @@ from bench.measure import FULL, Effort
 from bench.results import Row
 from bench.tables import DATABASE, governed_table
 from connection_governor.client.governor import Governor
-from connection_governor.wiring import Environment, governor_parts, requests
+from connection_governor.wiring import Environment, governor_parts
+from connection_governor.wiring.table import requests
 from harness.stack.dynamodb_local import dynamodb_local
 
 if TYPE_CHECKING:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from connection_governor.aws.dynamodb import DynamoDBCaller
 from connection_governor.core.lease import ShardKey, pack_record
-from connection_governor.wiring import Environment, dynamodb_store
-from connection_governor.wiring import operations as operations_of
+from connection_governor.wiring import Environment
+from connection_governor.wiring.table import dynamodb_store
+from connection_governor.wiring.table import operations as operations_of
 
 if TYPE_CHECKING:
     from connection_governor.aws.dynamodb import DynamoDBStore

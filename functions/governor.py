@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from aws_lambda_powertools import Logger
 
-from connection_governor import wiring
 from connection_governor.core.deadline import RESERVE_MS, Deadline
 from connection_governor.system import SYSTEM_CLOCK
+from connection_governor.wiring import Environment
+from connection_governor.wiring.table import requests as requests_of
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
@@ -22,7 +23,7 @@ logger = Logger(service="governor")
 @cache
 def requests() -> Requests:
     """Return what answers requests here; made at the first request, so that importing needs no wiring."""
-    return wiring.requests(wiring.Environment.current())
+    return requests_of(Environment.current())
 
 
 def handler(event: object, context: LambdaContext) -> dict[str, Any] | bool:

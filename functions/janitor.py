@@ -12,7 +12,9 @@ from connection_governor.metrics import Reporter
 from connection_governor.server.janitor import Janitor
 from connection_governor.server.mysql_watch import MySQLWatch
 from connection_governor.system import SYSTEM_CLOCK
-from connection_governor.wiring import Environment, opener, operations
+from connection_governor.wiring import Environment
+from connection_governor.wiring.mysql import opener
+from connection_governor.wiring.table import operations
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext

@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from aws_lambda_powertools import Logger
 
-from connection_governor import wiring
 from connection_governor.server.custom_resource import ResourceAnswer, whereabouts
 from connection_governor.server.seed import Seeder, carry_out, explain
 from connection_governor.system import SYSTEM_CLOCK
+from connection_governor.wiring import Environment
+from connection_governor.wiring.mysql import secret_fetcher
+from connection_governor.wiring.table import operations
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
@@ -19,8 +21,8 @@ logger = Logger(service="seed")
 
 def seeder() -> Seeder:
     """Return the seeder of the database that the environment names."""
-    here = wiring.Environment.current()
-    return Seeder(wiring.secret_fetcher(here), wiring.operations(here), SYSTEM_CLOCK)
+    here = Environment.current()
+    return Seeder(secret_fetcher(here), operations(here), SYSTEM_CLOCK)
 
 
 def handler(event: dict[str, Any], context: LambdaContext) -> None:

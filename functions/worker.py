@@ -9,7 +9,8 @@ from pymysql import err
 
 from connection_governor import Governor, GovernorError
 from connection_governor.mysql.fence import Fence
-from connection_governor.wiring import Environment, opener
+from connection_governor.wiring import Environment
+from connection_governor.wiring.mysql import opener
 from job import Job, failure_report, now_ms
 
 if TYPE_CHECKING:

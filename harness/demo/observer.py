@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from connection_governor.core.operations import Operations
 from connection_governor.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
-from connection_governor.wiring import Environment, dynamodb_store
+from connection_governor.wiring import Environment
+from connection_governor.wiring.table import dynamodb_store
 from harness.stack.deployment import DATABASE_NAME
 
 if TYPE_CHECKING:

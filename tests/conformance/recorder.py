@@ -15,7 +15,8 @@ from connection_governor.core.engine import Engine
 from connection_governor.core.lease import Grant, Lease, Wanted
 from connection_governor.errors import GovernorUnavailable
 from connection_governor.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
-from connection_governor.wiring import Environment, dynamodb_store
+from connection_governor.wiring import Environment
+from connection_governor.wiring.table import dynamodb_store
 from tests.conformance.crowd import DATABASE, serve
 from tests.conformance.linearizability import ACQUIRE, NO, RELEASE, UNKNOWN, YES, Operation
 from tests.support.faulty_store import LOST, LOST_ANSWER, READS, SENT_AGAIN, Fault, FaultyStore

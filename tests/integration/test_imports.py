@@ -6,9 +6,15 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import pymysql
 import pytest
 
+from tests.support.answers import settings_item, shard_item
+from tests.support.scripted_server import ScriptedServer, Silence, answer
+
+DRIVER = Path(pymysql.__file__).parent
 LAYER = Path(__file__).parents[2] / "layers" / "governor"
 
 NEVER = (
@@ -59,12 +65,20 @@ REMOTE = {**DIRECT, "GOVERNOR_TRANSPORT": "lambda", "GOVERNOR_FUNCTION": "govern
 PLAIN_HTTP = {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
 
 
-def loaded_by(program: str) -> set[str]:
-    """Return the modules that a fresh interpreter has loaded after the program, besides those it starts with."""
-    ending = "\nimport json, sys; print(json.dumps(sorted(set(sys.modules) - before)))"
-    code = f"import sys; before = set(sys.modules); sys.path.insert(0, {str(LAYER)!r})\n{program}{ending}"
-    done = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, timeout=30, check=True)
-    return set(json.loads(done.stdout))
+def loaded_by(program: str, *packages: Path) -> set[str]:
+    """Return the modules that a fresh interpreter has loaded after the program, besides those it starts with.
+
+    It finds the layer, and these packages; no others that happen to be installed here.
+    """
+    with TemporaryDirectory() as folder:
+        for package in packages:
+            (Path(folder) / package.name).symlink_to(package)
+        found = f"sys.path[:0] = [{str(LAYER)!r}, {folder!r}]"
+        ending = "import json; print(json.dumps(sorted(set(sys.modules) - before)))"
+        code = f"import sys; before = set(sys.modules); {found}\n{program}\n{ending}"
+        command = [sys.executable, "-S", "-c", code]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    return set(json.loads(done.stdout.splitlines()[-1]))
 
 
 def of(loaded: set[str], *names: str) -> set[str]:
@@ -104,9 +118,6 @@ def test_importing_loads_only_these_modules_of_ours() -> None:
         "core.checks",
         "core.deadline",
         "core.lease",
-        "core.plan",
-        "core.rules",
-        "core.status",
         "core.values",
         "errors",
         "metrics",
@@ -130,15 +141,54 @@ def test_the_public_names_are_those_of_the_contract() -> None:
     assert (LAYER / "connection_governor" / "py.typed").exists()
 
 
-def test_a_cold_worker_loads_neither_dataclasses_nor_inspect() -> None:
-    """Breaks: a third of the cold start, unnoticed."""
-    program = "from connection_governor import Governor; Governor.from_env(); import sys; print(*sys.modules)"
-    variables = {
-        "AWS_REGION": "us-east-1",
-        "AWS_ACCESS_KEY_ID": "a",
-        "AWS_SECRET_ACCESS_KEY": "b",
-        "GOVERNOR_TABLE": "t",
-    }
-    here = {**variables, "PYTHONPATH": str(LAYER)}
-    done = subprocess.run([sys.executable, "-c", program], env=here, capture_output=True, text=True, check=True)
-    assert not {"dataclasses", "inspect"} & set(done.stdout.split())
+USED = """
+import contextlib, os
+os.environ.update({variables})
+from connection_governor import Governor, GovernorError
+governor = Governor.from_env()
+with contextlib.suppress(Exception), governor.{use}():
+    pass
+"""
+LEASE = {
+    "lease_id": "lease-01",
+    "database": "orders",
+    "holder": "checkout/1",
+    "connections": 1,
+    "fence": 1,
+    "expires_at_ms": 4_000_000_000_000,
+    "shard": 0,
+}
+TOTALS = {"allowed": 3, "in_use": 1, "remaining": 2, "estimated": False, "pressure": False}
+LEASED = {
+    "direct": [answer(settings_item()), answer(shard_item(2)), answer(shard_item(3))],
+    "lambda": [answer({"granted": True, "lease": LEASE, **TOTALS}), answer({"released": True})],
+}
+SECRET = answer({"SecretString": '{"username": "worker", "password": "secret"}'})
+
+CLIENT = """connection_governor client client.acquire client.backoff client.governor client.invocation client.keepalive
+    client.lease_file client.ports client.request client.sessions core core.checks core.deadline core.lease core.retry
+    core.values errors metrics mysql mysql.fence system wiring wiring.environment aws aws.client aws.credentials
+    aws.endpoints aws.http1 aws.sigv4"""
+TRANSPORT = {
+    "direct": """wiring.table aws.dynamodb core.acquisition core.apply_plan core.engine core.operations core.placement
+        core.plan core.rules core.shard_stats core.status core.store server server.service""",
+    "lambda": "wiring.function aws.invoke client.remote core.codec",
+}
+SESSION = """wiring.mysql aws.secrets mysql.close mysql.connect mysql.credentials mysql.opener mysql.session
+    mysql.tls"""
+
+
+@pytest.mark.parametrize("use", ["lease", "connection"])
+@pytest.mark.parametrize("transport", ["direct", "lambda"])
+def test_a_worker_loads_only_what_it_has_chosen(transport: str, use: str) -> None:
+    """A worker that invokes the function would pay for the store, the engine and the payloads at each cold start."""
+    with ScriptedServer([*LEASED[transport], Silence()], [SECRET, Silence()]) as server:
+        variables = {**(DIRECT if transport == "direct" else REMOTE), "AWS_ENDPOINT_URL": server.url}
+        if use == "connection":
+            variables |= {"DB_HOST": "127.0.0.1", "DB_PORT": "9", "DB_TLS": "off", "DB_SECRET_ARN": "arn"}
+        loaded = loaded_by(USED.format(variables=variables, use=use), *([DRIVER] if use == "connection" else []))
+    assert len(server.requests) == len(LEASED[transport]) + (use == "connection"), "all were asked for"
+    ours = {module.removeprefix("connection_governor.") for module in of(loaded, "connection_governor")}
+    assert ours == {*CLIENT.split(), *TRANSPORT[transport].split(), *(SESSION.split() if use == "connection" else ())}
+    driver = {"pymysql", "ssl"} if use == "connection" else set()
+    assert of(loaded, *NEVER) - of(loaded, *driver) == set()

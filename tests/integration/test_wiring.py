@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from connection_governor import wiring as env
 from connection_governor.core.lease import Grant, Wanted
 from connection_governor.errors import GovernorUnavailable, InvalidRequest
-from connection_governor.wiring import Environment
+from connection_governor.wiring import Environment, function, mysql, table
+from tests.support.answers import settings_item, shard_item
 from tests.support.scripted_server import ScriptedServer, answer
 from tests.support.virtual import NOW_MS
 
@@ -32,21 +32,10 @@ def missing(make: Callable[[], object]) -> str:
 WANTED = Wanted("orders", "lease-01", "checkout/1", 1, NOW_MS)
 
 
-def settings_item(shards: int = 1) -> dict[str, object]:
-    numbers = {"allowed": 3, "shards": shards, "plan": 1, "lease_ms": 30_000, "skew_ms": 1_000, "shards_made": shards}
-    return {"Item": {"pk": {"S": "orders"}, **{name: {"N": str(number)} for name, number in numbers.items()}}}
-
-
-def shard_item(remaining: int) -> dict[str, object]:
-    numbers = {"allowed": 3, "remaining": remaining, "fence": 7, "plan": 1}
-    item: dict[str, object] = {name: {"N": str(number)} for name, number in numbers.items()}
-    return {"Attributes": {"pk": {"S": "orders#0"}, **item, "leases": {"M": {}}}}
-
-
 def test_a_direct_worker_talks_to_dynamodb_and_its_endpoint_can_be_overridden() -> None:
     """Local stacks and VPC endpoints are reached by one variable."""
     with ScriptedServer([answer(settings_item()), answer(shard_item(2))]) as server:
-        service = env.service(Environment({**DIRECT, "AWS_ENDPOINT_URL_DYNAMODB": server.url}))
+        service = table.transport(Environment({**DIRECT, "AWS_ENDPOINT_URL_DYNAMODB": server.url}))
         grant = service.acquire(WANTED)
         service._engine._store._send._endpoint.close()  # type: ignore[attr-defined]
     assert isinstance(grant, Grant)
@@ -60,7 +49,7 @@ def test_a_remote_worker_invokes_the_function() -> None:
     """It needs no right but `lambda:InvokeFunction`."""
     status = {"database": "orders", "allowed": 3, "in_use": 0, "remaining": 3, "leases": [], "shards": []}
     with ScriptedServer([answer(status)]) as server:
-        remote = env.remote_governor(Environment({**REMOTE, "AWS_ENDPOINT_URL_LAMBDA": server.url}))
+        remote = function.transport(Environment({**REMOTE, "AWS_ENDPOINT_URL_LAMBDA": server.url}))
         assert remote.status("orders") == status
         remote._invoke._endpoint.close()  # type: ignore[attr-defined]
     (request,) = server.requests
@@ -74,7 +63,7 @@ def test_a_remote_worker_invokes_the_function() -> None:
 def test_a_function_that_may_not_be_invoked_is_an_outage_that_is_not_retried(code: str, status: str) -> None:
     """A wrong name or a missing right cannot be waited for; the worker fails closed."""
     with ScriptedServer([answer({"__type": code, "message": "no"}, status)]) as server:
-        remote = env.remote_governor(Environment({**REMOTE, "AWS_ENDPOINT_URL_LAMBDA": server.url}))
+        remote = function.transport(Environment({**REMOTE, "AWS_ENDPOINT_URL_LAMBDA": server.url}))
         with pytest.raises(GovernorUnavailable) as refused:
             remote.status("orders")
         remote._invoke._endpoint.close()  # type: ignore[attr-defined]
@@ -85,7 +74,7 @@ def test_a_function_that_may_not_be_invoked_is_an_outage_that_is_not_retried(cod
 def test_a_secret_is_read_from_secrets_manager() -> None:
     """User and password come from there, and never from the environment."""
     with ScriptedServer([answer({"SecretString": '{"username":"u","password":"p"}'})]) as server:
-        fetch = env.secret_fetcher(Environment({**DIRECT, "AWS_ENDPOINT_URL_SECRETS_MANAGER": server.url}))
+        fetch = mysql.secret_fetcher(Environment({**DIRECT, "AWS_ENDPOINT_URL_SECRETS_MANAGER": server.url}))
         assert fetch("arn:secret") == '{"username":"u","password":"p"}'
         assert fetch._endpoint is not None
         fetch._endpoint.close()
@@ -98,7 +87,7 @@ def test_a_passing_fault_of_secrets_manager_is_passed_over() -> None:
     """One answer of 500 would fail an invocation that has a lease already."""
     fault = answer({"__type": "InternalServiceError"}, "500 Internal Server Error")
     with ScriptedServer([fault, answer({"SecretString": "{}"})]) as server:
-        fetch = env.secret_fetcher(Environment({**DIRECT, "AWS_ENDPOINT_URL_SECRETS_MANAGER": server.url}))
+        fetch = mysql.secret_fetcher(Environment({**DIRECT, "AWS_ENDPOINT_URL_SECRETS_MANAGER": server.url}))
         assert fetch("arn:secret") == "{}"
         assert fetch._endpoint is not None
         fetch._endpoint.close()
@@ -107,7 +96,7 @@ def test_a_passing_fault_of_secrets_manager_is_passed_over() -> None:
 def test_a_binary_secret_is_said_by_the_variables_name() -> None:
     """A KeyError would tell nobody which secret, nor what is wrong with it."""
     with ScriptedServer([answer({"SecretBinary": "eA=="})]) as server:
-        fetch = env.secret_fetcher(Environment({**DIRECT, "AWS_ENDPOINT_URL_SECRETS_MANAGER": server.url}))
+        fetch = mysql.secret_fetcher(Environment({**DIRECT, "AWS_ENDPOINT_URL_SECRETS_MANAGER": server.url}))
         assert missing(lambda: fetch("arn:secret")) == "DB_SECRET_ARN"
         assert fetch._endpoint is not None
         fetch._endpoint.close()
@@ -117,7 +106,7 @@ def test_a_secret_that_cannot_be_read_is_said_by_the_variables_name() -> None:
     """A missing right shows at the first connection: it must say which secret's."""
     refusal = answer({"__type": "AccessDeniedException", "message": "not yours"}, "400 Bad Request")
     with ScriptedServer([refusal]) as server:
-        fetch = env.secret_fetcher(Environment({**DIRECT, "AWS_ENDPOINT_URL_SECRETS_MANAGER": server.url}))
+        fetch = mysql.secret_fetcher(Environment({**DIRECT, "AWS_ENDPOINT_URL_SECRETS_MANAGER": server.url}))
         assert missing(lambda: fetch("arn:secret")) == "DB_SECRET_ARN"
         assert fetch._endpoint is not None
         fetch._endpoint.close()

@@ -10,9 +10,9 @@ import pytest
 from connection_governor import wiring as env
 from connection_governor.client.governor import Governor
 from connection_governor.client.remote import RemoteGovernor
-from connection_governor.errors import InvalidRequest
+from connection_governor.errors import InvalidRequest, NoConnectionsLeft
 from connection_governor.server.service import Service
-from connection_governor.wiring import Environment
+from connection_governor.wiring import Environment, mysql
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,7 +76,7 @@ def test_what_is_missing_or_wrong_is_said_by_the_variables_name(variables: dict[
 )
 def test_what_the_database_needs_is_said_by_name_too(change: dict[str, str], name: str) -> None:
     """The same for the worker's own connection."""
-    assert missing(lambda: env.opener(Environment({**DIRECT, **MYSQL, **change}))) == name
+    assert missing(lambda: mysql.opener(Environment({**DIRECT, **MYSQL, **change}))) == name
 
 
 def test_direct_is_the_default_transport() -> None:
@@ -152,3 +152,19 @@ def test_outside_lambda_a_holder_is_the_host_and_the_process() -> None:
     holder = Environment({}).holder()
     assert holder.endswith(f"/{os.getpid()}")
     assert len(holder) <= 64
+
+
+def test_a_transport_is_one_file_and_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another store, or another way to reach one, would need changes in three places."""
+    monkeypatch.setitem(env.TRANSPORTS, "memory", "tests.support.memory_transport")
+    here = Environment({"GOVERNOR_TRANSPORT": "memory", "GOVERNOR_DATABASE": "orders"})
+    governor = Governor(**env.governor_parts(here))
+    assert governor.acquire().database == "orders"
+    with pytest.raises(NoConnectionsLeft):
+        governor.acquire()
+
+
+def test_an_unknown_kind_of_database_is_refused_by_name() -> None:
+    """A worker for another database would open sessions with MySQL's driver."""
+    parts = env.governor_parts(Environment({**DIRECT, **MYSQL, "DB_ENGINE": "oracle"}))
+    assert missing(parts["outside"].opener) == "DB_ENGINE"

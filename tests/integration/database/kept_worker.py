@@ -8,7 +8,8 @@ import sys
 from connection_governor.errors import GovernorError
 from connection_governor.mysql.connect import Target
 from connection_governor.mysql.credentials import Credentials
-from connection_governor.wiring import Environment, dynamodb_store
+from connection_governor.wiring import Environment
+from connection_governor.wiring.table import dynamodb_store
 from tests.support.database import Invocation, ask, governor_on
 
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from connection_governor.core.status import status_report
 from connection_governor.errors import GovernorError
 from connection_governor.system import SYSTEM_CLOCK
-from connection_governor.wiring import Environment, operations
+from connection_governor.wiring import Environment
+from connection_governor.wiring.table import operations
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -12,7 +12,6 @@ from connection_governor.client.request import DEFAULT_LEASE_MS, DEFAULT_TIMEOUT
 from connection_governor.client.sessions import Sessions
 from connection_governor.core import checks
 from connection_governor.core.deadline import RESERVE_MS, Deadline
-from connection_governor.core.status import status_report
 from connection_governor.errors import InvalidRequest
 from connection_governor.mysql.fence import Fence
 
@@ -167,6 +166,8 @@ class Governor:
         """
         if self._outside.operations is None:
             raise InvalidRequest("GOVERNOR_TABLE", "must be set in the environment to change a budget")
+        from connection_governor.core.status import status_report  # noqa: PLC0415 - most workers change no budget
+
         return status_report(self._outside.operations().set_budget(database, allowed, **settings))
 
     @contextmanager

@@ -1,0 +1,72 @@
+"""Puts a worker's parts together from environment variables, and loads only those that they choose.
+
+A transport is a module with `transport(environment)`, a kind of database one with `opener(environment)`: each is one
+new file and one line in the tables below.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from connection_governor.client.keepalive import LONGEST_KEEP_S
+from connection_governor.client.lease_file import NO_NOTES, NoteFile
+from connection_governor.client.ports import Outside
+from connection_governor.core.deadline import RESERVE_MS
+from connection_governor.metrics import Reporter
+from connection_governor.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
+from connection_governor.wiring.environment import Environment
+
+if TYPE_CHECKING:
+    from connection_governor.client.acquire import Transport
+    from connection_governor.core.operations import Operations
+    from connection_governor.mysql.opener import Opener
+
+__all__ = ["ENGINES", "TRANSPORTS", "Environment", "governor_parts"]
+
+TRANSPORTS = {
+    "direct": "connection_governor.wiring.table",
+    "lambda": "connection_governor.wiring.function",
+}
+ENGINES = {
+    "mysql": "connection_governor.wiring.mysql",
+}
+LONGEST_RESERVE_MS = 60_000
+
+
+def governor_parts(environment: Environment) -> dict[str, Any]:
+    """Return what a worker's `Governor` is made of."""
+    return {
+        "transport": _transport(environment),
+        "outside": Outside(
+            clock=SYSTEM_CLOCK,
+            entropy=SYSTEM_ENTROPY,
+            reporter=Reporter(),
+            opener=(lambda: _opener(environment)) if environment.get("DB_HOST") else None,
+            operations=(lambda: _operations(environment)) if environment.get("GOVERNOR_TABLE") else None,
+            notes=NoteFile() if environment.get("AWS_LAMBDA_RUNTIME_API") else NO_NOTES,
+        ),
+        "holder": environment.holder(),
+        "database": environment.get("GOVERNOR_DATABASE") or None,
+        "on_unavailable": environment.choice("GOVERNOR_ON_UNAVAILABLE", "raise", "raise", "open"),
+        "keep_seconds": environment.number("GOVERNOR_KEEP_SECONDS", 0, most=LONGEST_KEEP_S),
+        "reserve_ms": environment.number("GOVERNOR_RESERVE_MS", RESERVE_MS, most=LONGEST_RESERVE_MS),
+    }
+
+
+def _transport(environment: Environment) -> Transport:
+    name = environment.choice("GOVERNOR_TRANSPORT", "direct", *TRANSPORTS)
+    transport: Transport = import_module(TRANSPORTS[name]).transport(environment)
+    return transport
+
+
+def _opener(environment: Environment) -> Opener:
+    engine = environment.choice("DB_ENGINE", "mysql", *ENGINES)
+    opener: Opener = import_module(ENGINES[engine]).opener(environment)
+    return opener
+
+
+def _operations(environment: Environment) -> Operations:
+    from connection_governor.wiring import table  # noqa: PLC0415 - most workers change no budget
+
+    return table.operations(environment)

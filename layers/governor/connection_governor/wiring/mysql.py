@@ -1,0 +1,35 @@
+"""Sessions of MySQL and MariaDB, as the `DB_...` variables name the database."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from connection_governor.aws.secrets import SecretFetcher
+from connection_governor.core.retry import Retry
+from connection_governor.mysql.connect import Target
+from connection_governor.mysql.credentials import DatabaseCredentials
+from connection_governor.mysql.opener import Opener
+from connection_governor.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
+
+if TYPE_CHECKING:
+    from connection_governor.wiring.environment import Environment
+
+
+def opener(environment: Environment) -> Opener:
+    """Return what opens sessions of the database that the variables name."""
+    target = Target(
+        host=environment.required("DB_HOST"),
+        port=environment.number("DB_PORT", 3306),
+        database=environment.get("DB_NAME") or None,
+        tls=environment.choice("DB_TLS", "verify", "verify", "require", "off"),
+        tls_ca=environment.get("DB_TLS_CA") or None,
+    )
+    credentials = DatabaseCredentials(secret_fetcher(environment))
+    return Opener(target, credentials, environment.required("DB_SECRET_ARN"), SYSTEM_CLOCK)
+
+
+def secret_fetcher(environment: Environment) -> SecretFetcher:
+    """Return what reads secrets; it connects to Secrets Manager when first asked."""
+    endpoint = partial(environment.endpoint, "secretsmanager")
+    return SecretFetcher(endpoint, Retry(SYSTEM_CLOCK, SYSTEM_ENTROPY))

@@ -1,0 +1,42 @@
+"""Parts that reach the leases in the table themselves: the `direct` transport, the functions, the operator's verbs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from connection_governor.aws.dynamodb import DynamoDBCaller, DynamoDBStore
+from connection_governor.core.engine import Engine
+from connection_governor.core.operations import Operations
+from connection_governor.metrics import Reporter
+from connection_governor.server.service import Service
+from connection_governor.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
+
+if TYPE_CHECKING:
+    from connection_governor.server.payloads import Requests
+    from connection_governor.wiring.environment import Environment
+
+
+def dynamodb_store(environment: Environment) -> DynamoDBStore:
+    """Return the store in the table that `GOVERNOR_TABLE` names."""
+    caller = DynamoDBCaller(environment.endpoint("dynamodb"))
+    return DynamoDBStore(caller, environment.required("GOVERNOR_TABLE"))
+
+
+def transport(environment: Environment) -> Service:
+    """Return the governor in this process: what the function serves, and the `direct` transport."""
+    store = dynamodb_store(environment)
+    skew_ms = environment.number("GOVERNOR_SKEW_MS", 0)
+    engine = Engine(store, SYSTEM_CLOCK, SYSTEM_ENTROPY, least_skew_ms=skew_ms)
+    return Service(engine, Operations(store, SYSTEM_CLOCK, SYSTEM_ENTROPY), Reporter(), SYSTEM_CLOCK)
+
+
+def operations(environment: Environment) -> Operations:
+    """Return the operator's verbs over the table that `GOVERNOR_TABLE` names."""
+    return Operations(dynamodb_store(environment), SYSTEM_CLOCK, SYSTEM_ENTROPY)
+
+
+def requests(environment: Environment) -> Requests:
+    """Return what the governor function answers with."""
+    from connection_governor.server.payloads import Requests  # noqa: PLC0415 - only the function reads payloads
+
+    return Requests(transport(environment), SYSTEM_CLOCK, SYSTEM_ENTROPY)
