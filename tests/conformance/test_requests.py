@@ -11,7 +11,7 @@ import pytest
 from connection_governor.core.codec import lease_payload
 from connection_governor.core.retry import TAKING
 from tests.conformance.schemas import SCHEMA, answer, changes_nothing, granted
-from tests.support.faulty_store import LOST, REFUSED, THROTTLED
+from tests.support.faulty_store import LOST, LOST_ANSWER, REFUSED, THROTTLED, TWICE, Fault
 from tests.support.worlds import LEASE_MS, SKEW_MS
 
 if TYPE_CHECKING:
@@ -208,6 +208,28 @@ def test_the_oldest_anonymous_lease_comes_back_first(world: World) -> None:
     sample(world, False)
     assert [lease.lease_id for lease in world.status().leases()] == [newest.lease_id]
     assert oldest.lease_id != newest.lease_id
+
+
+@pytest.mark.parametrize("fault", [LOST_ANSWER, TWICE], ids=["lost-answer", "sent-twice"])
+def test_one_request_gives_back_one_anonymous_lease_at_most(world: World, fault: Fault) -> None:
+    """Two working connections would share one slot: the next acquire that is granted is one too many for MySQL."""
+    for _ in range(2):
+        sample(world, True)
+    world.store.plan("give_back", fault)
+    assert sample(world, False) is True
+    assert len(world.status().leases()) == 1
+
+
+def test_a_rival_that_gives_back_the_oldest_leaves_the_next_to_this_request(world: World) -> None:
+    """Two workers that end at the same moment give back two leases, though both have seen the same oldest one."""
+    for _ in range(2):
+        sample(world, True)
+        world.clock.advance(10)
+    oldest, _ = world.status().leases()
+    world.store.before["give_back"] = lambda: world.truth.give_back(oldest.key, ((oldest.lease_id, oldest.record),))
+    world.store.plan("give_back", None, THROTTLED)
+    assert sample(world, False) is True
+    assert world.status().leases() == []
 
 
 def test_anonymous_workers_never_give_back_a_lease_that_has_a_name(world: World) -> None:

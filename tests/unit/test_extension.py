@@ -46,8 +46,8 @@ def granted(service: Service, number: int = 1) -> Lease:
 
 
 def held(service: Service) -> list[str]:
-    """Return the ids of the stored leases."""
-    return [lease.lease_id for lease in service.leases("orders")]
+    """The ids of the stored leases."""
+    return [lease["lease_id"] for lease in service.status("orders")["leases"]]
 
 
 def only_file(folder: Path) -> NotedProcess:

@@ -21,7 +21,7 @@ from connection_governor.core.lease import (
     pack_record,
     record_expiry_ms,
 )
-from connection_governor.core.retry import GIVING_BACK, TAKING, Retry
+from connection_governor.core.retry import GIVING_BACK, TAKING, Doubt, Retry
 from connection_governor.core.shard_stats import ShardStats
 from connection_governor.core.store import Unwritten, Written
 from connection_governor.core.values import replace
@@ -181,12 +181,34 @@ class Engine:
         Raises:
             GovernorUnavailable: the store could not be reached; the lease then ends by itself.
         """
+        return self._release(lease, Doubt(), deadline)
+
+    def release_first(
+        self, leases: Sequence[Lease], *, deadline: Deadline | None = None
+    ) -> tuple[Lease, Written | None] | None:
+        """Release the first of these leases that is still held: at most one, also where an answer was lost.
+
+        Returns:
+            The lease, with its shard's counter after it (None where only an answer that was lost could show it); None
+            where no lease was held any more.
+
+        Raises:
+            GovernorUnavailable: the store could not be reached; whether a lease was released is not known.
+        """
+        for lease in leases:
+            doubt = Doubt()
+            counter = self._release(lease, doubt, deadline)
+            if counter is not None or doubt.exists:
+                return lease, counter
+        return None
+
+    def _release(self, lease: Lease, doubt: Doubt, deadline: Deadline | None) -> Written | None:
         record: str | None = lease.record
         for _ in range(RENEWS_OUTRUN):
             if record is None:
                 break
             give_back = partial(self._store.within(deadline).give_back, lease.key, ((lease.lease_id, record),))
-            outcome = self._retry(give_back, GIVING_BACK, deadline)
+            outcome = self._retry(partial(doubt.of, give_back), GIVING_BACK, deadline)
             if isinstance(outcome, Written):
                 return outcome
             record = rules.renewed_since(outcome.shard, lease.lease_id, record)

@@ -121,18 +121,15 @@ class Requests:
         increment = request["incrementCounter"]
         if not isinstance(increment, bool):
             raise InvalidRequest("incrementCounter", "must be true or false")
-        act = self._acquire_anonymous if increment else self._release_anonymous
-        return act(database, deadline)
+        if increment:
+            return self._acquire_anonymous(database, deadline)
+        return self._service.release_oldest(database, ANONYMOUS, deadline=deadline)
 
     def _acquire_anonymous(self, database: str, deadline: Deadline | None) -> bool:
         length_ms = self._service.default_lease_ms(database, anonymous=True, deadline=deadline)
         end_ms = self._clock.now_ms() + length_ms
         wanted = Wanted(database, self._entropy.lease_id(), ANONYMOUS, connections=1, expires_at_ms=end_ms)
         return isinstance(self._service.acquire(wanted, deadline=deadline), Grant)
-
-    def _release_anonymous(self, database: str, deadline: Deadline | None) -> bool:
-        held = self._service.leases(database, deadline=deadline)
-        return any(self._service.release(lease, deadline=deadline) for lease in held if lease.holder == ANONYMOUS)
 
     def _end_ms(self, request: Payload, database: str, deadline: Deadline | None) -> int:
         """The end asked for: `expires_at_ms` as the bundled client sends it, or `lease_ms` from now, or the default."""

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from connection_governor.core.engine import Engine
     from connection_governor.core.lease import Lease, Refusal, Renewal, Wanted
     from connection_governor.core.operations import Operations
+    from connection_governor.core.store import Written
     from connection_governor.metrics import Reporter
 
 
@@ -81,18 +82,35 @@ class Service:
     def release(self, lease: Lease, *, deadline: Deadline | None = None) -> bool:
         """Release a lease; return whether there was anything to release. Raises as `Engine.release`."""
         counter = self._engine.release(lease, deadline=deadline)
-        if counter is None:
+        if counter is not None:
+            self._report_release(lease, counter)
+        return counter is not None
+
+    def release_oldest(self, database: str, holder: str, *, deadline: Deadline | None = None) -> bool:
+        """Release the lease of this holder that ends first; return whether there was one.
+
+        One call releases one lease at most: a release that may have been applied ends it, also where a repeated try
+        finds the lease gone.
+
+        Raises:
+            As `Operations.status` and `Engine.release`.
+        """
+        held = self._operations.status(database, deadline=deadline).leases()
+        own = [lease for lease in held if lease.holder == holder]
+        released = self._engine.release_first(own, deadline=deadline)
+        if released is None:
             return False
+        lease, counter = released
+        if counter is not None:
+            self._report_release(lease, counter)
+        return True
+
+    def _report_release(self, lease: Lease, counter: Written) -> None:
         settings = self._engine.known_settings(lease.database)  # for a metric only: no request for it, and no failure
         exact = settings is not None and settings.shards == 1
         values = gauges(allowed=counter.allowed, in_use=counter.allowed - counter.remaining, exact=exact)
         who = {"holder": lease.holder, "lease_id": lease.lease_id}
         self._reporter.released(lease.database, values, now_ms=self._clock.now_ms(), **who)
-        return True
-
-    def leases(self, database: str, *, deadline: Deadline | None = None) -> list[Lease]:
-        """Every stored lease, soonest end first. Raises as `Operations.status`."""
-        return self._operations.status(database, deadline=deadline).leases()
 
     def status(self, database: str, *, deadline: Deadline | None = None) -> dict[str, Any]:
         """Who holds what, exact as of its read, in the shape of the contract. Raises as `Operations.status`."""
