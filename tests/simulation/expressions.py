@@ -94,8 +94,10 @@ class RequestTable:
             if asked["ConsistentRead"]
             else self._versions.lagging
         )
-        found = [look(key["pk"]["S"]) for key in asked["Keys"]]
-        return {"Responses": {table: [item for item in found if item]}}
+        unread = self._versions.unread(asked["Keys"])
+        found = [look(key["pk"]["S"]) for key in asked["Keys"] if key not in unread]
+        left = {"UnprocessedKeys": {table: {"Keys": unread}}} if unread else {}
+        return {"Responses": {table: [item for item in found if item]}, **left}
 
     def _read(self, pk: str, *, consistent: bool) -> Item | None:
         if consistent:

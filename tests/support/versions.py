@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from random import Random
 
     from tests.support.hub import Hub
+
+T = TypeVar("T")
+
+PARTLY_READ = 0.1
 
 
 class Versions:
@@ -43,6 +48,12 @@ class Versions:
     def since(self, key: object, sent_us: int) -> Any:  # noqa: ANN401 - an item of either store
         """Return the item as of some moment since the request was sent: several items are read at several moments."""
         return self._as_of(key, self._hub.now_us - int(self._random.random() * (self._hub.now_us - sent_us)))
+
+    def unread(self, keys: Sequence[T]) -> list[T]:
+        """Return what DynamoDB leaves unprocessed of a batch: now and then a part of it."""
+        if self._random.random() >= PARTLY_READ:
+            return []
+        return [key for key in keys if self._random.random() < 0.5]  # noqa: PLR2004 - a coin
 
     def _as_of(self, key: object, seen_us: int) -> Any:  # noqa: ANN401 - an item of either store
         kept = self._kept.get(key, [(0, None)])

@@ -11,7 +11,7 @@ from connection_governor.aws.client import ServiceError
 from connection_governor.aws.dynamodb import DynamoDBStore
 from connection_governor.core.lease import Settings, ShardKey, pack_record
 from connection_governor.core.plan import Change
-from connection_governor.core.store import Unwritten, Written
+from connection_governor.core.store import PartlyReadError, Unwritten, Written
 from connection_governor.errors import GovernorUnavailable
 from tests.support.virtual import NOW_MS
 
@@ -199,13 +199,31 @@ def test_a_read_is_as_consistent_as_it_was_asked_for(store: DynamoDBStore, call:
     assert call.sent[-1][1]["RequestItems"]["leases"]["ConsistentRead"] is consistent
 
 
-def test_a_batch_that_was_left_half_read_is_throttling(store: DynamoDBStore, call: Recorded) -> None:
-    """Taken for missing shards, their capacity would be handed out a second time."""
+def test_a_batch_that_was_left_half_read_is_throttling_and_keeps_the_half(store: DynamoDBStore, call: Recorded) -> None:
+    """Taken for missing, an unread shard's capacity would be handed out twice; thrown away, the half is paid twice."""
     call.answer = {"Responses": {"leases": []}, "UnprocessedKeys": {"leases": {"Keys": [{"pk": {"S": "orders#3"}}]}}}
-    with pytest.raises(GovernorUnavailable) as refused:
+    with pytest.raises(PartlyReadError) as refused:
         store.read([KEY, ShardKey("orders", 4)], consistent=True)
     assert refused.value.throttled
     assert refused.value.retryable
+    assert refused.value.found == {ShardKey("orders", 4): None}
+
+
+def test_a_batch_after_which_the_next_is_refused_is_kept() -> None:
+    """With more than a hundred shards, one outage in the middle would have to be outlived by all batches at once."""
+    keys = [ShardKey("orders", index) for index in range(150)]
+    answers: list[Any] = [{"Responses": {"leases": []}}, GovernorUnavailable("down")]
+
+    def call(operation: str, payload: Mapping[str, Any]) -> dict[str, Any]:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer  # type: ignore[no-any-return]
+
+    with pytest.raises(PartlyReadError) as refused:
+        DynamoDBStore(call, "leases").read(keys, consistent=True)
+    assert set(refused.value.found) == set(keys[:100])
+    assert not refused.value.throttled
 
 
 def test_settings_of_an_older_version_get_the_defaults(store: DynamoDBStore, call: Recorded) -> None:

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 from connection_governor.aws.client import ServiceError, json_call
 from connection_governor.core.lease import Settings, Shard, ShardKey, record_connections
 from connection_governor.core.rules import connections_of
-from connection_governor.core.store import Unwritten, Written
+from connection_governor.core.store import PartlyReadError, Unwritten, Written
 from connection_governor.errors import GovernorUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from connection_governor.aws.client import Endpoint
     from connection_governor.core.deadline import Deadline
@@ -116,10 +116,19 @@ class DynamoDBStore:
         if len(keys) == 1:
             item = self._get(_shard_pk(keys[0]), consistent=consistent)
             return [_shard(keys[0], item)]
-        found = {
-            item["pk"]["S"]: item for item in self._get_many([_shard_pk(key) for key in keys], consistent=consistent)
-        }
-        return [_shard(key, found.get(_shard_pk(key))) for key in keys]
+        found: dict[ShardKey, Shard | None] = {}
+        for start in range(0, len(keys), _BATCH_LIMIT):
+            try:
+                found |= self._get_many(keys[start : start + _BATCH_LIMIT], consistent=consistent)
+            except GovernorUnavailable as error:
+                if not found:
+                    raise
+                raise PartlyReadError(
+                    str(error), found, throttled=error.throttled, retryable=error.retryable
+                ) from error
+        if len(found) < len(keys):
+            raise PartlyReadError("DynamoDB left a part of the batch unread", found)
+        return [found[key] for key in keys]
 
     def settings(self, database: str, *, consistent: bool) -> Settings | None:
         """See `LeaseStore.settings`."""
@@ -211,15 +220,13 @@ class DynamoDBStore:
         item: Item | None = self._read("GetItem", payload).get("Item")
         return item
 
-    def _get_many(self, pks: Sequence[str], *, consistent: bool) -> Iterable[Item]:
-        for start in range(0, len(pks), _BATCH_LIMIT):
-            keys = [{"pk": {"S": pk}} for pk in pks[start : start + _BATCH_LIMIT]]
-            answer = self._read(
-                "BatchGetItem", {"RequestItems": {self._table: {"Keys": keys, "ConsistentRead": consistent}}}
-            )
-            if answer.get("UnprocessedKeys"):
-                raise GovernorUnavailable("DynamoDB left a part of the batch unread", throttled=True)
-            yield from answer["Responses"][self._table]
+    def _get_many(self, keys: Sequence[ShardKey], *, consistent: bool) -> dict[ShardKey, Shard | None]:
+        """Return what DynamoDB has processed of one batch; a key that it left unprocessed is not in it."""
+        asked = {"Keys": [{"pk": {"S": _shard_pk(key)}} for key in keys], "ConsistentRead": consistent}
+        answer = self._read("BatchGetItem", {"RequestItems": {self._table: asked}})
+        items = {item["pk"]["S"]: item for item in answer["Responses"].get(self._table, [])}
+        unread = {key["pk"]["S"] for key in answer.get("UnprocessedKeys", {}).get(self._table, {}).get("Keys", [])}
+        return {key: _shard(key, items.get(pk)) for key in keys if (pk := _shard_pk(key)) not in unread}
 
     def _call(self, operation: str, payload: Item) -> Item:
         return self._send(operation, payload, self._deadline)

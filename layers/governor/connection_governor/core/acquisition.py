@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from connection_governor.core import placement, rules
 from connection_governor.core.lease import Grant, Shard, record_expiry_ms
+from connection_governor.core.reading import Reading
 from connection_governor.core.retry import TAKING, Doubt
 from connection_governor.core.store import Written
 from connection_governor.core.values import dataclass, replace
@@ -126,7 +127,7 @@ class Acquisition:
 
     def _rooms(self, keys: Sequence[ShardKey]) -> list[placement.Write]:
         """Read these shards, and return the writes that may succeed, the roomiest shard first."""
-        shards = self._retrying(lambda: self._store.read(keys, consistent=False))
+        shards = self._retrying(Reading(self._store, keys, consistent=False))
         rooms: list[tuple[int, placement.Write]] = []
         for shard in shards:
             step = self._decide(shard)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from connection_governor.core import plan, rules
 from connection_governor.core.lease import stored_lease
+from connection_governor.core.reading import Reading
 from connection_governor.core.retry import GIVING_BACK
 from connection_governor.core.store import Written
 
@@ -50,7 +51,7 @@ class PlanExecutor:
 
     def read(self, settings: Settings) -> list[Shard | None]:
         """Every shard that there ever was, as of now."""
-        return self._trying(partial(self._store.read, settings.keys, consistent=True))
+        return Reading(self._store, settings.keys, consistent=True).to_the_end(self._retry, GIVING_BACK)
 
     def apply(self, settings: Settings) -> None:
         """Bring every shard to this plan, reclaiming what is over where capacity is short; anyone may repeat it.

@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from connection_governor.core.values import dataclass
+from connection_governor.errors import GovernorUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from connection_governor.core.deadline import Deadline
     from connection_governor.core.lease import Leases, Settings, Shard, ShardKey
@@ -33,6 +34,16 @@ class Unwritten:
     """The condition did not hold and nothing changed; the shard as it stood (None: there is no such item)."""
 
     shard: Shard | None
+
+
+class PartlyReadError(GovernorUnavailable):
+    """A part of the shards was read, and is kept in `found`; the rest can be asked for again."""
+
+    def __init__(
+        self, message: str, found: Mapping[ShardKey, Shard | None], *, throttled: bool = True, retryable: bool = True
+    ) -> None:
+        super().__init__(message, throttled=throttled, retryable=retryable)
+        self.found = found
 
 
 class LeaseStore(Protocol):
@@ -62,7 +73,11 @@ class LeaseStore(Protocol):
         """Replace the lease's record, only if it is stored exactly so and the shard lends no more than it may."""
 
     def read(self, keys: Sequence[ShardKey], *, consistent: bool) -> list[Shard | None]:
-        """The shards in the order asked; None for one that is missing."""
+        """Return the shards in the order asked; None for one that is missing.
+
+        Raises:
+            PartlyReadError: only some were read.
+        """
 
     def settings(self, database: str, *, consistent: bool) -> Settings | None:
         """The database's settings; None if no budget was ever set."""
