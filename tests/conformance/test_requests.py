@@ -11,7 +11,7 @@ import pytest
 from connection_governor.core.codec import lease_payload
 from connection_governor.core.retry import TAKING
 from tests.conformance.schemas import SCHEMA, answer, changes_nothing, granted
-from tests.support.faulty_store import LOST, LOST_ANSWER, REFUSED, THROTTLED, TWICE, Fault
+from tests.support.faulty_store import LOST, LOST_ANSWER, REFUSED, SENT_AGAIN, THROTTLED, TWICE, Fault
 from tests.support.worlds import LEASE_MS, SKEW_MS
 
 if TYPE_CHECKING:
@@ -210,7 +210,7 @@ def test_the_oldest_anonymous_lease_comes_back_first(world: World) -> None:
     assert oldest.lease_id != newest.lease_id
 
 
-@pytest.mark.parametrize("fault", [LOST_ANSWER, TWICE], ids=["lost-answer", "sent-twice"])
+@pytest.mark.parametrize("fault", [LOST_ANSWER, TWICE, SENT_AGAIN], ids=["lost-answer", "sent-twice", "sent-again"])
 def test_one_request_gives_back_one_anonymous_lease_at_most(world: World, fault: Fault) -> None:
     """Two working connections would share one slot: the next acquire that is granted is one too many for MySQL."""
     for _ in range(2):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from connection_governor.core.store import Unwritten
 from connection_governor.errors import GovernorUnavailable
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ class FaultyStore:
             answer = call(*arguments, **options)
             if fault.repeated:
                 second = call(*arguments, **options)
-                return answer if fault.late else second
+                return answer if fault.late else _sent_before(second)
         raise GovernorUnavailable("as the test asked", throttled=fault.throttled, retryable=fault.retryable)
 
     def _planned(self, method: str) -> Fault | None:
@@ -107,3 +108,8 @@ class FaultyStore:
             if writes_left == 1:
                 return Fault(applied=applied, retryable=False)
         return None
+
+
+def _sent_before(answer: object) -> object:
+    """As `DynamoDBStore` answers a request that its client had to send a second time."""
+    return replace(answer, perhaps_applied=True) if isinstance(answer, Unwritten) else answer

@@ -168,6 +168,24 @@ def test_a_connection_closed_while_we_write_is_replaced_and_the_request_repeated
     assert server.requests[1].body == server.requests[2].body
 
 
+def test_a_refused_condition_after_a_repeated_request_says_that_the_first_may_have_been_applied(
+    endpoint_to: Endpoints,
+) -> None:
+    """Breaks: a release that was applied looks like a rival's, and a second lease is given back."""
+    failed = {"__type": "com.amazonaws.dynamodb.v20120810#ConditionalCheckFailedException", "Item": {}}
+    with ScriptedServer(
+        [answer(failed, "400 Bad Request"), answer(), HangUp(after_request=True)], [answer(failed, "400 Bad Request")]
+    ) as server:
+        endpoint = endpoint_to(server)
+        said = []
+        for _ in range(3):
+            try:
+                call(endpoint)
+            except ServiceError as refused:
+                said.append(refused.perhaps_applied)
+    assert said == [False, True]
+
+
 def test_a_request_is_repeated_only_once(endpoint_to: Endpoints) -> None:
     """Breaks: a server that drops every connection is hammered."""
     with ScriptedServer([answer(), HangUp(after_request=True)], [HangUp(after_request=True)]) as server:

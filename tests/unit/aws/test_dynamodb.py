@@ -214,7 +214,7 @@ def test_a_batch_after_which_the_next_is_refused_is_kept() -> None:
     keys = [ShardKey("orders", index) for index in range(150)]
     answers: list[Any] = [{"Responses": {"leases": []}}, GovernorUnavailable("down")]
 
-    def call(operation: str, payload: Mapping[str, Any]) -> dict[str, Any]:
+    def call(*_request: object) -> dict[str, Any]:
         answer = answers.pop(0)
         if isinstance(answer, Exception):
             raise answer

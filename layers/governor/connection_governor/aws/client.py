@@ -64,15 +64,21 @@ _as_json = json.JSONEncoder(separators=(",", ":")).encode  # json.dumps would ma
 
 
 class ServiceError(Exception):
-    """The service refused the request (4xx): `code` as the service names it, "" where it names none."""
+    """The service refused the request (4xx): `code` as the service names it, "" where it names none.
 
-    def __init__(self, code: str, status: int, message: str, body: dict[str, Any]) -> None:
+    `perhaps_applied`: the request had been sent before on a connection that closed, and may have been applied then.
+    """
+
+    def __init__(
+        self, code: str, status: int, message: str, body: dict[str, Any], *, perhaps_applied: bool = False
+    ) -> None:
         # The first line only: a refused signature's message goes on with the request's headers, session token included.
         super().__init__(f"{code or 'no code'} ({status}): {message.partition(chr(10))[0]}")
         self.code = code
         self.status = status
         self.message = message
         self.body = body
+        self.perhaps_applied = perhaps_applied
 
 
 class Endpoint:
@@ -279,7 +285,8 @@ def _failure(endpoint: Endpoint, answer: Answer, *, perhaps_applied: bool) -> Se
         return GovernorUnavailable(reason, throttled=not perhaps_applied)
     if answer.status >= _SERVER_FAULT:
         return GovernorUnavailable(f"{endpoint.name} is at fault: {code or answer.status}")
-    return ServiceError(code, answer.status, str(body.get("message") or body.get("Message") or ""), body)
+    message = str(body.get("message") or body.get("Message") or "")
+    return ServiceError(code, answer.status, message, body, perhaps_applied=perhaps_applied)
 
 
 def _code(answer: Answer, body: Mapping[str, Any]) -> str:

@@ -201,7 +201,7 @@ class DynamoDBStore:
         except ServiceError as refused:
             if refused.code != "ConditionalCheckFailedException":
                 raise _unavailable(refused) from refused
-            return Unwritten(_shard(key, refused.body.get("Item")))
+            return Unwritten(_shard(key, refused.body.get("Item")), perhaps_applied=refused.perhaps_applied)
         return Written(
             int(item["allowed"]["N"]), int(item["remaining"]["N"]), int(item["fence"]["N"]), _waited_ms(item)
         )

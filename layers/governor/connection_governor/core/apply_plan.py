@@ -51,7 +51,7 @@ class PlanExecutor:
 
     def read(self, settings: Settings) -> list[Shard | None]:
         """Every shard that there ever was, as of now."""
-        return Reading(self._store, settings.keys, consistent=True).to_the_end(self._retry, GIVING_BACK)
+        return Reading(self._store, settings.keys, consistent=True).to_the_end(self._retry, GIVING_BACK, self._deadline)
 
     def apply(self, settings: Settings) -> None:
         """Bring every shard to this plan, reclaiming what is over where capacity is short; anyone may repeat it.

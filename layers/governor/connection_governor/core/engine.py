@@ -211,6 +211,7 @@ class Engine:
             outcome = self._retry(partial(doubt.of, give_back), GIVING_BACK, deadline)
             if isinstance(outcome, Written):
                 return outcome
+            doubt.exists = doubt.exists or outcome.perhaps_applied
             record = rules.renewed_since(outcome.shard, lease.lease_id, record)
         return None
 

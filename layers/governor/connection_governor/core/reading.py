@@ -10,8 +10,9 @@ from connection_governor.errors import GovernorUnavailable
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from connection_governor.core.deadline import Deadline
     from connection_governor.core.lease import Shard, ShardKey
-    from connection_governor.core.retry import Patience, Retry
+    from connection_governor.core.retry import Retry, RetryPolicy
     from connection_governor.core.store import LeaseStore
 
 
@@ -44,16 +45,16 @@ class Reading:
             raise
         return [self._found[key] for key in self._keys]
 
-    def to_the_end(self, retry: Retry, patience: Patience) -> list[Shard | None]:
+    def to_the_end(self, retry: Retry, policy: RetryPolicy, deadline: Deadline | None = None) -> list[Shard | None]:
         """Try again for as long as each round of tries reads something more.
 
         Raises:
-            GovernorUnavailable: a whole round of tries read nothing.
+            GovernorUnavailable: a whole round of tries read nothing, or the deadline has passed.
         """
         while True:
             before = len(self._found)
             try:
-                return retry(self, patience)
+                return retry(self, policy, deadline)
             except GovernorUnavailable:
-                if len(self._found) == before:
+                if len(self._found) == before or (deadline is not None and deadline.has_passed()):
                     raise

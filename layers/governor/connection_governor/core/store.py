@@ -31,9 +31,13 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class Unwritten:
-    """The condition did not hold and nothing changed; the shard as it stood (None: there is no such item)."""
+    """The condition did not hold and nothing changed; the shard as it stood (None: there is no such item).
+
+    `perhaps_applied`: the store had sent the same write before and got no answer, so what stood may be its own work.
+    """
 
     shard: Shard | None
+    perhaps_applied: bool = False
 
 
 class PartlyReadError(GovernorUnavailable):
