@@ -53,7 +53,7 @@ class Versions:
         """Return what DynamoDB leaves unprocessed of a batch: now and then a part of it."""
         if self._random.random() >= PARTLY_READ:
             return []
-        return [key for key in keys if self._random.random() < 0.5]  # noqa: PLR2004 - a coin
+        return [key for key in keys if self._random.random() < 0.5]
 
     def _as_of(self, key: object, seen_us: int) -> Any:  # noqa: ANN401 - an item of either store
         kept = self._kept.get(key, [(0, None)])
