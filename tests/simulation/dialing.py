@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from pymysql.err import OperationalError
 
-from connection_governor.mysql import close
+from connection_governor.mysql import close, stream
 from connection_governor.mysql.connect import FencedConnection
+from connection_governor.mysql.credentials import Credentials, only
 from connection_governor.mysql.fence import SessionStart
 from tests.support.hub import SECOND
 
@@ -24,8 +25,8 @@ _CLOSE_WAIT, _ESTABLISHED = b"\x08", b"\x01"  # tcp_info's first byte
 
 
 def set_virtual_time(hub: Hub) -> None:
-    """Let `close` measure how long a close lasts by virtual time."""
-    close.time = SimpleNamespace(monotonic=lambda: hub.now_us / SECOND)  # type: ignore[assignment,attr-defined]
+    """Let `close` and `stream` measure by virtual time."""
+    close.time = stream.time = SimpleNamespace(monotonic=lambda: hub.now_us / SECOND)  # type: ignore[assignment,attr-defined]
 
 
 class VirtualSocket:
@@ -62,6 +63,10 @@ class VirtualSocket:
         """Limit of each wait."""
         self._seconds = seconds
 
+    def gettimeout(self) -> float | None:
+        """Limit of each wait."""
+        return self._seconds
+
     def makefile(self, _mode: str) -> VirtualSocket:
         """Return its own reader."""
         return self
@@ -88,6 +93,15 @@ class VirtualSocket:
         data = bytes(self._inbox[:count])
         del self._inbox[:count]
         return data
+
+    def recv_into(self, buffer: memoryview) -> int:
+        """As `recv`."""
+        data = self.recv(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def shutdown(self, _how: int) -> None:
+        """Wakes whoever waits in another thread: there is none."""
 
     def getsockopt(self, *_option: int) -> bytes:
         """Return the kernel's state of the connection."""
@@ -180,19 +194,18 @@ class VirtualOpener:
         self._server = server
         self._clock = clock
 
-    def open(
+    def new_session(
         self, fence: Fence, program_name: str, usable_until_ms: int | None, _deadline: Deadline | None = None
     ) -> FencedConnection:
-        """Return a session behind the fence."""
+        """Return a session behind the fence, not open yet."""
         return VirtualConnection(
             VirtualSocket(self._process, self._server),
             fence=fence,
             start=SessionStart(),
             usable_until_ms=usable_until_ms,
             clock=self._clock,
+            attempts=only(Credentials("worker", "secret")),
             host="virtual",
-            user="worker",
-            password=b"secret",
             program_name=program_name,
             connect_timeout=CONNECT_SECONDS,
             ssl_disabled=True,

@@ -400,13 +400,13 @@ IN_SESSIONS = [
     ),
     _m(
         "no check of the lease before a statement",
-        "mysql/session",
+        "mysql/governed",
         ("if self.usable_until_ms is not None and self._now_ms() > self.usable_until_ms:", "if False:"),
         focus="limits",
     ),
     _m(
         "no recheck after opening",
-        "mysql/session",
+        "mysql/governed",
         (
             "if self.usable_until_ms is not None and self._now_ms() > self.usable_until_ms:",
             "if self._opened and self.usable_until_ms is not None and self._now_ms() > self.usable_until_ms:",

@@ -28,6 +28,7 @@ from tests.stack.orders import FENCE, Invocation, Order
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from connection_governor.core.deadline import Deadline
     from connection_governor.mysql.fence import Fence
     from connection_governor.mysql.opener import Opener
     from connection_governor.mysql.session import FencedConnection
@@ -50,10 +51,12 @@ class TellingOpener:
     def __init__(self, opener: Opener) -> None:
         self._opener = opener
 
-    def open(self, fence: Fence, program_name: str, usable_until_ms: int | None) -> FencedConnection:
-        """Open as `Opener.open` does."""
+    def new_session(
+        self, fence: Fence, program_name: str, usable_until_ms: int | None, deadline: Deadline | None = None
+    ) -> FencedConnection:
+        """As `Opener.new_session`."""
         say("opening")
-        return self._opener.open(fence, program_name, usable_until_ms)
+        return self._opener.new_session(fence, program_name, usable_until_ms, deadline)
 
 
 def governor_of(environment: Environment) -> Governor:

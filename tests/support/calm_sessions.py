@@ -31,8 +31,11 @@ class CalmSession:
         self.acquired_ms = 0
         self.on_close: Callable[[], None] | None = None
         self.open = True
+        self.on_login: Callable[[], None] | None = None
         self.may_linger = False
         self.broken = False
+        self.takes_s = 0.0
+        self.refuses: Exception | None = None
         self.local_port = 0
         self.log: list[str] = []
         self._clock = clock
@@ -42,6 +45,14 @@ class CalmSession:
     def ended_by_server(self) -> bool:
         """Whether MySQL has closed it: idle for longer than its `wait_timeout`."""
         return self._clock.now_ms() - self._last_ms > self.fence.idle_ms
+
+    def connect(self) -> None:
+        """As `FencedConnection.connect`."""
+        if self.takes_s:
+            self._clock.sleep(self.takes_s)
+        if self.refuses is not None:
+            raise self.refuses
+        self._last_ms = self._clock.now_ms()
 
     def query(self) -> None:
         """Run one statement; raise `LeaseLost` past the guard."""
@@ -91,11 +102,11 @@ class CalmOpener:
         self.takes_s = takes_s
         self._clock = clock
 
-    def open(
+    def new_session(
         self, fence: Fence, program_name: str, usable_until_ms: int | None, _deadline: Deadline | None = None
     ) -> CalmSession:
-        """See `opening.Opener.open`."""
-        if self.takes_s:
-            self._clock.sleep(self.takes_s)
-        self.opened.append(CalmSession(fence, program_name, usable_until_ms, self._clock))
-        return self.opened[-1]
+        """See `Opener.new_session`."""
+        session = CalmSession(fence, program_name, usable_until_ms, self._clock)
+        session.takes_s = self.takes_s
+        self.opened.append(session)
+        return session

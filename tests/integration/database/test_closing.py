@@ -10,10 +10,11 @@ import pymysql
 import pytest
 from pymysql.constants import COMMAND
 
-from connection_governor.mysql.close import CLOSE_SECONDS, take_leave
+from connection_governor.mysql.close import CLOSE_SECONDS, say_goodbye
 from connection_governor.mysql.connect import open_session
 from connection_governor.mysql.credentials import Credentials
 from connection_governor.mysql.fence import Fence
+from connection_governor.mysql.state import Reply
 from tests.support.database import SHORT, SLACK_S, Opener, ask, listed, seconds_until_gone
 
 if TYPE_CHECKING:
@@ -94,10 +95,12 @@ def test_closing_before_the_answer_is_not_the_servers_end(opened: Opener, root: 
     assert listed(root, session.thread_id())
 
 
-def test_giving_up_on_an_answer_is_not_the_servers_end(opened: Opener, root: Connection[Cursor]) -> None:
+def test_giving_up_on_an_answer_is_not_the_servers_end(
+    opened: Opener, root: Connection[Cursor], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The statement runs on: releasing its lease now would put one connection too many on MySQL."""
     session = opened(SHORT)
-    session._read_timeout = 0.1
+    monkeypatch.setattr(Fence, "read_seconds", 0.1)
     with pytest.raises(pymysql.err.OperationalError) as lost:
         ask(session, "SELECT BENCHMARK(2000000000, MD5('x'))")
     assert lost.value.args[0] == 2013
@@ -129,8 +132,8 @@ def test_a_server_that_does_not_answer_is_left_after_a_moment() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         since = time.monotonic()
-        assert not take_leave(ours)
+        assert say_goodbye(ours) is Reply.NOTHING
         assert CLOSE_SECONDS * 0.9 < time.monotonic() - since < CLOSE_SECONDS + SLACK_S
         theirs.sendall(b"the last rows")
         theirs.shutdown(socket.SHUT_WR)
-        assert take_leave(ours)
+        assert say_goodbye(ours) is Reply.END

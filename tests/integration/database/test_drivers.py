@@ -366,7 +366,7 @@ def test_what_was_answered_counts_as_answered(governor: Governor, store: FaultyS
             async with connection.cursor(SSCursor) as cursor:
                 await cursor.execute("SELECT seq FROM seq_1_to_10")
                 assert len(await cursor.fetchall()) == 10
-            assert connection._unanswered == 0
+            assert connection._state.is_ready
             ended.append(connection)
 
     ended: list[AsyncFencedConnection] = []

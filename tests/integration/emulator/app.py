@@ -13,8 +13,8 @@ from typing import Any
 from connection_governor.client.governor import Governor
 from connection_governor.client.lease_file import FOLDER
 from connection_governor.core.lease import ShardKey, Wanted
-from connection_governor.mysql.connect import FencedConnection, Target, open_session
-from connection_governor.mysql.credentials import Credentials
+from connection_governor.mysql.connect import FencedConnection, Target, new_session
+from connection_governor.mysql.credentials import Credentials, only
 from connection_governor.mysql.fence import Fence
 from connection_governor.wiring import Environment, governor_parts
 
@@ -22,11 +22,13 @@ from connection_governor.wiring import Environment, governor_parts
 class Opener:
     """Opens the test's sessions."""
 
-    def open(self, fence: Fence, program_name: str, usable_until_ms: int | None) -> FencedConnection:
-        """See `opening.Opener.open`."""
+    def new_session(
+        self, fence: Fence, program_name: str, usable_until_ms: int | None, _deadline: object = None
+    ) -> FencedConnection:
+        """See `Opener.new_session`."""
         target = Target("127.0.0.1", int(os.environ["PORT"]), tls_ca="/opt/ca.pem")
-        credentials = Credentials("crashing", "pw")
-        return open_session(target, credentials, fence, program_name=program_name, usable_until_ms=usable_until_ms)
+        attempts = only(Credentials("crashing", "pw"))
+        return new_session(target, attempts, fence, program_name=program_name, usable_until_ms=usable_until_ms)
 
 
 @cache

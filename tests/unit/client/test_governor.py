@@ -48,10 +48,10 @@ class Mysql(CalmOpener):
 
     refuses: Exception | None = None
 
-    def open(self, *arguments: Any) -> Any:  # noqa: ANN401 - as the opener
-        if self.refuses is not None:
-            raise self.refuses
-        return super().open(*arguments)
+    def new_session(self, *arguments: Any) -> Any:  # noqa: ANN401 - as the opener
+        session = super().new_session(*arguments)
+        session.refuses = self.refuses
+        return session
 
 
 @pytest.fixture

@@ -116,30 +116,38 @@ class AsyncGovernor:
         Arguments as for `Governor.connection`.
 
         Raises:
-            pymysql.err.OperationalError: MySQL could not be reached or refused; the lease has been given back.
+            pymysql.err.OperationalError: MySQL could not be reached or refused. The lease has been given back, or is
+                left to expire where the session may live on.
             As `Governor.acquire`.
         """
-        from connection_governor.mysql.async_session import open_async  # noqa: PLC0415 - aiomysql is an optional extra
-
         governor = self._governor
         ask = governor.ask(database, timeout=timeout, lease_ms=lease_ms, holder=holder, context=context)
         lease = await self._lease_or_none(ask)
-        name, usable_ms = UNGOVERNED, None
-        if lease is not None:
-            name, usable_ms = lease.session_name, usable_until_ms(lease, governor.fence, may_freeze=ask.may_freeze)
         try:
-            connection = await open_async(self._sessions.opener(), governor.fence, name, usable_ms, ask.invocation)
+            connection = self._new_session(lease, ask)
         except BaseException:
             if lease is not None:
                 await self._give_back(lease, ask.invocation)
             raise
-        connection.lease = lease
         try:
-            if lease is not None:
-                self._sessions.opened(lease, connection)
+            await connection.open()
             yield connection
         finally:
             await self._end(connection, ask.invocation)
+
+    def _new_session(self, lease: Lease | None, ask: Ask) -> AsyncFencedConnection:
+        from connection_governor.mysql.async_session import (  # noqa: PLC0415 - aiomysql is an optional extra
+            AsyncFencedConnection,
+        )
+
+        opener, fence = self._sessions.opener(), self._governor.fence
+        if lease is None:
+            return AsyncFencedConnection(opener, fence, UNGOVERNED, None, ask.invocation)
+        usable_ms = usable_until_ms(lease, fence, may_freeze=ask.may_freeze)
+        connection = AsyncFencedConnection(opener, fence, lease.session_name, usable_ms, ask.invocation)
+        connection.lease = lease
+        connection.on_login = lambda: self._sessions.opened(lease, connection)
+        return connection
 
     async def _lease_or_none(self, ask: Ask) -> Lease | None:
         """None where the governor cannot be reached and this worker chose to connect all the same."""

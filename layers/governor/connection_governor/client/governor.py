@@ -212,7 +212,8 @@ class Governor:
         Other arguments as for `acquire`. Statements are refused (`LeaseLost`) when the lease could end before they do.
 
         Raises:
-            pymysql.err.OperationalError: MySQL could not be reached or refused; the lease has been given back.
+            pymysql.err.OperationalError: MySQL could not be reached or refused. The lease has been given back, or is
+                left to expire where the session may live on.
             As `acquire`.
         """
         ask = self.ask(database, timeout=timeout, lease_ms=lease_ms, holder=holder, context=context)

@@ -56,20 +56,26 @@ class Sessions:
         """Acquire a lease until `end_ms()`, and open a session under it.
 
         Raises:
-            pymysql.err.OperationalError: MySQL could not be reached or refused; the lease has been given back.
+            pymysql.err.OperationalError: MySQL could not be reached or refused. The lease has been given back, or is
+                left to expire where the session may live on.
             As `Borrower.acquire`.
         """
         lease = self._lease(ask, end_ms)
         acquired_ms = self._clock.now_ms()
         try:
-            connection = self._open(lease, fence, ask)
+            connection = self._new_session(lease, fence, ask)
         except BaseException:
             if lease is not None:
                 self._borrower.give_back(lease, ask.invocation)
             raise
         connection.lease, connection.acquired_ms = lease, acquired_ms
         if lease is not None:
-            self.opened(lease, connection)
+            connection.on_login = lambda: self.opened(lease, connection)
+        try:
+            connection.connect()
+        except BaseException:
+            self.end(connection, ask.invocation)  # what was begun of the session may live on
+            raise
         return connection
 
     def opened(self, lease: Lease, connection: HasPort) -> None:
@@ -115,12 +121,12 @@ class Sessions:
             raise error
         self._reporter.ungoverned(ask.database, str(error), now_ms=self._clock.now_ms(), holder=ask.holder)
 
-    def _open(self, lease: Lease | None, fence: Fence, ask: Ask) -> FencedConnection:
+    def _new_session(self, lease: Lease | None, fence: Fence, ask: Ask) -> FencedConnection:
         opener = self.opener()
         if lease is None:
-            return opener.open(fence, UNGOVERNED, None, ask.invocation)
+            return opener.new_session(fence, UNGOVERNED, None, ask.invocation)
         usable_ms = usable_until_ms(lease, fence, may_freeze=ask.may_freeze)
-        return opener.open(fence, lease.session_name, usable_ms, ask.invocation)
+        return opener.new_session(fence, lease.session_name, usable_ms, ask.invocation)
 
 
 def usable_until_ms(lease: Lease, fence: Fence, *, may_freeze: bool) -> int:

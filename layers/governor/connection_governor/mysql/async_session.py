@@ -3,94 +3,64 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager, contextmanager, suppress
+import warnings
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from aiomysql.connection import Connection, MysqlPacket
 from pymysql import err
-from pymysql.constants import CLIENT, CR, ER, SERVER_STATUS
+from pymysql.constants import CLIENT, CR
 
-from connection_governor.errors import LeaseLost
-from connection_governor.mysql.close import CLOSE_SECONDS, GOODBYE
+from connection_governor.mysql.close import CLOSE_SECONDS, GOODBYE, peer_has_closed, reply_in
 from connection_governor.mysql.fence import SessionStart, set_statement
+from connection_governor.mysql.governed import GovernedSession
+from connection_governor.mysql.state import Reply, SessionState
 from connection_governor.mysql.tls import context_for
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
 
-    from connection_governor.core.clock import Clock
     from connection_governor.core.deadline import Deadline
-    from connection_governor.core.lease import Lease
-    from connection_governor.mysql.connect import Target
     from connection_governor.mysql.credentials import Credentials
     from connection_governor.mysql.fence import Fence
     from connection_governor.mysql.opener import Opener
 
 _STEPS = 3  # of opening, each with the target's limit: connect and TLS, sign in, set up
+_ERROR = b"\xff"
 
 
-async def open_async(
-    opener: Opener, fence: Fence, program_name: str, usable_until_ms: int | None, deadline: Deadline | None = None
-) -> AsyncFencedConnection:
-    """Open a session behind the fence. Raises as `Opener.open`, with the newest credentials."""
+class AsyncFencedConnection(GovernedSession, Connection):  # type: ignore[misc] # aiomysql has no types
+    """As `session.FencedConnection`, for coroutines.
 
-    async def connect(credentials: Credentials) -> AsyncFencedConnection:
-        connection = AsyncFencedConnection(
-            opener.target, credentials, fence, program_name, usable_until_ms=usable_until_ms, clock=opener.clock
-        )
-        await connection.open()
-        return connection
-
-    tried = await asyncio.to_thread(opener.credentials.get, opener.secret_arn, deadline)
-    try:
-        return await connect(tried)
-    except err.OperationalError as denied:
-        if denied.args[0] != ER.ACCESS_DENIED_ERROR:
-            raise
-        newest = await asyncio.to_thread(opener.credentials.newer_than, tried, opener.secret_arn, deadline)
-        if newest == tried:
-            raise
-    return await connect(newest)
-
-
-class AsyncFencedConnection(Connection):  # type: ignore[misc] # aiomysql has no types
-    """As `fenced.FencedConnection`, for coroutines.
-
-    Attributes:
+    Args:
+        opener: where to and as whom.
         fence: the session's limits.
-        usable_until_ms: statements are refused after this moment.
-        lease: what it was opened under.
-        let_go: after the end: whether the server is known to have closed its side.
+        program_name: see `Lease.session_name`.
+        usable_until_ms: no statement is started later.
+        deadline: no request for the credentials outlasts it.
     """
 
     server_status = 0  # aiomysql has none before the server's first word
+    _result: Any
 
     def __init__(
         self,
-        target: Target,
-        credentials: Credentials,
+        opener: Opener,
         fence: Fence,
         program_name: str,
-        *,
         usable_until_ms: int | None,
-        clock: Clock,
+        deadline: Deadline | None = None,
     ) -> None:
-        self.fence = fence
-        self.usable_until_ms = usable_until_ms
-        self.lease: Lease | None = None
-        self.let_go = False
-        self._target = target
-        self._now_ms = clock.now_ms
-        self._cut_off = False
-        self._unanswered = 0
+        """Make a session that is not open yet: nothing is sent before `open`."""
+        self._govern(fence, usable_until_ms, opener.clock)
+        self._attempts = opener.attempts(deadline)
         self._is_timed = False
         self._start = SessionStart()
+        target = opener.target
         super().__init__(
             host=target.host,
             port=target.port,
             db=target.database,
-            user=credentials.username,
-            password=credentials.password.encode().decode("latin-1"),  # aiomysql encodes it so: UTF-8 goes out
             charset=self._start.charset,
             autocommit=None,
             connect_timeout=target.connect_seconds,
@@ -99,13 +69,26 @@ class AsyncFencedConnection(Connection):  # type: ignore[misc] # aiomysql has no
         )
 
     async def open(self) -> None:
-        """Connect, sign in and put the fence up.
+        """Connect, sign in with the newest credentials, and put the fence up.
 
         Raises:
             pymysql.err.OperationalError: MySQL could not be reached in time, or refused.
+            LeaseLost: it took until after `usable_until_ms`.
         """
+        attempts = self._attempts()
+        credentials = await asyncio.to_thread(next, attempts)
+        while not self._opened:
+            try:
+                await self._sign_in(credentials)
+            except err.OperationalError as denied:
+                credentials = await asyncio.to_thread(attempts.throw, denied)
+
+    async def _sign_in(self, credentials: Credentials) -> None:
+        self._state = SessionState()
+        self._user = credentials.username
+        self._password = credentials.password.encode().decode("latin-1")  # aiomysql encodes it so: UTF-8 goes out
         try:
-            async with asyncio.timeout(self._target.connect_seconds * _STEPS):
+            async with asyncio.timeout(self.connect_timeout * _STEPS):
                 await self._connect()
                 is_mariadb = "mariadb" in self.server_version.lower()
                 await self.query(set_statement(self.fence, self._start, is_mariadb=is_mariadb))
@@ -115,50 +98,31 @@ class AsyncFencedConnection(Connection):  # type: ignore[misc] # aiomysql has no
         except BaseException:
             self.close()
             raise
+        self._opened = True
 
     async def take_leave(self) -> None:
-        """Say goodbye and wait up to `CLOSE_SECONDS` for the server's end of the stream.
-
-        Where a command is still unanswered, another task may be reading: hang up, and the lease is left to expire.
-        """
-        if self._writer is None:
+        """Say goodbye and wait up to `CLOSE_SECONDS` for the server's end of the stream."""
+        reader, writer = self._reader, self._writer
+        if writer is None:
             return
-        in_a_result = self._result is not None and self._result.unbuffered_active
-        self._cut_off = bool(self._in_transaction or self._unanswered or in_a_result)
         try:
-            if not self._unanswered:
-                await self._say_goodbye(self._reader, self._writer)
+            if self._state.may_say_goodbye and not self._peer_has_closed():
+                self._state.goodbye_said()
+                self._state.goodbye_answered(await _say_goodbye(reader, writer))
         finally:
-            self._hang_up()
-
-    async def _say_goodbye(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError, RuntimeError):  # RuntimeError: another task is reading a row
-            async with asyncio.timeout(CLOSE_SECONDS):
-                writer.write(GOODBYE)
-                await writer.drain()
-                while await reader.read(65_536):
-                    pass
-                self.let_go = True
+            self.close()
 
     @property
     def local_port(self) -> int:
         """This end of the connection, as a TCP port; 0 where there is none."""
         return 0 if self._writer is None else self._writer.get_extra_info("sockname")[1]
 
-    @property
-    def may_linger(self) -> bool:
-        """As `FencedConnection.may_linger`: a command that is cancelled, or left alone, goes on without its client."""
-        return self._cut_off and not self.let_go
-
     def close(self) -> None:
         """Drop the connection; see `take_leave` for the polite way."""
         if self._writer is not None:
-            self._cut_off = bool(self._cut_off or self._in_transaction or self._unanswered)
-            self.let_go = _has_ended(self._reader) and not self._in_transaction
-        self._hang_up()
-
-    def _hang_up(self) -> None:
-        if self._writer is not None:
+            if self._peer_has_closed():
+                self._state.server_closed()
+            self._state.cut_off()
             self._writer.transport.abort()  # a TLS transport's own close waits for the server, up to 30 s
         super().close()
 
@@ -171,76 +135,70 @@ class AsyncFencedConnection(Connection):  # type: ignore[misc] # aiomysql has no
         del reconnect
         await super().ping(reconnect=False)
 
-    @property
-    def _in_transaction(self) -> bool:
-        return bool(self.server_status & SERVER_STATUS.SERVER_STATUS_IN_TRANS)
-
-    def _close_on_cancel(self) -> None:
-        self._cut_off = True  # MySQL goes on with the statement
-        super()._close_on_cancel()
+    def write_packet(self, payload: bytes) -> None:
+        """As aiomysql's; reports the login, which is the first packet after TLS has begun."""
+        if not self._opened and (self._secure or self._ssl_context is None):
+            self._login_sent()
+        super().write_packet(payload)
 
     async def _request_authentication(self) -> None:
         if self._ssl_context is not None and not self.server_capabilities & CLIENT.SSL:
             raise err.OperationalError(CR.CR_SSL_CONNECTION_ERROR, "TLS is required, and the server does not offer it")
         await super()._request_authentication()
 
-    async def show_warnings(self) -> Any:  # noqa: ANN401 - whatever rows aiomysql returns
-        """As aiomysql's."""
-        warnings = await super().show_warnings()
-        self._unanswered -= 1
-        return warnings
-
-    async def set_charset(self, charset: str) -> None:
-        """As aiomysql's."""
-        await super().set_charset(charset)
-        self._unanswered -= 1
-
-    async def next_result(self) -> Any:  # noqa: ANN401 - aiomysql has no types
-        """As aiomysql's."""
-        self._unanswered += 1
-        return await super().next_result()
-
     async def _execute_command(self, command: int, sql: str | bytes) -> None:
-        if self.usable_until_ms is not None and self._now_ms() > self.usable_until_ms:
-            raise LeaseLost("too late to start a statement: its lease could end before the statement does")
-        self._unanswered += 1
-        try:
-            await super()._execute_command(command, sql)
-        except err.MySQLError:  # of the last command's results: this one was not sent
-            self._unanswered -= 1
-            raise
+        self._refuse_if_late()
+        if self._writer is not None:
+            self._refuse_if_gone()
+            await self._read_what_is_left()
+            self._refuse_if_out_of_step()
+            self._state.commands_sent()
+        await super()._execute_command(command, sql)
 
-    async def _read_ok_packet(self) -> Any:  # noqa: ANN401 - aiomysql has no types
-        with self._answer():
-            return await super()._read_ok_packet()
+    def _refuse_if_gone(self) -> None:
+        """Send nothing to a server that has closed: a command without an answer might be at work."""
+        if self._peer_has_closed():
+            self.close()
+            raise err.OperationalError(CR.CR_SERVER_GONE_ERROR, "MySQL server has gone away")
+
+    async def _read_what_is_left(self) -> None:
+        """Read the rest of the last command's results, as aiomysql does before the next command."""
+        if self._result is None:
+            return
+        if self._result.unbuffered_active:
+            warnings.warn("Previous unbuffered result was left incomplete", stacklevel=2)
+            await self._result._finish_unbuffered_query()  # noqa: SLF001 - as aiomysql's connection
+        while self._result.has_next:
+            await self.next_result()
+        self._result = None
 
     async def _read_query_result(self, unbuffered: bool = False) -> Any:  # noqa: ANN401 - aiomysql has no types
-        with self._answer():
-            async with self._in_time():
-                return await super()._read_query_result(unbuffered)
+        async with self._in_time():
+            return await super()._read_query_result(unbuffered)
 
     async def _read_packet(self, packet_type: type[MysqlPacket] = MysqlPacket) -> Any:  # noqa: ANN401 - as above
         if self._is_timed:  # a result, as a whole
-            return await super()._read_packet(packet_type)
+            return await self._read_one(packet_type)
         async with self._in_time():
-            return await super()._read_packet(packet_type)
+            return await self._read_one(packet_type)
 
-    @contextmanager
-    def _answer(self) -> Iterator[None]:
-        """An answer is read to its end, or is an error; whatever else ends the reading leaves it unread."""
+    async def _read_one(self, packet_type: type[MysqlPacket]) -> Any:  # noqa: ANN401 - as above
+        self._state.read_begun()
         try:
-            yield
+            packet = await super()._read_packet(packet_type)
         except err.MySQLError:
-            self._unanswered -= 1
+            if self._writer is not None:  # else the stream has ended
+                self._state.received(_ERROR)
             raise
-        self._unanswered -= 1
+        self._state.received(packet.get_all_data())
+        return packet
 
     @asynccontextmanager
     async def _in_time(self) -> AsyncIterator[None]:
         """Within the time in which the server would have given up; aiomysql itself waits for ever."""
         self._is_timed = True
         try:
-            async with asyncio.timeout(self.fence.read_seconds):
+            async with asyncio.timeout(max(self._patience_s(), 0)):
                 yield
         except TimeoutError as error:
             self._close_on_cancel()
@@ -248,7 +206,19 @@ class AsyncFencedConnection(Connection):  # type: ignore[misc] # aiomysql has no
         finally:
             self._is_timed = False
 
+    def _peer_has_closed(self) -> bool:
+        """Whether the server has ended the stream."""
+        ended = self._reader.at_eof() or isinstance(self._reader.exception(), ConnectionResetError)
+        return ended or peer_has_closed(self._writer.get_extra_info("socket"))
 
-def _has_ended(reader: asyncio.StreamReader) -> bool:
-    """Whether the server has ended the stream, and all that it said was read."""
-    return reader.at_eof() or isinstance(reader.exception(), ConnectionResetError)
+
+async def _say_goodbye(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Reply:
+    reply = Reply.NOTHING
+    with suppress(OSError, RuntimeError):  # RuntimeError: another task is reading a row
+        async with asyncio.timeout(CLOSE_SECONDS):
+            writer.write(GOODBYE)
+            await writer.drain()
+            while heard := await reader.read(65_536):
+                reply = reply_in(heard) if reply is Reply.NOTHING else reply
+            return Reply.END
+    return reply

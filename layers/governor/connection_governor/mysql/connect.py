@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from connection_governor.core.values import dataclass
+from connection_governor.mysql.credentials import only
 from connection_governor.mysql.fence import Fence, SessionStart
 from connection_governor.mysql.session import FencedConnection
 from connection_governor.mysql.tls import context_for
@@ -12,9 +13,9 @@ from connection_governor.system import SYSTEM_CLOCK
 
 if TYPE_CHECKING:
     from connection_governor.core.clock import Clock
-    from connection_governor.mysql.credentials import Credentials
+    from connection_governor.mysql.credentials import Attempts, Credentials
 
-__all__ = ["FencedConnection", "Target", "open_session"]
+__all__ = ["FencedConnection", "Target", "new_session", "open_session"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +39,10 @@ class Target:
     connect_seconds: float = 3.0
 
 
-def open_session(
+def new_session(
     target: Target,
-    credentials: Credentials,
-    fence: Fence | None = None,
+    attempts: Attempts,
+    fence: Fence,
     *,
     program_name: str = "",
     usable_until_ms: int | None = None,
@@ -49,11 +50,14 @@ def open_session(
     start: SessionStart | None = None,
     **options: Any,  # noqa: ANN401 - PyMySQL's own arguments, of any type
 ) -> FencedConnection:
-    """Opens a session behind the fence; one round trip less than PyMySQL's own connect.
+    """Return a session that is not open yet: nothing is sent before its `connect`.
+
+    Whoever opens it holds it from the start, so that it can be closed, and asked whether it may linger, also where its
+    opening is interrupted.
 
     Args:
         target: where to.
-        credentials: who.
+        attempts: whose; see `credentials.DatabaseCredentials.attempts`.
         fence: the session's limits.
         program_name: see `Lease.session_name`.
         usable_until_ms: no statement is started later, not even the one that sets the session up; None for no limit.
@@ -62,24 +66,45 @@ def open_session(
         options: other arguments of PyMySQL, such as `cursorclass` and `client_flag`.
 
     Raises:
-        pymysql.err.OperationalError: whatever MySQL or the network says (1040, 1045, 1226, 2003, ...).
         InvalidRequest: TLS mode or authority that cannot be used.
-        LeaseLost: opening took until after `usable_until_ms`.
     """
     context = context_for(target.tls, target.tls_ca, target.host)
     return FencedConnection(
-        fence=fence or Fence(),
+        fence=fence,
         start=start or SessionStart(),
+        attempts=attempts,
         usable_until_ms=usable_until_ms,
         clock=clock,
         host=target.host,
         port=target.port,
         database=target.database,
         connect_timeout=target.connect_seconds,
-        user=credentials.username,
-        password=credentials.password.encode(),  # a text would be sent as latin-1
         program_name=program_name,
         ssl=context,
         ssl_disabled=context is None,
         **options,
     )
+
+
+def open_session(
+    target: Target,
+    credentials: Credentials,
+    fence: Fence | None = None,
+    **options: Any,  # noqa: ANN401 - those of `new_session`
+) -> FencedConnection:
+    """Open a session behind the fence; one round trip less than PyMySQL's own connect.
+
+    Args:
+        target: where to.
+        credentials: whose.
+        fence: the session's limits.
+        options: as for `new_session`.
+
+    Raises:
+        pymysql.err.OperationalError: whatever MySQL or the network says (1040, 1045, 1226, 2003, ...).
+        InvalidRequest: TLS mode or authority that cannot be used.
+        LeaseLost: opening took until after `usable_until_ms`.
+    """
+    session = new_session(target, only(credentials), fence or Fence(), **options)
+    session.connect()
+    return session

@@ -13,9 +13,11 @@ from connection_governor.core.values import dataclass, field
 from connection_governor.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
 
     from connection_governor.core.deadline import Deadline
+
+    Attempts = Callable[[], Generator["Credentials"]]
 
 Session = TypeVar("Session")
 
@@ -33,6 +35,29 @@ class Fetch(Protocol):
 
     def __call__(self, arn: str, deadline: Deadline | None = None, /) -> str:
         """Return the string of a secret; no request outlasts the deadline."""
+
+
+def sign_in(attempts: Generator[Credentials], connect: Callable[[Credentials], Session]) -> Session:
+    """Return what `connect` returns for the first credentials that MySQL accepts.
+
+    Raises:
+        pymysql.err.OperationalError: MySQL denied access with the last of them; anything else that `connect` raises.
+    """
+    credentials = next(attempts)
+    while True:
+        try:
+            return connect(credentials)
+        except err.OperationalError as denied:
+            credentials = attempts.throw(denied)
+
+
+def only(credentials: Credentials) -> Attempts:
+    """Return the attempts of credentials that do not change."""
+
+    def attempts() -> Generator[Credentials]:
+        yield credentials
+
+    return attempts
 
 
 class DatabaseCredentials:
@@ -54,25 +79,30 @@ class DatabaseCredentials:
             known = self._known.get(arn)
         return known or self._read(arn, deadline)
 
-    def sign_in(self, arn: str, connect: Callable[[Credentials], Session], deadline: Deadline | None = None) -> Session:
-        """Connects; where MySQL denies access (1045), reads the secret again and tries once more if it has changed.
+    def attempts(self, arn: str, deadline: Deadline | None = None) -> Generator[Credentials]:
+        """Yield the credentials to try; where MySQL's denial (1045) is thrown in, those that the secret says now.
 
         Rotation changes the password while environments still remember the old one. An unchanged secret is not tried
-        twice: MySQL blocks hosts that fail too often.
+        twice: a wrong one would cost each invocation two denials.
 
         Raises:
-            pymysql.err.OperationalError: 1045 with the newest secret; anything else that `connect` raises.
+            pymysql.err.OperationalError: what was thrown in, where another attempt is pointless.
+            InvalidRequest: as `get`.
         """
         tried = self.get(arn, deadline)
         try:
-            return connect(tried)
+            yield tried
         except err.OperationalError as denied:
             if denied.args[0] != ER.ACCESS_DENIED_ERROR:
                 raise
             newest = self.newer_than(tried, arn, deadline)
             if newest == tried:
                 raise
-        return connect(newest)
+            yield newest
+
+    def sign_in(self, arn: str, connect: Callable[[Credentials], Session], deadline: Deadline | None = None) -> Session:
+        """Return what `connect` returns, with the newest credentials. Raises as `attempts`, and as `connect`."""
+        return sign_in(self.attempts(arn, deadline), connect)
 
     def newer_than(self, tried: Credentials, arn: str, deadline: Deadline | None = None) -> Credentials:
         """What the secret says now, after MySQL has denied access with `tried`. Raises as `get`."""

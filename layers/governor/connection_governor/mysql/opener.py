@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from connection_governor.mysql.connect import FencedConnection, open_session
+from connection_governor.mysql.connect import FencedConnection, new_session
 
 if TYPE_CHECKING:
     from connection_governor.core.clock import Clock
     from connection_governor.core.deadline import Deadline
     from connection_governor.mysql.connect import Target
-    from connection_governor.mysql.credentials import Credentials, DatabaseCredentials
+    from connection_governor.mysql.credentials import Attempts, DatabaseCredentials
     from connection_governor.mysql.fence import Fence
 
 
@@ -30,22 +30,27 @@ class Opener:
         self.secret_arn = secret_arn
         self.clock = clock
 
+    def attempts(self, deadline: Deadline | None = None) -> Attempts:
+        """Return the attempts to sign in; the deadline bounds the requests for the credentials."""
+        return lambda: self.credentials.attempts(self.secret_arn, deadline)
+
+    def new_session(
+        self, fence: Fence, program_name: str, usable_until_ms: int | None, deadline: Deadline | None = None
+    ) -> FencedConnection:
+        """Return a session that is not open yet, see `connect.new_session`; it will use the newest credentials."""
+        return new_session(
+            self.target,
+            self.attempts(deadline),
+            fence,
+            program_name=program_name,
+            usable_until_ms=usable_until_ms,
+            clock=self.clock,
+        )
+
     def open(
         self, fence: Fence, program_name: str, usable_until_ms: int | None, deadline: Deadline | None = None
     ) -> FencedConnection:
-        """Open a session behind the fence. Raises as `open_session`, with the newest credentials.
-
-        The deadline bounds the requests for the credentials.
-        """
-
-        def connect(credentials: Credentials) -> FencedConnection:
-            return open_session(
-                self.target,
-                credentials,
-                fence,
-                program_name=program_name,
-                usable_until_ms=usable_until_ms,
-                clock=self.clock,
-            )
-
-        return self.credentials.sign_in(self.secret_arn, connect, deadline)
+        """Open a session behind the fence. Raises as `FencedConnection.connect`, with the newest credentials."""
+        session = self.new_session(fence, program_name, usable_until_ms, deadline)
+        session.connect()
+        return session

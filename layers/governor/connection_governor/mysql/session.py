@@ -7,18 +7,26 @@ Behind a proxy (RDS Proxy, ProxySQL), the end of the stream is the proxy's, and 
 
 from __future__ import annotations
 
+import contextlib
+import io
 import ssl
 import struct
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from pymysql import err
 from pymysql.charset import charset_by_name
 from pymysql.connections import Connection
-from pymysql.constants import CLIENT, COMMAND, CR, SERVER_STATUS
+from pymysql.constants import CLIENT, COMMAND, CR
+from pymysql.protocol import MysqlPacket
 
 from connection_governor.errors import LeaseLost
-from connection_governor.mysql.close import RESET, hang_up, peer_has_closed, take_leave
+from connection_governor.mysql.close import RESET, hang_up, peer_has_closed, say_goodbye
+from connection_governor.mysql.credentials import sign_in
 from connection_governor.mysql.fence import set_statement
+from connection_governor.mysql.governed import GovernedSession, OutOfStep
+from connection_governor.mysql.state import SessionState, Stream
+from connection_governor.mysql.stream import DeadlineReader
 from connection_governor.mysql.tls import ResumingContext
 
 if TYPE_CHECKING:
@@ -28,7 +36,7 @@ if TYPE_CHECKING:
     from pymysql.cursors import Cursor
 
     from connection_governor.core.clock import Clock
-    from connection_governor.core.lease import Lease
+    from connection_governor.mysql.credentials import Attempts, Credentials
     from connection_governor.mysql.fence import Fence, SessionStart
 
     class _Connection(Connection[Cursor]):
@@ -37,19 +45,26 @@ if TYPE_CHECKING:
         server_version: str
         server_status: int
         server_capabilities: int
+        user: str | bytes | None
+        password: bytes
+        connect_timeout: float
         _sock: socket.socket | None
+        _rfile: Any
         _result: Any
         _closed: bool
+        _secure: bool
         _read_timeout: float | None
         _write_timeout: float | None
         _next_seq_id: int
 
         def _request_authentication(self) -> None: ...
         def _execute_command(self, command: int, sql: str | bytes) -> None: ...
+        def _read_packet(self, packet_type: type[MysqlPacket] = ...) -> Any: ...  # noqa: ANN401 - of that type
         def _read_ok_packet(self) -> object: ...
         def _read_query_result(self, unbuffered: bool = False) -> int: ...
         def _write_bytes(self, data: bytes) -> None: ...
         def _force_close(self) -> None: ...
+        def write_packet(self, payload: bytes) -> None: ...
         def thread_id(self) -> int: ...
         def next_result(self, unbuffered: bool = False) -> int: ...
 
@@ -57,32 +72,24 @@ else:
     _Connection = Connection
 
 PING_SECONDS = 1.0
-RESET_SECONDS = 1.0  # the body's work is done, and its invocation may be at its end: nobody waits for a stuck server
+RESET_SECONDS = 1.0  # the body's work is done, and its invocation may be at its end: do not wait for a stuck server
 _WHICH_SCHEMA = bytes([COMMAND.COM_QUERY]) + b"SELECT DATABASE()"
+_ERROR = b"\xff"
+_PIECE_BYTES = 65_536  # a time-out bounds the sending of one piece
 
 
-class FencedConnection(_Connection):
+class FencedConnection(GovernedSession, _Connection):
     """A PyMySQL connection whose session MySQL itself ends when its holder vanishes.
 
     Attributes:
-        fence: the session's limits.
-        usable_until_ms: statements are refused after this moment; the lease's owner moves it when the lease is renewed.
-        let_go: after the end: whether the server is known to have closed its side.
         is_mariadb: as the server said on opening.
-        lease: what it was opened under; None where it was opened without.
-        acquired_ms: when that lease was granted, milliseconds since 1970 UTC.
         on_close: called once, after `close` has ended the session.
     """
 
-    let_go = False
     is_mariadb = False
-    lease: Lease | None = None
-    acquired_ms = 0
     on_close: Callable[[], None] | None = None
     server_status = 0
-    _opened = False
-    _unanswered = False
-    _cut_off = False
+    _reader: DeadlineReader | None = None
     _after_reset: tuple[bytes, ...] = ()
 
     def __init__(
@@ -90,15 +97,16 @@ class FencedConnection(_Connection):
         *,
         fence: Fence,
         start: SessionStart,
+        attempts: Attempts,
         usable_until_ms: int | None,
         clock: Clock,
         connect_timeout: float,
         **options: Any,  # noqa: ANN401 - PyMySQL's own arguments, of any type
     ) -> None:
-        self.fence = fence
-        self.usable_until_ms = usable_until_ms
+        """Make a session that is not open yet: nothing is sent before `connect`."""
+        self._govern(fence, usable_until_ms, clock)
         self._start = start
-        self._now_ms = clock.now_ms
+        self._attempts = attempts
         super().__init__(
             charset=start.charset,
             collation=start.collation,
@@ -106,21 +114,42 @@ class FencedConnection(_Connection):
             connect_timeout=connect_timeout,
             read_timeout=connect_timeout,
             write_timeout=connect_timeout,
+            defer_connect=True,
             **options,
         )
-        self._read_timeout = self._write_timeout = fence.read_seconds
 
     def connect(self, sock: socket.socket | None = None) -> None:
-        """Connects once: a session lives and dies with one lease, so `ping(reconnect=True)` cannot revive it.
+        """Connect once: a session lives and dies with one lease, so `ping(reconnect=True)` cannot revive it.
 
         Raises:
             pymysql.err.InterfaceError: it was connected before.
+            pymysql.err.OperationalError: whatever MySQL or the network says.
+            LeaseLost: it took until after `usable_until_ms`.
         """
         if self._opened:
             raise err.InterfaceError(0, "a governed connection is never reopened: take a new lease")
-        super().connect(sock)
+        sign_in(self._attempts(), lambda credentials: self._sign_in(credentials, sock))
         if isinstance(self._sock, ssl.SSLSocket) and isinstance(self._sock.context, ResumingContext):
             self._sock.context.remember(self._sock)
+
+    def _sign_in(self, credentials: Credentials, sock: socket.socket | None) -> None:
+        self._state = SessionState()
+        self.user = credentials.username
+        self.password = credentials.password.encode()  # PyMySQL would send a text as latin-1
+        try:
+            super().connect(sock)
+            self._limit_reads()
+        except BaseException:
+            self._force_close()  # older PyMySQL leaves a TLS socket open
+            raise
+
+    def _limit_reads(self) -> None:
+        """From here on a whole answer has a deadline, not each of its bytes."""
+        assert self._sock is not None
+        self._rfile.close()
+        self._reader = DeadlineReader(self._sock)
+        self._rfile = io.BufferedReader(self._reader)
+        self._read_timeout = self._write_timeout = self.fence.read_seconds
 
     def _request_authentication(self) -> None:
         if (
@@ -129,11 +158,16 @@ class FencedConnection(_Connection):
             raise err.OperationalError(CR.CR_SSL_CONNECTION_ERROR, "TLS is required, and the server does not offer it")
         super()._request_authentication()
 
+    def write_packet(self, payload: bytes) -> None:
+        """As PyMySQL; reports the login, which is the first packet after TLS has begun."""
+        if not self._opened and (self._secure or not self.ssl):
+            self._login_sent()
+        super().write_packet(payload)
+
     def set_character_set(self, charset: str, collation: str | None = None) -> None:
         """As PyMySQL; while connecting, where PyMySQL would send SET NAMES, sends all of the session's settings."""
         if self._opened:
             super().set_character_set(charset, collation)
-            self._unanswered = False
             return
         self.is_mariadb = "mariadb" in self.server_version.lower()
         statement = set_statement(self.fence, self._start, is_mariadb=self.is_mariadb).encode()
@@ -145,7 +179,7 @@ class FencedConnection(_Connection):
         self._opened = True
 
     def reset(self) -> None:
-        """Rolls back and forgets all session state, and puts the fence up again: one write, one round trip.
+        """Roll back and forget all session state, and put the fence up again: one write, one round trip.
 
         COM_RESET_CONNECTION takes the session's limits back to the server's defaults and leaves the schema that the
         last USE chose. So it goes out together with the schema's name and the settings, and no moment is unfenced.
@@ -153,155 +187,183 @@ class FencedConnection(_Connection):
         back to having none: where one was chosen since, it is closed.
 
         Raises:
-            pymysql.err.Error: the session is unusable, and closed; so it is where an answer takes `RESET_SECONDS`.
+            pymysql.err.Error: the session is unusable, and closed; also where the answers take `RESET_SECONDS`.
         """
-        patience, self._read_timeout = self._read_timeout, RESET_SECONDS
         try:
+            self._allow(RESET_SECONDS)
             self._finish_results()
             self._start_anew()
-        finally:
-            self._read_timeout = patience
+        except BaseException:
+            self._force_close()  # answers may be left over
+            raise
+        if self._has_chosen_schema():
+            self.close()
+            raise err.InterfaceError(0, "a schema was chosen, and no command of MySQL's takes that back")
+        if not self._state.may_be_kept:
+            self.close()
+            raise err.InterfaceError(0, "something is still open in the session")
         self._restore_own_state()
 
     def _start_anew(self) -> None:
         commands = self._after_reset if self.db else (*self._after_reset, _WHICH_SCHEMA)
+        self._state.commands_sent(len(commands))
         self._write_bytes(b"".join(struct.pack("<i", len(command)) + command for command in commands))
-        try:
-            for _ in self._after_reset:
-                self._next_seq_id = 1  # each command starts a sequence of its own
-                self._read_ok_packet()
-            if not self.db:
-                self._next_seq_id = 1
-                self._read_query_result()
-        except BaseException:
-            self._force_close()  # answers are left over: the session is out of step
-            raise
-        if not self.db and self._result.rows and self._result.rows[0][0] is not None:
-            self.close()
-            raise err.InterfaceError(0, "a schema was chosen, and no command of MySQL's takes that back")
+        for _ in self._after_reset:
+            self._next_seq_id = 1  # each command starts a sequence of its own
+            self._read_ok_packet()
+        if not self.db:
+            self._next_seq_id = 1
+            self._read_query_result()
 
-    def show_warnings(self) -> Any:  # noqa: ANN401 - whatever rows PyMySQL returns
-        """As PyMySQL."""
-        warnings = super().show_warnings()  # type: ignore[no-untyped-call] # as the stubs have it
-        self._unanswered = False
-        return warnings
+    def _has_chosen_schema(self) -> bool:
+        return not self.db and bool(self._result.rows) and self._result.rows[0][0] is not None
 
     def rollback(self) -> None:
-        """As PyMySQL; too late for a statement, it closes the session instead, which rolls back, too.
+        """As PyMySQL; where no statement can be sent it closes the session instead, which rolls back, too.
 
         Pools and SQLAlchemy roll back before they close, and would leave the session open if this raised `LeaseLost`.
         """
         try:
             super().rollback()
-        except LeaseLost:
+        except (LeaseLost, OutOfStep):
             self.close()
 
     def is_alive(self) -> bool:
-        """Whether the server answers a ping within `PING_SECONDS`; where it does not, the connection is closed.
+        """Return whether the server answers a ping within `PING_SECONDS`; where it does not, close the connection.
 
         A ping starts the idle time anew, so it is refused like a statement.
 
         Raises:
             LeaseLost: it is too late to use this session.
         """
-        patience, self._read_timeout = self._read_timeout, PING_SECONDS
         try:
             self.ping(reconnect=False)  # older PyMySQL would reconnect by itself
         except err.Error:
             self._force_close()
             return False
-        finally:
-            self._read_timeout = patience
         return True
 
     def close(self) -> None:
-        """Says goodbye and waits up to `farewell.CLOSE_SECONDS` for the server to let go: see `let_go`. Never raises.
+        """Say goodbye and wait up to `close.CLOSE_SECONDS` for the server to let go: see `let_go`.
 
         A plain close is sometimes still counted by the server when the next connection arrives.
         """
         if self._sock is not None:
-            self._say_goodbye(self._sock)
+            self._leave(self._sock)
         self._closed = True
         if self.on_close is not None:
             on_close, self.on_close = self.on_close, None
             on_close()
 
-    def _say_goodbye(self, sock: socket.socket) -> None:
-        in_a_result = self._result is not None and self._result.unbuffered_active
-        self._cut_off = self._in_transaction or self._unanswered or in_a_result
+    def _leave(self, sock: socket.socket) -> None:
         self._closed = True
-        if self._unanswered:
-            hang_up(sock)  # another thread may be reading the answer, and would hold the close up until it has it
-        else:
-            self.let_go = take_leave(sock)
-        self._force_close()
+        try:
+            if self._state.may_say_goodbye and not peer_has_closed(sock):
+                self._state.goodbye_said()
+                self._state.goodbye_answered(say_goodbye(sock))
+        finally:
+            self._force_close()
 
     @property
     def local_port(self) -> int:
         """This end of the connection, as a TCP port; 0 where there is none."""
         return self._sock.getsockname()[1] if self._sock is not None and self.unix_socket is None else 0
 
-    @property
-    def may_linger(self) -> bool:
-        """After the end: whether the server may still be at work for this session, so that its lease must expire.
-
-        So it is where the client left without a goodbye, in a transaction, or before the end of an answer. A server
-        that heard the goodbye and is merely slow to close is trusted: under load, leases left to expire would take its
-        capacity away.
-        """
-        return self._cut_off and not self.let_go
+    def next_result(self, unbuffered: bool = False) -> int:
+        """As PyMySQL, in a statement's time."""
+        self._allow(self._patience_s())
+        return super().next_result(unbuffered)
 
     def _execute_command(self, command: int, sql: str | bytes) -> None:
-        """The one way by which PyMySQL starts anything: guarded by the lease."""
-        if self.usable_until_ms is not None and self._now_ms() > self.usable_until_ms:
-            raise LeaseLost("too late to start a statement: its lease could end before the statement does")
-        self._unanswered = True
+        """The one way by which PyMySQL starts anything: guarded by the lease, and only while the session is in step."""
+        self._refuse_if_late()
+        if self._sock is not None:
+            self._refuse_if_gone(self._sock)
+            self._allow(PING_SECONDS if command == COMMAND.COM_PING else self.fence.read_seconds)
+            self._read_what_is_left()
+            self._refuse_if_out_of_step()
+            self._state.commands_sent()
         super()._execute_command(command, sql)
 
-    def _read_ok_packet(self) -> object:
+    def _refuse_if_gone(self, sock: socket.socket) -> None:
+        """Send nothing to a server that has closed: a command without an answer might be at work."""
+        if peer_has_closed(sock):
+            self._force_close()
+            raise err.OperationalError(CR.CR_SERVER_GONE_ERROR, "MySQL server has gone away")
+
+    def _allow(self, seconds: float) -> None:
+        """Bound what follows, until the next call of this: the sending of a command, and its whole answer."""
+        if self._reader is None or self._sock is None:
+            return
+        self._reader.allow(seconds)
+        self._write_timeout = self._read_timeout
+        if self._sock.gettimeout() != self._read_timeout:  # the last deadline has shortened it
+            self._sock.settimeout(self._read_timeout)
+            self._current_timeout = self._read_timeout  # newer PyMySQL remembers what it has set
+
+    def _read_what_is_left(self) -> None:
+        """Read the rest of the last command's results, as PyMySQL does before the next command."""
+        if self._result is None:
+            return
+        if self._result.unbuffered_active:
+            warnings.warn("Previous unbuffered result was left incomplete", stacklevel=2)
+            self._result._finish_unbuffered_query()  # noqa: SLF001 - as PyMySQL's connection
+        while self._result.has_next:
+            super().next_result()
+        self._result = None
+
+    def _read_packet(self, packet_type: type[MysqlPacket] = MysqlPacket) -> Any:  # noqa: ANN401 - of that type
+        self._state.read_begun()
         try:
-            answer = super()._read_ok_packet()
-        except err.MySQLError:  # an answer, too; or the end of the connection
-            self._unanswered = False
+            packet = super()._read_packet(packet_type)
+        except err.MySQLError:
+            if self._sock is not None:  # else the stream has ended
+                self._state.received(_ERROR)
             raise
-        self._unanswered = False
-        return answer
+        self._state.received(packet.get_all_data())
+        return packet
 
     def _read_query_result(self, unbuffered: bool = False) -> int:
-        try:
-            affected = super()._read_query_result(unbuffered)
-        except err.MySQLError:
-            self._unanswered = False
-            raise
-        self._unanswered = False
+        affected = super()._read_query_result(unbuffered)
+        if unbuffered and self._reader is not None:
+            self._reader.allow_each(self._patience_s)  # the body may rest between two rows
         return affected
 
+    def _write_bytes(self, data: bytes) -> None:
+        if self._reader is None or len(data) <= _PIECE_BYTES:
+            super()._write_bytes(data)
+            return
+        for start in range(0, len(data), _PIECE_BYTES):
+            self._write_timeout = max(self._reader.left_s, 0.001)
+            super()._write_bytes(data[start : start + _PIECE_BYTES])
+
     def _force_close(self) -> None:
-        if self._sock is not None and not self.let_go:
-            self._cut_off = self._cut_off or not self._closed
-            self.let_go = peer_has_closed(self._sock) and not self._in_transaction
+        sock = self._sock
+        if sock is not None:
+            if peer_has_closed(sock):
+                self._state.server_closed()
+            self._state.cut_off()
+            if self._state.stream is Stream.CUT:
+                hang_up(sock)  # another thread may wait for an answer, and would hold the close up until it has it
         if self._result is not None:
             self._result.unbuffered_active = False  # or PyMySQL would go on reading once the result is collected
+        with contextlib.suppress(Exception):  # a reader that is at work in this very thread
+            if self._rfile is not None:
+                self._rfile.close()
+        self._rfile = None
         super()._force_close()
-
-    @property
-    def _in_transaction(self) -> bool:
-        """Whether something was written and not committed: the server hangs up first, and may roll back for minutes."""
-        return bool(self.server_status & SERVER_STATUS.SERVER_STATUS_IN_TRANS)
 
     def _finish_results(self) -> None:
         if self._sock is not None and self._result is not None and self._result.unbuffered_active:
             self.close()  # what is left of a streamed result may take longer to read than a new session to open
-        if self._sock is not None and self._unanswered:
-            hang_up(self._sock)  # something tore the client away from an answer: it would be taken for the reset's
-            self._force_close()
         if self._sock is None:
             raise err.InterfaceError(0, "this session was closed: it cannot be reset")
-        while self._result is not None and self._result.has_next:  # a procedure's, sent already
-            self.next_result()
-        self._result = None
+        self._refuse_if_gone(self._sock)
+        self._read_what_is_left()
+        self._refuse_if_out_of_step()
 
     def _restore_own_state(self) -> None:
+        self._result = None
         self.charset = self._start.charset
         self.collation = self._start.collation
         self.encoding = charset_by_name(self._start.charset).encoding

@@ -1,0 +1,82 @@
+"""What a governed session is, whichever driver speaks for it: bound to a fence and a lease, refused when too late."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pymysql import err
+from pymysql.constants import CR
+
+from connection_governor.errors import LeaseLost
+from connection_governor.mysql.state import SessionState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from connection_governor.core.clock import Clock
+    from connection_governor.core.lease import Lease
+    from connection_governor.mysql.fence import Fence
+
+
+class OutOfStep(err.InterfaceError):
+    """The next answer might be that of an earlier command: the session can only be closed."""
+
+
+class GovernedSession:
+    """What the sessions of both drivers share.
+
+    Attributes:
+        fence: the session's limits.
+        usable_until_ms: statements are refused after this moment; the lease's owner moves it when the lease is renewed.
+        lease: what it was opened under; None where it was opened without.
+        acquired_ms: when that lease was granted, milliseconds since 1970 UTC.
+        on_login: called before each login is sent. From here on the server may have a session; `local_port` is known.
+    """
+
+    fence: Fence
+    usable_until_ms: int | None
+    lease: Lease | None = None
+    acquired_ms = 0
+    on_login: Callable[[], None] | None = None
+    _state: SessionState
+    _now_ms: Callable[[], int]
+    _opened = False
+
+    def _govern(self, fence: Fence, usable_until_ms: int | None, clock: Clock) -> None:
+        """Bind the session before anything is sent."""
+        self.fence = fence
+        self.usable_until_ms = usable_until_ms
+        self._now_ms = clock.now_ms
+        self._state = SessionState()
+
+    @property
+    def let_go(self) -> bool:
+        """After the end: whether the server is known to have let go of the session."""
+        return self._state.has_ended
+
+    @property
+    def may_linger(self) -> bool:
+        """After the end, also that of a failed opening: whether the lease must be left to expire. See `state`."""
+        return self._state.may_linger
+
+    def _refuse_if_late(self) -> None:
+        if self.usable_until_ms is not None and self._now_ms() > self.usable_until_ms:
+            raise LeaseLost("too late to start a statement: its lease could end before the statement does")
+
+    def _refuse_if_out_of_step(self) -> None:
+        if not self._state.is_ready:
+            raise OutOfStep(
+                CR.CR_COMMANDS_OUT_OF_SYNC, "an earlier command was interrupted or is still at work: close the session"
+            )
+
+    def _login_sent(self) -> None:
+        self._state.login_sent()
+        if self.on_login is not None:
+            self.on_login()
+
+    def _patience_s(self) -> float:
+        """How long to wait for an answer: never past the moment at which the last statement would be given up."""
+        patience_s = self.fence.read_seconds
+        if self.usable_until_ms is None:
+            return patience_s
+        return min(patience_s, patience_s + (self.usable_until_ms - self._now_ms()) / 1_000)

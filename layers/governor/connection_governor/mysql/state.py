@@ -1,0 +1,233 @@
+"""The state of one MySQL session as its client can know it. The drivers only report; nothing else may decide.
+
+A driver reports each packet, each command and each end of the stream. This module alone answers three questions:
+
+    is_ready       may the session be used for another command?
+    may_be_kept    may it be kept for the next invocation?
+    may_linger     after its end: may the server still be at work for it, so that its lease must be left to expire?
+
+An exception may interrupt a driver between any two instructions. So each report that makes the state worse comes before
+the deed, and each that makes it better comes after: an interrupted session is never taken for one that is in step.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_IN_TRANSACTION, _MORE_RESULTS, _CURSOR_OPEN = 0x0001, 0x0008, 0x0040
+_SHORTEST_ROW_FE = 9  # a packet that begins with FE and is as long as this is a row with a huge column
+_LENGTH_BYTES: Mapping[int, int] = {0xFC: 3, 0xFD: 4, 0xFE: 9}
+
+
+class Phase(enum.Enum):
+    """What the client waits for, or what it may do."""
+
+    CONNECTING = "no login was sent, or the server refused it: there is no session"
+    LOGIN = "the login was sent, and neither accepted nor refused"
+    IDLE = "every command is answered"
+    UNANSWERED = "a command was sent, and nothing of its answer has come"
+    COLUMNS = "the columns of a result are coming"
+    ROWS = "the rows of a result are coming"
+    MORE = "a result has ended, and the server is at work on the next one of the same command"
+    FILE = "the server waits for the rows of LOAD DATA LOCAL"
+    OUT_OF_STEP = "a packet came that nothing had asked for"
+
+
+class Packet(enum.Enum):
+    """The kinds of packets that matter here."""
+
+    OK = enum.auto()
+    ERROR = enum.auto()
+    END = enum.auto()
+    FILE = enum.auto()
+    DATA = enum.auto()
+
+
+class Stream(enum.Enum):
+    """What has become of the stream."""
+
+    OPEN = enum.auto()
+    GOODBYE = "the client has said goodbye; the server has yet to close"
+    CUT = "the client left, or had to leave, without a goodbye"
+    GONE = "the server is known to have ended the session"
+
+
+class Reply(enum.Enum):
+    """What came back for a goodbye: a reset and a quit, in one write."""
+
+    NOTHING = enum.auto()
+    RESET = "the reset was answered: whatever was open is rolled back"
+    END = "the server ended the stream"
+
+
+_ANSWER = {
+    Packet.OK: Phase.IDLE,
+    Packet.ERROR: Phase.IDLE,
+    Packet.END: Phase.IDLE,
+    Packet.FILE: Phase.FILE,
+    Packet.DATA: Phase.COLUMNS,
+}
+_NEXT: Mapping[Phase, Mapping[Packet, Phase]] = {
+    Phase.LOGIN: {
+        Packet.OK: Phase.IDLE,
+        Packet.ERROR: Phase.CONNECTING,
+        Packet.END: Phase.LOGIN,  # another way to sign in is asked for
+        Packet.DATA: Phase.LOGIN,
+    },
+    Phase.UNANSWERED: _ANSWER,
+    Phase.MORE: _ANSWER,
+    Phase.COLUMNS: {Packet.DATA: Phase.COLUMNS, Packet.END: Phase.ROWS, Packet.ERROR: Phase.IDLE},
+    Phase.ROWS: {Packet.DATA: Phase.ROWS, Packet.END: Phase.IDLE, Packet.ERROR: Phase.IDLE},
+    Phase.FILE: {Packet.OK: Phase.IDLE, Packet.ERROR: Phase.IDLE},
+}
+_CAN_HEAR_GOODBYE = frozenset({Phase.IDLE, Phase.COLUMNS, Phase.ROWS, Phase.MORE})
+
+
+class SessionState:
+    """One session, from before its login to after its end.
+
+    Attributes:
+        phase: what the client waits for.
+        stream: what has become of the stream.
+    """
+
+    __slots__ = ("_may_hold_work", "_queued", "_reading", "phase", "stream")
+
+    def __init__(self) -> None:
+        self.phase = Phase.CONNECTING
+        self.stream = Stream.OPEN
+        self._reading = False
+        self._queued = 0
+        self._may_hold_work = False
+
+    # What the drivers report.
+
+    def login_sent(self) -> None:
+        """Report, before it is sent, the packet that may sign in."""
+        if self.phase is Phase.CONNECTING:
+            self.phase = Phase.LOGIN
+
+    def commands_sent(self, count: int = 1) -> None:
+        """Report, before they are sent, commands that go out in one write."""
+        self._queued = count - 1
+        self.phase = Phase.UNANSWERED
+
+    def read_begun(self) -> None:
+        """Report, before it is read, the next packet. Until `received` the session is out of step."""
+        self._reading = True
+
+    def received(self, packet: bytes) -> None:
+        """Report a whole packet, without its header."""
+        phase = self.phase
+        if phase is not Phase.ROWS or packet[0] >= 0xFE:  # noqa: PLR2004 - most packets are rows, and change nothing
+            self._advance(phase, packet)
+        self._reading = False
+
+    def goodbye_said(self) -> None:
+        """Report, before it is sent, a reset and a quit."""
+        if self.stream is Stream.OPEN:
+            self.stream = Stream.GOODBYE
+
+    def goodbye_answered(self, reply: Reply) -> None:
+        """Report what came back for the goodbye within the time that the client waits for it."""
+        if reply is Reply.END:
+            self.server_closed()
+        elif reply is Reply.RESET and self.phase is Phase.IDLE:  # else it was some other packet
+            self._may_hold_work = False
+
+    def cut_off(self) -> None:
+        """Report, before it is done, that the client closes the stream, with or without a goodbye."""
+        if self.stream is Stream.OPEN:
+            self.stream = Stream.CUT
+
+    def server_closed(self) -> None:
+        """Report that the server has ended the stream.
+
+        That is the session's end only where nothing was left to do. A server that is killing a session, or gives up on
+        a client that does not read, closes the stream first; its statement and its rollback may take minutes more.
+        """
+        if self.stream is Stream.GOODBYE or (self.stream is Stream.OPEN and not self._is_working):
+            self.stream = Stream.GONE
+
+    # What is decided.
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the session may be used for another command."""
+        return self.phase is Phase.IDLE and not self._reading and self.stream is Stream.OPEN
+
+    @property
+    def may_be_kept(self) -> bool:
+        """Whether the next invocation may have the session: ready, and nothing is open in it."""
+        return self.is_ready and not self._may_hold_work
+
+    @property
+    def may_say_goodbye(self) -> bool:
+        """Whether the server would take a goodbye for one, and no other thread waits for an answer."""
+        return self.phase in _CAN_HEAR_GOODBYE and not self._reading
+
+    @property
+    def may_linger(self) -> bool:
+        """Whether the server may still be at work for a session that has ended.
+
+        A server that was idle, and to which the goodbye was sent, is trusted even where it is slow to close. Under
+        load, leases that are left to expire would take its capacity away.
+        """
+        if self.stream is Stream.GONE or self.phase is Phase.CONNECTING:
+            return False
+        return self.stream is not Stream.GOODBYE or self._is_working
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the server is known to have ended the session."""
+        return self.stream is Stream.GONE
+
+    @property
+    def _is_working(self) -> bool:
+        """Whether the server may have something left to do."""
+        if self.phase in (Phase.CONNECTING, Phase.LOGIN):
+            return False
+        return self.phase is not Phase.IDLE or self._reading or self._may_hold_work
+
+    def _advance(self, phase: Phase, packet: bytes) -> None:
+        if phase is Phase.CONNECTING:  # the greeting
+            return
+        kind = _kind(packet, in_result=phase in (Phase.COLUMNS, Phase.ROWS))
+        after = _NEXT.get(phase, {}).get(kind, Phase.OUT_OF_STEP)
+        flags = _flags(kind, packet) if after in (Phase.IDLE, Phase.ROWS) and after is not phase else 0
+        # An error says nothing about the transaction: what a procedure wrote before it failed may still be open.
+        self._may_hold_work = kind is Packet.ERROR or bool(flags & (_IN_TRANSACTION | _CURSOR_OPEN))
+        if after is Phase.IDLE and flags & _MORE_RESULTS:
+            after = Phase.MORE
+        elif after is Phase.IDLE and self._queued:
+            self._queued -= 1
+            after = Phase.UNANSWERED
+        self.phase = after
+
+
+def _kind(packet: bytes, *, in_result: bool) -> Packet:
+    first = packet[0]
+    if first == 0xFF:  # noqa: PLR2004 - the protocol's own
+        return Packet.ERROR
+    if first == 0xFE and len(packet) < _SHORTEST_ROW_FE:  # noqa: PLR2004
+        return Packet.END
+    if in_result:
+        return Packet.DATA
+    return {0x00: Packet.OK, 0xFB: Packet.FILE}.get(first, Packet.DATA)
+
+
+def _flags(kind: Packet, packet: bytes) -> int:
+    """The server's status flags. PyMySQL reads those of OK packets only."""
+    if kind is Packet.OK:
+        at = _after_number(packet, _after_number(packet, 1))
+        return int.from_bytes(packet[at : at + 2], "little")
+    return int.from_bytes(packet[3:5], "little") if kind is Packet.END else 0
+
+
+def _after_number(packet: bytes, at: int) -> int:
+    """Where a number of variable length ends."""
+    return at + _LENGTH_BYTES.get(packet[at], 1)

@@ -1,0 +1,60 @@
+"""Reads from a socket until a deadline. A socket's own time-out starts anew with each byte that trickles in."""
+
+from __future__ import annotations
+
+import io
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
+    from _typeshed import WriteableBuffer
+
+_UNNOTICED_SECONDS = 0.05  # setting a time-out takes a system call: not for each answer that comes at once
+
+
+class DeadlineReader(io.RawIOBase):
+    """The reading end of a socket, whose deadline can be moved.
+
+    Args:
+        sock: the socket; closing the reader leaves it open.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__()
+        self._sock = sock
+        self._ends_at = float("inf")
+        self._each: Callable[[], float] | None = None
+
+    def allow(self, seconds: float) -> None:
+        """Move the deadline to so many seconds from now."""
+        self._ends_at, self._each = time.monotonic() + seconds, None
+
+    def allow_each(self, seconds: Callable[[], float]) -> None:
+        """Allow each wait so many seconds from its beginning, as asked for then."""
+        self._each = seconds
+
+    @property
+    def left_s(self) -> float:
+        """How many seconds are left."""
+        return self._ends_at - time.monotonic() if self._each is None else self._each()
+
+    def readable(self) -> bool:
+        """See `io`."""
+        return True
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        """Return how many bytes came.
+
+        Raises:
+            TimeoutError: the deadline has passed.
+        """
+        left_s = self.left_s
+        if left_s <= 0:
+            raise TimeoutError("timed out")
+        timeout = self._sock.gettimeout()
+        if timeout is None or left_s < timeout - _UNNOTICED_SECONDS:
+            self._sock.settimeout(left_s)
+        return self._sock.recv_into(memoryview(buffer))
