@@ -66,7 +66,7 @@ VERBS: dict[str, Callable[[Governor, Any], object]] = {
 @pytest.mark.parametrize("transport", ["direct", "lambda"])
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_silent_service_is_given_up_before_the_deadline(silent: dict[str, str], transport: str, verb: str) -> None:
-    """Breaks: Lambda kills the worker where an error was promised, and what it was to do in an outage is not done."""
+    """Lambda kills the worker where an error was promised, and what it was to do in an outage is not done."""
     governor = Governor(**env.governor_parts(Environment({**silent, "GOVERNOR_TRANSPORT": transport})))
     context = Invocation(LEFT_MS)
     with pytest.raises(GovernorUnavailable):
@@ -75,7 +75,7 @@ def test_a_silent_service_is_given_up_before_the_deadline(silent: dict[str, str]
 
 
 def test_the_function_answers_before_it_is_killed(silent: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Breaks: the published sample's workers take Lambda's error object, as everything but `false`, for a grant."""
+    """The published sample's workers take Lambda's error object, as everything but `false`, for a grant."""
     for name, value in silent.items():
         monkeypatch.setenv(name, value)
     function.requests.cache_clear()

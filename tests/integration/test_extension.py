@@ -34,7 +34,7 @@ time.sleep(60)
 
 @pytest.mark.parametrize("how", ["alone", "fork"])
 def test_a_process_is_gone_when_nobody_shares_its_sockets_any_more(tmp_path: Path, how: str) -> None:
-    """Breaks: the lease is given back while a forked child still holds the connection."""
+    """The lease is given back while a forked child still holds the connection."""
     path = os.pathsep.join(sys.path)
     child = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, str(tmp_path), how], stdout=subprocess.PIPE, env={"PYTHONPATH": path}, text=True
@@ -59,7 +59,7 @@ def test_a_process_is_gone_when_nobody_shares_its_sockets_any_more(tmp_path: Pat
 
 
 def test_a_connection_has_ended_only_when_both_sides_have_closed() -> None:
-    """Breaks: a session that MySQL still works for loses its lease."""
+    """A session that MySQL still works for loses its lease."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         client = socket.create_connection(listener.getsockname())
         server, _ = listener.accept()

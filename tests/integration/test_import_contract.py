@@ -59,7 +59,7 @@ def lint(checkout: Path) -> tuple[int, str]:
 
 
 def test_the_packages_keep_their_contracts(checkout: Path) -> None:
-    """Breaks: a planted violation would show nothing where the contracts are broken anyway."""
+    """A planted violation would show nothing where the contracts are broken anyway."""
     code, printed = lint(checkout)
     assert code == 0, printed
     assert " 0 broken" in printed
@@ -67,7 +67,7 @@ def test_the_packages_keep_their_contracts(checkout: Path) -> None:
 
 @pytest.mark.parametrize("plant", PLANTS)
 def test_a_planted_violation_fails_the_lint(checkout: Path, plant: str) -> None:
-    """Breaks: the drawn architecture is a picture, and the next import goes where it likes."""
+    """The drawn architecture is a picture, and the next import goes where it likes."""
     module, line, contract = PLANTS[plant]
     path = checkout / "connection_governor" / module
     source = path.read_text() if path.exists() else ""

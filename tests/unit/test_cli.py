@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch) -> MemoryStore:
-    """Return a store that the command finds where it would find the table."""
+    """Return a store that the command finds in place of the table."""
     store = MemoryStore()
     monkeypatch.setattr(cli, "operations", lambda _environment: Operations(store, SYSTEM_CLOCK, SYSTEM_ENTROPY))
     return store
@@ -58,7 +58,7 @@ def test_a_budget_is_created_changed_and_shown(run: Callable[..., tuple[int, str
 def test_status_names_each_lease_its_holder_and_its_end(
     store: MemoryStore, run: Callable[..., tuple[int, str, str]]
 ) -> None:
-    """Who holds what is the on-call operator's first question."""
+    """The holders of the connections are the on-call operator's first question."""
     run("set-budget", "orders", "2")
     acquire(store, "expired1", ends_in_ms=-10_000)
     acquire(store, "holding1", ends_in_ms=60_000)
@@ -111,7 +111,7 @@ def test_json_output_has_the_contracts_fields(run: Callable[..., tuple[int, str,
 def test_bad_input_is_one_clear_line_that_names_the_field(
     store: MemoryStore, run: Callable[..., tuple[int, str, str]], arguments: tuple[str, ...], field: str
 ) -> None:
-    """A stack trace would hide what to mend; a write would do harm."""
+    """A stack trace would hide what to correct; a write would do harm."""
     status, out, error = run(*arguments)
     assert (status, out, error.count("\n")) == (1, "", 1)
     assert field in error

@@ -41,7 +41,7 @@ def broken_links(document: Path) -> Iterator[str]:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_link_of_a_document_leads_somewhere(document: Path) -> None:
-    """A reader who follows a link at 3 a.m. gets a page that is not there."""
+    """A reader who follows a link at 3 a.m. finds no page."""
     assert list(broken_links(document)) == []
 
 

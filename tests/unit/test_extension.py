@@ -1,4 +1,4 @@
-"""The extension's parts: what is noted, who is gone, and what is given back."""
+"""The extension's parts: the lease file, dead processes, and released leases."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def only_file(folder: Path) -> NotedProcess:
 
 
 def test_a_note_says_all_that_a_release_needs(service: Service) -> None:
-    """Breaks: a crashed environment's lease cannot be named, so it is not given back."""
+    """A crashed environment's lease cannot be named, so it is not released."""
     lease = granted(service)
     note = Note.of(Note(lease, port=50_000).line())
     assert note is not None
@@ -68,7 +68,7 @@ def test_a_note_says_all_that_a_release_needs(service: Service) -> None:
 
 
 def test_the_longest_names_fit_into_a_line() -> None:
-    """Breaks: a note that is cut off cannot be read."""
+    """A note that is cut off cannot be read."""
     lease = Lease("x" * 16, "d" * 32, "h" * 64, 4_095, 1, 4_398_046_511_103, 4_095)
     line = Note(lease, port=65_535).line()
     assert len(line) == LINE_BYTES
@@ -77,12 +77,12 @@ def test_the_longest_names_fit_into_a_line() -> None:
 
 @pytest.mark.parametrize("line", [b"", b" " * 127 + b"\n", b"k3Zq81Bd orders 0 1", b"\xff" * 128, b"a b c d e f g"])
 def test_what_is_no_note_is_passed_over(line: bytes) -> None:
-    """Breaks: a file torn by a crash stops the extension."""
+    """A file torn by a crash stops the extension."""
     assert Note.of(line) is None
 
 
 def test_a_lease_is_noted_before_it_is_asked_for_and_until_it_is_gone(tmp_path: Path, service: Service) -> None:
-    """Breaks: a crash between a grant and its answer."""
+    """A crash between a grant and its answer."""
     notes = NoteFile(str(tmp_path))
     notes.wanted(wanted())
     seen = only_file(tmp_path)
@@ -99,7 +99,7 @@ def test_a_lease_is_noted_before_it_is_asked_for_and_until_it_is_gone(tmp_path: 
 
 
 def test_the_file_does_not_grow(tmp_path: Path) -> None:
-    """Breaks: /tmp fills up in an environment that lives for hours."""
+    """/tmp fills up in an environment that lives for hours."""
     notes = NoteFile(str(tmp_path))
     for number in range(3 * MOST_LINES):
         notes.wanted(wanted(number))
@@ -111,7 +111,7 @@ def test_the_file_does_not_grow(tmp_path: Path) -> None:
 
 
 def test_lines_of_leases_that_were_left_to_expire_are_used_again(tmp_path: Path) -> None:
-    """Breaks: after 64 failed acquires nothing of that environment's is ever noted again."""
+    """After 64 failed acquires nothing of that environment's is ever noted again."""
     clock = VirtualClock()
     notes = NoteFile(str(tmp_path), clock)
     for number in range(MOST_LINES):
@@ -132,7 +132,7 @@ def test_lines_of_leases_that_were_left_to_expire_are_used_again(tmp_path: Path)
 
 
 def test_where_there_is_no_extension_nothing_happens(tmp_path: Path) -> None:
-    """Breaks: every worker without the layer."""
+    """Every worker without the layer."""
     notes = NoteFile(str(tmp_path / "missing"))
     notes.wanted(wanted())
     notes.gone(wanted().lease_id)
@@ -140,7 +140,7 @@ def test_where_there_is_no_extension_nothing_happens(tmp_path: Path) -> None:
 
 
 def test_a_lease_whose_answer_was_lost_is_found(service: Service) -> None:
-    """Breaks: an environment that was stopped while it asked leaves its lease behind."""
+    """An environment that was stopped while it asked leaves its lease behind."""
     granted(service)
     noted = Lease("lease001", "orders", "checkout", 1, None, NOW_MS + 30_000, UNKNOWN_SHARD)
     assert give_back(service, noted)
@@ -149,7 +149,7 @@ def test_a_lease_whose_answer_was_lost_is_found(service: Service) -> None:
 
 
 def test_what_dead_processes_noted_is_given_back_and_forgotten(tmp_path: Path, service: Service) -> None:
-    """Breaks: the extension's only purpose. What is left by an earlier runtime is included."""
+    """The extension's only purpose. What is left by an earlier runtime is included."""
     for number in (1, 2):
         notes = NoteFile(str(tmp_path))
         notes.held(granted(service, number))
@@ -163,7 +163,7 @@ def test_what_dead_processes_noted_is_given_back_and_forgotten(tmp_path: Path, s
 
 
 def test_what_has_long_ended_by_itself_costs_no_time(tmp_path: Path) -> None:
-    """Breaks: the two seconds go to leases of an hour ago, and those that are held are not given back."""
+    """The two seconds go to leases that expired an hour ago, and the live ones are not released."""
     notes = NoteFile(str(tmp_path))
     notes.wanted(wanted())
     assert notes._file is not None
@@ -181,7 +181,7 @@ class Unreachable:
 
 
 def test_without_a_lease_nobody_is_asked_or_waited_for(tmp_path: Path) -> None:
-    """Breaks: the end of every environment takes two seconds."""
+    """The end of every environment takes two seconds."""
     notes = NoteFile(str(tmp_path))
     notes.wanted(wanted())
     notes.gone(wanted().lease_id)

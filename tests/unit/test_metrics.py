@@ -65,7 +65,7 @@ def test_a_line_has_the_published_samples_namespace_and_dimension_and_no_other()
 
 
 def test_the_metrics_are_those_of_the_contract() -> None:
-    """Their names are public: an alarm on a renamed one is silent for ever."""
+    """Their names are public: an alarm on a renamed metric never fires."""
     assert set(METRICS) == CONTRACT
     assert {name for name, unit in METRICS.items() if unit.get("StorageResolution") == 1} == {
         "Remaining Connections",
@@ -155,7 +155,7 @@ def test_a_log_that_cannot_be_written_fails_nobody(stream: io.TextIOBase, monkey
 
 
 def test_a_writer_that_raises_fails_nobody() -> None:
-    """As for the log: any writer of anybody's."""
+    """A failing writer of metrics must not fail the work that it measures."""
 
     def write(_line: str) -> None:
         raise RuntimeError("the agent is gone")

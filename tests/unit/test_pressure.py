@@ -107,7 +107,7 @@ def take_turns(crowd: Crowd) -> None:
 
 
 def test_forty_busy_environments_share_ten_connections() -> None:
-    """Breaks: idle environments sit on the budget, and others are refused while MySQL has nothing to do."""
+    """Idle environments sit on the budget, and others are refused while MySQL has nothing to do."""
     crowd = Crowd()
     for number in range(ENVIRONMENTS):
         stay_busy(crowd, number)
@@ -118,7 +118,7 @@ def test_forty_busy_environments_share_ten_connections() -> None:
 
 
 def test_environments_that_take_turns_do_not_hoard_either() -> None:
-    """Breaks: as above, where each finds room at its turn and so takes its time for calm: ten kept, thirty waiting."""
+    """The same, if each finds room at its turn and takes that for calm: ten kept, thirty waiting."""
     crowd = Crowd()
     take_turns(crowd)
     crowd.hub.run_for(1_800 * SECOND)
@@ -128,7 +128,7 @@ def test_environments_that_take_turns_do_not_hoard_either() -> None:
 
 
 def test_pressure_hardly_reaches_an_environment_that_is_alone() -> None:
-    """Breaks: the warm path's whole advantage, if one environment took its own lease for a crowd."""
+    """The warm path's whole advantage, if one environment took its own lease for a crowd."""
     crowd = Crowd()
     governor = crowd.governor(0)
 

@@ -1,4 +1,4 @@
-"""From variables to parts: each name of the contract, its default, and what is said where it is missing or wrong."""
+"""From variables to parts: each name of the contract, its default, and the error if it is missing or wrong."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_an_empty_variable_is_a_missing_one() -> None:
 
 @pytest.mark.parametrize("text", ["ten", "-1", "1.5", "1e3", " "])
 def test_a_number_that_is_none_is_refused_by_name(text: str) -> None:
-    """A typing mistake in a template must be told by the variable's name."""
+    """An error about a typing mistake in a template must name the variable."""
     assert missing(lambda: Environment({"DB_PORT": text}).number("DB_PORT", 1)) == "DB_PORT"
 
 
@@ -126,19 +126,19 @@ def test_the_defaults_are_the_contracts() -> None:
     ],
 )
 def test_a_holder_is_the_function_and_what_tells_its_environments_apart(variables: dict[str, str], holder: str) -> None:
-    """An operator finds the log stream of who holds a connection; the longest names stay within 64 characters."""
+    """An operator finds the log stream of a holder; the longest names stay within 64 characters."""
     assert Environment(variables).holder() == holder
     assert len(holder) <= 64
 
 
 def test_a_function_that_starts_from_a_snapshot_has_a_new_name_each_time() -> None:
-    """Breaks: there, all environments have one process number and no log stream: they would be one holder."""
+    """There, all environments have one process number and no log stream: they would be one holder."""
     snapshot = {"AWS_LAMBDA_FUNCTION_NAME": "checkout", "AWS_LAMBDA_INITIALIZATION_TYPE": "snap-start"}
     assert Environment(snapshot).holder() != Environment(snapshot).holder()
 
 
 def test_closing_an_environment_closes_what_it_keeps_open() -> None:
-    """Breaks: a snapshot of the process holds sockets that every copy of it would write to."""
+    """A snapshot of the process holds sockets that every copy of it would write to."""
     closed = []
     here = Environment(DIRECT)
     endpoint = here.endpoint("dynamodb")

@@ -82,7 +82,7 @@ def call(endpoint: Endpoint, left_s: float | None = None) -> dict[str, object]:
 
 
 def test_a_call_is_signed_and_its_answer_parsed(endpoint_to: Endpoints) -> None:
-    """Breaks: nothing works."""
+    """Nothing works."""
     with ScriptedServer([answer({"Item": {"pk": {"S": "é"}}})]) as server:
         assert call(endpoint_to(server)) == {"Item": {"pk": {"S": "é"}}}
     request = server.requests[0]
@@ -99,7 +99,7 @@ def test_a_call_is_signed_and_its_answer_parsed(endpoint_to: Endpoints) -> None:
 
 
 def test_calls_share_one_kept_connection(endpoint_to: Endpoints) -> None:
-    """Breaks: each request pays for a TLS handshake."""
+    """Each request pays for a TLS handshake."""
     with ScriptedServer([Echo()]) as server:
         endpoint = endpoint_to(server)
         for _ in range(3):
@@ -108,7 +108,7 @@ def test_calls_share_one_kept_connection(endpoint_to: Endpoints) -> None:
 
 
 def test_threads_get_their_own_answers_and_few_connections_are_kept(endpoint_to: Endpoints) -> None:
-    """Breaks: one thread is granted another's lease; or a burst of threads leaves sockets open for ever."""
+    """One thread is granted another's lease; or a burst of threads leaves sockets open for ever."""
     wrong = []
     with ScriptedServer([Echo()]) as server:
         endpoint = endpoint_to(server, read_timeout_s=10.0)
@@ -134,7 +134,7 @@ def test_threads_get_their_own_answers_and_few_connections_are_kept(endpoint_to:
 def test_a_connection_closed_while_idle_is_noticed_before_anything_is_sent(
     endpoint_to: Endpoints, exchanges: list[Connection]
 ) -> None:
-    """Breaks: the first request after a thaw fails, or is sent twice."""
+    """The first request after a thaw fails, or is sent twice."""
     with ScriptedServer([answer(), HangUp()], [answer()]) as server:
         endpoint = endpoint_to(server)
         call(endpoint)
@@ -145,7 +145,7 @@ def test_a_connection_closed_while_idle_is_noticed_before_anything_is_sent(
 
 
 def test_what_the_server_says_unasked_is_not_taken_for_an_answer(endpoint_to: Endpoints) -> None:
-    """Breaks: a load balancer's parting 408, sent while we were frozen, is taken for the answer to the next request."""
+    """A load balancer's parting 408, sent while we were frozen, is taken for the answer to the next request."""
     parting = answer(b"{}", "408 Request Timeout", {"Connection": "close"}).answer
     with ScriptedServer([answer(), Interject(parting), HangUp()], [answer({"second": 1})]) as server:
         endpoint = endpoint_to(server)
@@ -159,7 +159,7 @@ def test_what_the_server_says_unasked_is_not_taken_for_an_answer(endpoint_to: En
 def test_a_connection_closed_while_we_write_is_replaced_and_the_request_repeated(
     rudely: bool, endpoint_to: Endpoints
 ) -> None:
-    """Breaks: a server's idle time-out that coincides with a request shows up as an outage."""
+    """A server's idle time-out that coincides with a request shows up as an outage."""
     with ScriptedServer([answer(), HangUp(after_request=True, rudely=rudely)], [answer({"second": 1})]) as server:
         endpoint = endpoint_to(server)
         call(endpoint)
@@ -187,7 +187,7 @@ def test_a_refused_condition_after_a_repeated_request_says_that_the_first_may_ha
 
 
 def test_a_request_is_repeated_only_once(endpoint_to: Endpoints) -> None:
-    """Breaks: a server that drops every connection is hammered."""
+    """A server that drops every connection is hammered."""
     with ScriptedServer([answer(), HangUp(after_request=True)], [HangUp(after_request=True)]) as server:
         endpoint = endpoint_to(server)
         call(endpoint)
@@ -199,14 +199,14 @@ def test_a_request_is_repeated_only_once(endpoint_to: Endpoints) -> None:
 
 
 def test_a_fresh_connection_that_is_dropped_is_an_outage_at_once(endpoint_to: Endpoints) -> None:
-    """Breaks: retries are hidden from the engine, which alone knows how often and how long to try."""
+    """Retries are hidden from the engine, which alone knows how often and how long to try."""
     with ScriptedServer([HangUp(after_request=True)]) as server, pytest.raises(GovernorUnavailable):
         call(endpoint_to(server))
     assert len(server.requests) == 1
 
 
 def test_half_an_answer_is_an_outage_and_not_repeated(endpoint_to: Endpoints) -> None:
-    """Breaks: half an answer is taken for a whole one, or the engine is not told that the outcome is unknown."""
+    """Half an answer is taken for a whole one, or the engine is not told that the outcome is unknown."""
     with ScriptedServer([answer(), HALF, HangUp()]) as server:
         endpoint = endpoint_to(server)
         call(endpoint)
@@ -216,7 +216,7 @@ def test_half_an_answer_is_an_outage_and_not_repeated(endpoint_to: Endpoints) ->
 
 
 def test_a_silent_server_costs_no_more_than_the_time_given(endpoint_to: Endpoints) -> None:
-    """Breaks: the wait passes the function's deadline, and Lambda kills the worker in the middle."""
+    """The wait passes the function's deadline, and Lambda kills the worker in the middle."""
     with ScriptedServer([Silence()], [answer({"second": 1})]) as server:
         endpoint = endpoint_to(server)
         started = time.monotonic()
@@ -228,7 +228,7 @@ def test_a_silent_server_costs_no_more_than_the_time_given(endpoint_to: Endpoint
 
 
 def test_an_answer_that_trickles_in_is_bounded_as_a_whole(endpoint_to: Endpoints) -> None:
-    """Breaks: a byte now and then keeps the worker waiting for ever, although each single read is quick."""
+    """A byte now and then keeps the worker waiting for ever, although each single read is quick."""
     with ScriptedServer([Dribble()]) as server:
         started = time.monotonic()
         with pytest.raises(GovernorUnavailable, match="in time"):
@@ -237,7 +237,7 @@ def test_an_answer_that_trickles_in_is_bounded_as_a_whole(endpoint_to: Endpoints
 
 
 def test_no_time_left_means_nothing_is_sent(endpoint_to: Endpoints) -> None:
-    """Breaks: a lease is taken that nobody is left to use."""
+    """A lease is taken that nobody is left to use."""
     with ScriptedServer([Echo()]) as server:
         endpoint = endpoint_to(server)
         call(endpoint)
@@ -247,7 +247,7 @@ def test_no_time_left_means_nothing_is_sent(endpoint_to: Endpoints) -> None:
 
 
 def test_a_port_where_nobody_listens_is_an_outage(endpoint_to: Endpoints) -> None:
-    """Breaks: the worker sees a bare OSError instead of an error of ours."""
+    """The worker sees a bare OSError instead of an error of ours."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         free = listener.getsockname()[1]
     with pytest.raises(GovernorUnavailable, match="dynamodb in eu-west-1 cannot be reached"):
@@ -258,7 +258,7 @@ def test_a_port_where_nobody_listens_is_an_outage(endpoint_to: Endpoints) -> Non
 def test_a_dead_address_of_the_name_is_passed_over(
     dead: str, endpoint_to: Endpoints, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Breaks: while one of the endpoint's addresses is out of order, so is the governor."""
+    """While one of the endpoint's addresses is out of order, so is the governor."""
     with ScriptedServer([Echo()]) as server, socket.socket() as first, socket.socket() as filler:
         first.bind(("127.0.0.1", 0))
         if dead == "ignores":
@@ -277,13 +277,13 @@ def test_a_dead_address_of_the_name_is_passed_over(
     ids=["no-http", "no-json", "no-object"],
 )
 def test_garbage_is_an_outage(said: bytes, endpoint_to: Endpoints) -> None:
-    """Breaks: a captive portal's answer is taken for a grant, or ends the worker with a ValueError."""
+    """A captive portal's answer is taken for a grant, or ends the worker with a ValueError."""
     with ScriptedServer([Say(said)]) as server, pytest.raises(GovernorUnavailable):
         call(endpoint_to(server))
 
 
 def test_a_connection_that_the_server_ends_is_not_used_again(endpoint_to: Endpoints) -> None:
-    """Breaks: every other request fails behind a server that does not keep connections."""
+    """Every other request fails behind a server that does not keep connections."""
     with ScriptedServer([answer(headers={"Connection": "close"})]) as server:
         endpoint = endpoint_to(server)
         call(endpoint)
@@ -295,7 +295,7 @@ def test_a_connection_that_the_server_ends_is_not_used_again(endpoint_to: Endpoi
 def test_a_connection_that_rested_longer_than_gateways_remember_is_not_trusted(
     endpoint_to: Endpoints, clock: SetClock
 ) -> None:
-    """Breaks: after a freeze of minutes the first request waits for its whole time-out behind a forgetful gateway."""
+    """After a freeze of minutes the first request waits for its whole time-out behind a forgetful gateway."""
     with ScriptedServer([Echo()]) as server:
         endpoint = endpoint_to(server)
         call(endpoint)
@@ -309,7 +309,7 @@ def test_a_connection_that_rested_longer_than_gateways_remember_is_not_trusted(
 def test_a_forked_child_leaves_its_parents_connection_alone(
     endpoint_to: Endpoints, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Breaks: with multiprocessing, parent and child read each other's answers."""
+    """With multiprocessing, parent and child read each other's answers."""
     with ScriptedServer([Echo()]) as server:
         endpoint = endpoint_to(server)
         call(endpoint)
@@ -321,7 +321,7 @@ def test_a_forked_child_leaves_its_parents_connection_alone(
 def test_a_call_that_is_interrupted_leaves_no_connection_behind(
     endpoint_to: Endpoints, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Breaks: after a Ctrl-C or a signal handler's exception the next call is given the interrupted one's answer."""
+    """After a Ctrl-C or a signal handler's exception the next call is given the interrupted one's answer."""
     with ScriptedServer([Echo()]) as server:
         endpoint = endpoint_to(server)
         call(endpoint)
@@ -358,7 +358,7 @@ def test_a_call_that_is_interrupted_leaves_no_connection_behind(
 def test_a_refusal_is_named_by_its_code(
     status: str, body: dict[str, object] | bytes, headers: dict[str, str], code: str, endpoint_to: Endpoints
 ) -> None:
-    """Breaks: a failed condition is taken for an outage, a missing permission for a full database."""
+    """A failed condition is taken for an outage, a missing permission for a full database."""
     with ScriptedServer([answer(body, status, headers)]) as server, pytest.raises(ServiceError) as caught:
         call(endpoint_to(server))
     assert caught.value.code.startswith(code)
@@ -370,7 +370,7 @@ def test_a_refusal_is_named_by_its_code(
 
 
 def test_a_refusal_quotes_only_the_first_line_of_its_message(endpoint_to: Endpoints) -> None:
-    """Breaks: the session token, which AWS repeats when it refuses a signature, lands in a log."""
+    """The session token, which AWS repeats when it refuses a signature, lands in a log."""
     body = {"__type": "InvalidSignatureException", "message": "does not match\nx-amz-security-token:hush"}
     with ScriptedServer([answer(body, "400 Bad Request")]) as server, pytest.raises(ServiceError) as caught:
         call(endpoint_to(server))
@@ -392,7 +392,7 @@ def test_a_refusal_quotes_only_the_first_line_of_its_message(endpoint_to: Endpoi
 def test_throttling_and_faults_are_told_apart(
     status: str, body: dict[str, object] | bytes, throttled: bool, endpoint_to: Endpoints
 ) -> None:
-    """Breaks: the engine backs off where it need not, or hammers a table that is throttling."""
+    """The engine backs off where it need not, or hammers a table that is throttling."""
     with ScriptedServer([answer(body, status)]) as server, pytest.raises(GovernorUnavailable) as caught:
         call(endpoint_to(server))
     assert caught.value.throttled is throttled
@@ -405,7 +405,7 @@ TEN_MINUTES_ON = "Fri, 15 Jan 2027 08:10:00 GMT"
 def test_a_clock_that_is_off_is_mended_from_the_servers_for_signing_only(
     endpoint_to: Endpoints, clock: SetClock
 ) -> None:
-    """Breaks: an environment thawed with a wrong clock can do nothing; or its leases get wrong ends."""
+    """An environment thawed with a wrong clock can do nothing; or its leases get wrong ends."""
     refused = answer(SKEWED, "400 Bad Request", {"Date": TEN_MINUTES_ON})
     with ScriptedServer([refused, answer(), answer()]) as server:
         endpoint = endpoint_to(server)
@@ -424,7 +424,7 @@ def test_a_clock_that_is_off_is_mended_from_the_servers_for_signing_only(
 def test_a_wrong_key_is_not_taken_for_a_wrong_clock(
     headers: dict[str, str], requests: int, endpoint_to: Endpoints
 ) -> None:
-    """Breaks: each request with wrong credentials is sent twice, or for ever."""
+    """Each request with wrong credentials is sent twice, or for ever."""
     with ScriptedServer([answer(SKEWED, "403 Forbidden", headers)] * 3) as server:  # noqa: SIM117  # counted while open
         with pytest.raises(ServiceError, match="InvalidSignatureException"):
             call(endpoint_to(server))
@@ -432,7 +432,7 @@ def test_a_wrong_key_is_not_taken_for_a_wrong_clock(
 
 
 def test_a_function_is_invoked_and_its_errors_are_told(endpoint_to: Endpoints) -> None:
-    """Breaks: the `lambda` transport cannot reach the governor, or takes its crash for an answer."""
+    """The `lambda` transport cannot reach the governor, or takes its crash for an answer."""
     failed = answer(b'{"errorMessage":"x"}', headers={"X-Amz-Function-Error": "Unhandled"})
     with ScriptedServer([answer(b'{"granted":true}'), failed]) as server:
         endpoint = endpoint_to(server)
@@ -446,14 +446,14 @@ def test_a_function_is_invoked_and_its_errors_are_told(endpoint_to: Endpoints) -
 
 
 def test_a_prefix_of_the_endpoints_url_is_kept(endpoint_to: Endpoints) -> None:
-    """Breaks: emulators behind a path cannot be used."""
+    """Emulators behind a path cannot be used."""
     with ScriptedServer([answer()]) as server:
         call(endpoint_to(f"{server.url}/aws/"))
     assert server.requests[0].line == "POST /aws/ HTTP/1.1"
 
 
 def test_a_header_that_would_break_out_of_its_line_is_refused(endpoint_to: Endpoints) -> None:
-    """Breaks: a value from outside adds headers to a signed request."""
+    """A value from outside adds headers to a signed request."""
     with ScriptedServer([answer()]) as server, pytest.raises(InvalidRequest, match="line break"):
         json_call(endpoint_to(server), "t\r\nx-amz-evil: 1", {})
     assert server.requests == []
@@ -462,7 +462,7 @@ def test_a_header_that_would_break_out_of_its_line_is_refused(endpoint_to: Endpo
 def test_tls_connections_are_kept_too(
     certificate: ServerCertificate, server_tls: ssl.SSLContext, endpoint_to: Endpoints
 ) -> None:
-    """Breaks: session tickets, which TLS 1.3 sends after the handshake, make each connection look stale."""
+    """Session tickets, which TLS 1.3 sends after the handshake, make each connection look stale."""
     with ScriptedServer([Echo()], tls=server_tls) as server:
         endpoint = endpoint_to(server, ca_file=str(certificate.authority))
         for _ in range(3):
@@ -476,7 +476,7 @@ def test_a_tls_connection_closed_while_idle_is_noticed(
     endpoint_to: Endpoints,
     exchanges: list[Connection],
 ) -> None:
-    """Breaks: against AWS itself, the first request after a thaw fails."""
+    """Against AWS itself, the first request after a thaw fails."""
     with ScriptedServer([answer(), HangUp()], [answer()], tls=server_tls) as server:
         endpoint = endpoint_to(server, ca_file=str(certificate.authority))
         call(endpoint)
@@ -487,7 +487,7 @@ def test_a_tls_connection_closed_while_idle_is_noticed(
 
 
 def test_an_authority_that_nobody_trusts_is_refused(server_tls: ssl.SSLContext, endpoint_to: Endpoints) -> None:
-    """Breaks: anyone on the way can read the requests and grant what they like."""
+    """Anyone on the way can read the requests and grant what they like."""
     with (
         ScriptedServer([Echo()], tls=server_tls) as server,
         pytest.raises(GovernorUnavailable, match="CERTIFICATE_VERIFY"),
@@ -502,7 +502,7 @@ def test_a_certificate_of_another_host_is_refused(
     endpoint_to: Endpoints,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Breaks: any holder of a valid certificate can pose as AWS."""
+    """Any holder of a valid certificate can pose as AWS."""
     original = socket.getaddrinfo
     monkeypatch.setattr(socket, "getaddrinfo", lambda _, port, **more: original("127.0.0.1", port, **more))
     with ScriptedServer([Echo()], tls=server_tls) as server, pytest.raises(GovernorUnavailable, match="mismatch"):
@@ -516,7 +516,7 @@ def test_an_endpoint_that_amazon_did_not_sign_is_judged_by_the_systems_store(
     endpoint_to: Endpoints,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Breaks: AWS in China, private endpoints and companies' own authorities cannot be reached."""
+    """AWS in China, private endpoints and companies' own authorities cannot be reached."""
     monkeypatch.setattr(tls, "_contexts", {})
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate.authority))
     with ScriptedServer([HangUp()], [Echo()], tls=server_tls) as server:
@@ -527,7 +527,7 @@ def test_an_endpoint_that_amazon_did_not_sign_is_judged_by_the_systems_store(
 
 
 def test_the_bundled_authorities_are_amazons_five() -> None:
-    """Breaks: a certificate added by mistake or malice is trusted for every request.
+    """A certificate added by mistake or malice is trusted for every request.
 
     Fingerprints as published at https://www.amazontrust.com/repository/.
     """
@@ -543,7 +543,7 @@ def test_the_bundled_authorities_are_amazons_five() -> None:
 
 
 def test_importing_the_client_loads_nothing_heavy() -> None:
-    """Breaks: the cold start of each worker, which loads the client before anything else."""
+    """The cold start of each worker, which loads the client before anything else."""
     program = (
         "import sys; sys.path.insert(0, sys.argv[1]); import connection_governor.aws.client;"
         "import connection_governor.aws.credentials;"
@@ -560,7 +560,7 @@ def test_importing_the_client_loads_nothing_heavy() -> None:
 def test_a_failed_tls_handshake_leaves_no_socket_open(
     server_tls: ssl.SSLContext, endpoint_to: Endpoints, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Breaks: an outage ends in 'too many open files'."""
+    """An outage ends in 'too many open files'."""
     opened = []
     original = Connection.__init__
 
@@ -576,7 +576,7 @@ def test_a_failed_tls_handshake_leaves_no_socket_open(
 
 @pytest.mark.dynamodb_local
 def test_conditional_writes_and_their_refusals_arrive_as_dynamodb_says_them(dynamodb_local: str) -> None:
-    """Breaks: the store cannot tell a full shard from a retry of its own, for which it needs the refused item."""
+    """The store cannot tell a full shard from a retry of its own, for which it needs the refused item."""
     credentials = FixedCredentials("AKID", "secret")
     endpoint = Endpoint("dynamodb", "eu-west-1", credentials, url=dynamodb_local, read_timeout_s=10.0)
 

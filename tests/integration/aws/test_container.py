@@ -32,7 +32,7 @@ def agent(server: ScriptedServer, **more: str) -> dict[str, str]:
 
 
 def test_container_credentials_are_asked_for_once_and_renewed_five_minutes_before_their_end() -> None:
-    """Breaks: a function with SnapStart signs with credentials that have ended, or asks the agent at each request."""
+    """A function with SnapStart signs with credentials that have ended, or asks the agent at each request."""
     clock = SetClock(NOW_MS)
     with ScriptedServer([granted("first", 60)], [granted("second", 120)]) as server:
         source = credential_source(agent(server, AWS_CONTAINER_AUTHORIZATION_TOKEN="Basic abc"), clock)
@@ -46,7 +46,7 @@ def test_container_credentials_are_asked_for_once_and_renewed_five_minutes_befor
 
 
 def test_the_token_file_is_read_again_at_each_renewal(tmp_path: Path) -> None:
-    """Breaks: on EKS the second renewal is refused, hours after the start."""
+    """On EKS the second renewal is refused, hours after the start."""
     clock, token = SetClock(NOW_MS), tmp_path / "token"
     token.write_text("old\n")
     with ScriptedServer([granted("first", 60)], [granted("second", 120)]) as server:
@@ -59,7 +59,7 @@ def test_the_token_file_is_read_again_at_each_renewal(tmp_path: Path) -> None:
 
 
 def test_a_failing_agent_is_survived_as_long_as_the_credentials_last() -> None:
-    """Breaks: a hiccup of the agent fails requests that could have been signed, or slows each of them down."""
+    """A hiccup of the agent fails requests that could have been signed, or slows each of them down."""
     clock = SetClock(NOW_MS)
     failing = answer(b"no", "500 Oops")
     with ScriptedServer([granted("first", 60)], [failing], [HangUp(after_request=True)]) as server:
@@ -84,7 +84,7 @@ def test_a_failing_agent_is_survived_as_long_as_the_credentials_last() -> None:
     ids=["no-json", "no-object", "nothing-in-it", "no-date"],
 )
 def test_an_agent_that_answers_nonsense_is_an_outage(script: Say) -> None:
-    """Breaks: the worker ends with a KeyError instead of an error that it can handle."""
+    """The worker ends with a KeyError instead of an error that it can handle."""
     with ScriptedServer([script]) as server, pytest.raises(GovernorUnavailable, match="agent"):
         ContainerCredentials(agent(server), SetClock(NOW_MS)).current()
 
@@ -92,7 +92,7 @@ def test_an_agent_that_answers_nonsense_is_an_outage(script: Say) -> None:
 def test_an_agent_behind_tls_is_asked_over_tls(
     certificate: ServerCertificate, server_tls: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Breaks: the authorization token goes out in the clear to a host that the URL said to reach by https."""
+    """The authorization token goes out in the clear to a host that the URL said to reach by https."""
     monkeypatch.setattr(tls, "_contexts", {})
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate.authority))
     with ScriptedServer([granted("first", 60)], tls=server_tls) as server:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def test_a_handshake_that_is_interrupted_leaves_no_socket_open() -> None:
-    """Breaks: an outage, or a signal in the wrong moment, ends in 'too many open files'."""
+    """An outage, or a signal in the wrong moment, ends in 'too many open files'."""
     opened = []
 
     class Interrupted:

@@ -88,7 +88,7 @@ async def value(connection: Any, query: str) -> Any:  # noqa: ANN401 - aiomysql 
 
 
 def test_an_async_session_is_behind_the_fence(governor: Governor, store: FaultyStore, root: Connection[Cursor]) -> None:
-    """Breaks: an asyncio worker's session outlives its lease, or nobody can tell whose it is."""
+    """An asyncio worker's session outlives its lease, or nobody can tell whose it is."""
 
     async def work() -> None:
         async with AsyncGovernor(governor).connection(context=Invocation()) as connection:
@@ -113,7 +113,7 @@ def test_an_async_session_is_behind_the_fence(governor: Governor, store: FaultyS
 
 
 def test_twenty_tasks_share_five_connections(governor: Governor, store: FaultyStore) -> None:
-    """Breaks: promise 5 for asyncio. The server itself refuses the sixth session."""
+    """Promise 5 for asyncio. The server itself refuses the sixth session."""
     held, peak = 0, 0
 
     async def one(governed: AsyncGovernor) -> int:
@@ -135,7 +135,7 @@ def test_twenty_tasks_share_five_connections(governor: Governor, store: FaultySt
 
 
 def test_waiting_does_not_block_the_loop(governor: Governor, store: FaultyStore) -> None:
-    """Breaks: one task that waits for a connection stops all the others."""
+    """One task that waits for a connection stops all the others."""
     leases = [governor.acquire(lease_ms=30_000) for _ in range(BUDGET)]
     ticks = 0
 
@@ -160,7 +160,7 @@ def test_waiting_does_not_block_the_loop(governor: Governor, store: FaultyStore)
 def test_an_async_bodys_error_gives_the_connection_back(
     governor: Governor, store: FaultyStore, root: Connection[Cursor], error: BaseException
 ) -> None:
-    """Breaks: each failed request costs a connection until its lease ends."""
+    """Each failed request costs a connection until its lease ends."""
 
     async def work() -> None:
         async with AsyncGovernor(governor).connection(context=Invocation()) as connection:
@@ -177,7 +177,7 @@ def test_an_async_bodys_error_gives_the_connection_back(
 def test_a_cancelled_query_keeps_its_lease_while_mysql_works_on(
     governor: Governor, store: FaultyStore, root: Connection[Cursor]
 ) -> None:
-    """Breaks: a time-out of `asyncio.timeout` lends the slot while the server still counts the session."""
+    """A time-out of `asyncio.timeout` lends the slot while the server still counts the session."""
 
     async def work() -> None:
         async with AsyncGovernor(governor).connection(context=Invocation()) as connection:
@@ -194,7 +194,7 @@ def test_a_cancelled_query_keeps_its_lease_while_mysql_works_on(
 def test_a_query_of_another_task_does_not_hide_the_bodys_error(
     governor: Governor, store: FaultyStore, root: Connection[Cursor]
 ) -> None:
-    """Breaks: `gather` with a failing sibling ends in aiomysql's RuntimeError, and the socket and its lease leak."""
+    """`gather` with a failing sibling ends in aiomysql's RuntimeError, and the socket and its lease leak."""
     connections: list[AsyncFencedConnection] = []
 
     async def fails() -> None:
@@ -218,7 +218,7 @@ def test_a_query_of_another_task_does_not_hide_the_bodys_error(
 def test_a_loop_that_ends_during_the_end_of_a_body_gives_back(
     governor: Governor, store: FaultyStore, root: Connection[Cursor], query: str
 ) -> None:
-    """Breaks: `asyncio.run` cancels what is under way when its main task is done, the release with it."""
+    """`asyncio.run` cancels what is under way when its main task is done, the release with it."""
 
     async def one(inside: asyncio.Event) -> None:
         async with AsyncGovernor(governor).connection(context=Invocation()) as connection:
@@ -241,7 +241,7 @@ def test_a_loop_that_ends_during_the_end_of_a_body_gives_back(
 
 
 def test_a_cancelled_give_back_is_carried_out(governor: Governor, store: FaultyStore) -> None:
-    """Breaks: a lease whose thread had not begun when the loop ended is never released."""
+    """A lease whose thread had not begun when the loop ended is never released."""
 
     async def one(inside: asyncio.Event) -> None:
         async with AsyncGovernor(governor).lease(context=Invocation()):
@@ -261,7 +261,7 @@ def test_a_cancelled_give_back_is_carried_out(governor: Governor, store: FaultyS
 
 
 def test_the_extension_hears_of_an_async_session(governor: Governor, tmp_path: Path) -> None:
-    """Breaks: after a crash its lease is given back while MySQL still works on its statement."""
+    """After a crash its lease is given back while MySQL still works on its statement."""
     notes = NoteFile(str(tmp_path))
     governor.borrower._notes = governor.sessions._notes = notes
 
@@ -282,7 +282,7 @@ def test_the_extension_hears_of_an_async_session(governor: Governor, tmp_path: P
 
 
 def test_a_server_that_cannot_be_reached_is_said_to_be(store: FaultyStore) -> None:
-    """Breaks: a worker's handling of `OperationalError`, by an AttributeError of ours."""
+    """A worker's handling of `OperationalError`, by an AttributeError of ours."""
     target = Target("127.0.0.1", free_port(), "shop", tls="off", connect_seconds=0.3)
     governor = governor_on(store, target, keep_seconds=0)
 
@@ -300,7 +300,7 @@ def test_a_server_that_cannot_be_reached_is_said_to_be(store: FaultyStore) -> No
 def test_no_command_waits_for_a_stopped_server_for_ever(
     governor: Governor, store: FaultyStore, shop: PrivateMariaDB, command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Breaks: a COMMIT at a stuck server takes the whole invocation along, and says nothing."""
+    """A COMMIT at a stuck server takes the whole invocation along, and says nothing."""
     monkeypatch.setattr(Fence, "read_seconds", 0.3)
 
     async def rows(connection: AsyncFencedConnection) -> None:
@@ -330,7 +330,7 @@ def test_no_command_waits_for_a_stopped_server_for_ever(
 def test_a_session_that_was_killed_gives_its_lease_back(
     governor: Governor, store: FaultyStore, root: Connection[Cursor]
 ) -> None:
-    """Breaks: after a failover every asyncio worker leaves a lease to expire, although its session is gone."""
+    """After a failover every asyncio worker leaves a lease to expire, although its session is gone."""
 
     async def work() -> None:
         async with AsyncGovernor(governor).connection(context=Invocation()) as connection:
@@ -344,7 +344,7 @@ def test_a_session_that_was_killed_gives_its_lease_back(
 
 
 def test_what_was_answered_counts_as_answered(governor: Governor, store: FaultyStore) -> None:
-    """Breaks: a healthy session is taken for one that was cut off, and is hung up on without a goodbye."""
+    """A healthy session is taken for one that was cut off, and is hung up on without a goodbye."""
 
     async def work() -> None:
         async with AsyncGovernor(governor).connection(context=Invocation()) as connection:
@@ -376,7 +376,7 @@ def test_what_was_answered_counts_as_answered(governor: Governor, store: FaultyS
 
 
 def test_a_lease_that_comes_after_its_task_is_gone_is_given_back(governor: Governor, store: FaultyStore) -> None:
-    """Breaks: every cancelled wait may leave a lease that nobody knows of."""
+    """Every cancelled wait may leave a lease that nobody knows of."""
     began, go_on = asyncio.Event(), threading.Event()
     loop_of: list[asyncio.AbstractEventLoop] = []
 
@@ -400,7 +400,7 @@ def test_a_lease_that_comes_after_its_task_is_gone_is_given_back(governor: Gover
 
 
 def test_a_refused_sign_in_gives_the_async_lease_back(store: FaultyStore, target: Target) -> None:
-    """Breaks: a wrong password empties the budget."""
+    """A wrong password empties the budget."""
     governor = governor_on(store, target, credentials=Credentials("nobody", "x"), keep_seconds=0)
 
     async def work() -> None:
@@ -413,7 +413,7 @@ def test_a_refused_sign_in_gives_the_async_lease_back(store: FaultyStore, target
 
 
 def test_an_async_worker_may_choose_to_connect_without_a_lease(store: FaultyStore, target: Target) -> None:
-    """Breaks: what `on_unavailable` promises holds for some drivers only."""
+    """What `on_unavailable` promises holds for some drivers only."""
     store.plan("grant", *[LOST] * 50)
     governor = governor_on(store, target, keep_seconds=0, on_unavailable="open")
 
@@ -428,7 +428,7 @@ def test_an_async_worker_may_choose_to_connect_without_a_lease(store: FaultyStor
 
 
 def test_an_async_statement_past_the_lease_is_refused(governor: Governor) -> None:
-    """Breaks: a body that outlives its lease goes on although its slot may be another's."""
+    """A body that outlives its lease goes on although its slot may be another's."""
 
     async def work() -> None:
         async with AsyncGovernor(governor).connection(context=Invocation()) as connection:
@@ -452,7 +452,7 @@ class Stock(Base):
 
 
 def test_an_orm_session_works_and_gives_back(engine: Engine, store: FaultyStore, root: Connection[Cursor]) -> None:
-    """Breaks: workers that use an ORM have to choose between it and the governor."""
+    """Workers that use an ORM have to choose between it and the governor."""
     with invocation(Invocation()), Session(engine) as session:
         assert lease_ids(store) == set()
         stock = session.scalars(select(Stock).where(Stock.id == 2)).one()
@@ -468,14 +468,14 @@ def test_an_orm_session_works_and_gives_back(engine: Engine, store: FaultyStore,
 
 
 def test_an_orm_session_is_behind_the_fence(engine: Engine) -> None:
-    """Breaks: a frozen ORM worker's session outlives its lease."""
+    """A frozen ORM worker's session outlives its lease."""
     with invocation(Invocation()), engine.connect() as connection:
         for name, limit in SHORT.session_settings(is_mariadb=True).items():
             assert float(connection.execute(text(f"SELECT @@SESSION.{name}")).scalar_one()) == limit
 
 
 def test_an_orm_error_rolls_back_and_gives_back(engine: Engine, store: FaultyStore, root: Connection[Cursor]) -> None:
-    """Breaks: each failed request costs a connection, or writes half of what it should."""
+    """Each failed request costs a connection, or writes half of what it should."""
     with pytest.raises(ValueError, match="bad request"), invocation(Invocation()), Session(engine) as session:  # noqa: PT012
         session.execute(text("UPDATE stock SET pieces = 99 WHERE id = 1"))
         raise ValueError("bad request")
@@ -487,7 +487,7 @@ def test_an_orm_error_rolls_back_and_gives_back(engine: Engine, store: FaultySto
 def test_a_lease_lost_in_the_middle_of_an_orm_session_gives_back(
     engine: Engine, store: FaultyStore, root: Connection[Cursor]
 ) -> None:
-    """Breaks: SQLAlchemy rolls back before it closes; the guard refuses that, and it never closes."""
+    """SQLAlchemy rolls back before it closes; the guard refuses that, and it never closes."""
     with pytest.raises(LeaseLost), invocation(Invocation()), Session(engine) as session:  # noqa: PT012 - as above
         session.execute(text("UPDATE stock SET pieces = 99 WHERE id = 1"))
         session.connection().connection.dbapi_connection.usable_until_ms = 1  # type: ignore[union-attr]
@@ -498,7 +498,7 @@ def test_a_lease_lost_in_the_middle_of_an_orm_session_gives_back(
 
 
 def test_an_engine_never_opens_more_than_the_budget(engine: Engine, store: FaultyStore) -> None:
-    """Breaks: the pool's overflow, which is why the engine has none."""
+    """The pool's overflow, which is why the engine has none."""
     with invocation(Invocation()):
         connections = [engine.connect() for _ in range(BUDGET)]
         with pytest.raises(NoConnectionsLeft):
@@ -509,7 +509,7 @@ def test_an_engine_never_opens_more_than_the_budget(engine: Engine, store: Fault
 
 
 def test_the_fence_as_data_for_any_other_driver(governor: Governor, store: FaultyStore, target: Target) -> None:
-    """Breaks: workers with a driver of their own: what they set must be what the lease counts on."""
+    """Workers with a driver of their own: what they set must be what the lease counts on."""
     with governor.lease(context=Invocation()) as lease:
         plain = pymysql.connect(
             host=target.host,

@@ -88,7 +88,7 @@ def sessions(root: Connection[Cursor]) -> int:
 @pytest.mark.dynamodb_local
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_an_example_answers_and_gives_back(operations: Operations, root: Connection[Cursor], example: str) -> None:
-    """Breaks: what a newcomer copies first."""
+    """What a newcomer copies first."""
     pieces = [10, 20, None]
     assert answers(example, 1, 2, 3) == [{"statusCode": 200, "pieces": count} for count in pieces]
     assert operations.status("orders").in_use == 0
@@ -99,7 +99,7 @@ def test_an_example_answers_and_gives_back(operations: Operations, root: Connect
 
 
 def test_an_example_says_when_to_come_back(operations: Operations) -> None:
-    """Breaks: the caller of a refused worker takes it for broken, and hammers."""
+    """The caller of a refused worker takes it for broken, and hammers."""
     operations.set_budget("orders", 0)
     (refused,) = answers("worker.py", 1)
     assert refused["statusCode"] == 503

@@ -74,7 +74,7 @@ def body(governor: Governor, **options: Any) -> Iterator[FencedConnection]:  # n
 
 
 def test_the_next_body_gets_the_same_session_without_asking_anybody(governor: Governor, store: FaultyStore) -> None:
-    """Breaks: the warm path, which is why anybody would keep a connection."""
+    """The warm path, which is why anybody would keep a connection."""
     with body(governor) as connection:
         first = ask(connection, "SELECT CONNECTION_ID()")
     del store.calls[:]
@@ -86,7 +86,7 @@ def test_the_next_body_gets_the_same_session_without_asking_anybody(governor: Go
 
 
 def test_nothing_of_a_session_reaches_the_next_body(governor: Governor, root: Connection[Cursor]) -> None:
-    """Breaks: one customer's data, settings and locks in the next customer's invocation."""
+    """One customer's data, settings and locks in the next customer's invocation."""
     with body(governor) as connection, connection.cursor() as cursor:
         first = connection.thread_id()
         before = {name: ask(connection, f"SELECT @@{name}") for name in ("time_zone", "sql_mode", "autocommit")}
@@ -111,7 +111,7 @@ def test_nothing_of_a_session_reaches_the_next_body(governor: Governor, root: Co
 
 
 def test_a_mysql_error_ends_the_kept_session(governor: Governor, store: FaultyStore, root: Connection[Cursor]) -> None:
-    """Breaks: a session in an unknown state is handed to the next invocation."""
+    """A session in an unknown state is handed to the next invocation."""
     with pytest.raises(pymysql.err.ProgrammingError), body(governor) as connection:
         connection.query("SELECT * FROM nowhere")
     assert not listed(root, connection.thread_id())
@@ -121,7 +121,7 @@ def test_a_mysql_error_ends_the_kept_session(governor: Governor, store: FaultySt
 
 
 def test_any_other_error_only_rolls_back(governor: Governor) -> None:
-    """Breaks: a worker that raises for a bad request pays for a new connection each time."""
+    """A worker that raises for a bad request pays for a new connection each time."""
     with pytest.raises(ValueError, match="bad request"), body(governor) as connection:  # noqa: PT012 - a body has lines
         connection.query("UPDATE stock SET pieces = 99 WHERE id = 1")
         raise ValueError("bad request")
@@ -131,7 +131,7 @@ def test_any_other_error_only_rolls_back(governor: Governor) -> None:
 
 
 def test_a_query_that_was_torn_off_is_not_answered_in_the_next_body(governor: Governor) -> None:
-    """Breaks: a time-out by signal leaves an answer in the socket, which the next invocation takes for its own."""
+    """A time-out by signal leaves an answer in the socket, which the next invocation takes for its own."""
 
     def out_of_time(number: int, frame: object) -> None:
         raise RuntimeError("out of time")
@@ -149,7 +149,7 @@ def test_a_query_that_was_torn_off_is_not_answered_in_the_next_body(governor: Go
 
 
 def test_a_chosen_schema_does_not_reach_the_next_body(store: FaultyStore, target: Target) -> None:
-    """Breaks: without DB_NAME, one tenant's tables are the next one's. A reset does not take a USE back."""
+    """Without DB_NAME, one tenant's tables are the next one's. A reset does not take a USE back."""
     governor = governor_on(store, replace(target, database=None))
     with body(governor) as connection:
         pass
@@ -166,7 +166,7 @@ def test_a_chosen_schema_does_not_reach_the_next_body(store: FaultyStore, target
 def test_a_stopped_server_is_not_waited_for_at_the_end_of_a_body(
     governor: Governor, store: FaultyStore, shop: PrivateMariaDB
 ) -> None:
-    """Breaks: an invocation whose work is done runs into its time limit. MySQL may go on with it: the lease stays."""
+    """An invocation whose work is done runs into its time limit. MySQL may go on with it: the lease stays."""
     assert SHORT.read_seconds > RESET_SECONDS + SLACK_S
     with ExitStack() as end:
         with body(governor) as connection:
@@ -185,7 +185,7 @@ def test_a_stopped_server_is_not_waited_for_at_the_end_of_a_body(
 def test_another_threads_query_does_not_hold_up_the_end_of_a_body(
     governor: Governor, store: FaultyStore, root: Connection[Cursor], keep_seconds: int
 ) -> None:
-    """Breaks: a query that its body gave up on takes the invocation's time all the same. Its lease ends by itself."""
+    """A query that its body gave up on takes the invocation's time all the same. Its lease ends by itself."""
     with ThreadPoolExecutor(1) as pool:
         with pytest.raises(TimeoutError), body(governor, keep_seconds=keep_seconds) as connection:  # noqa: PT012 - a body has lines
             query = pool.submit(connection.query, "SELECT BENCHMARK(2000000000, MD5('x'))")
@@ -199,7 +199,7 @@ def test_another_threads_query_does_not_hold_up_the_end_of_a_body(
 def test_a_session_that_somebody_killed_is_replaced(
     governor: Governor, store: FaultyStore, root: Connection[Cursor]
 ) -> None:
-    """Breaks: after a failover or a KILL every warm environment fails its next invocation."""
+    """After a failover or a KILL every warm environment fails its next invocation."""
     with body(governor) as connection:
         first = connection.thread_id()
     root.query(f"KILL {first}")
@@ -212,7 +212,7 @@ def test_a_session_that_somebody_killed_is_replaced(
 
 
 def test_a_second_body_at_the_same_time_gets_a_lease_of_its_own(governor: Governor, store: FaultyStore) -> None:
-    """Breaks: two threads write into one socket."""
+    """Two threads write into one socket."""
     with body(governor) as one:
         with body(governor) as two:
             assert one.thread_id() != two.thread_id()
@@ -226,7 +226,7 @@ def test_a_second_body_at_the_same_time_gets_a_lease_of_its_own(governor: Govern
 def test_the_server_ends_an_idle_session_before_its_lease(
     governor: Governor, store: FaultyStore, root: Connection[Cursor]
 ) -> None:
-    """Breaks: the lease is lent to another while MySQL still counts the frozen environment's session."""
+    """The lease is lent to another while MySQL still counts the frozen environment's session."""
     with body(governor) as connection:
         pass
     took_s = seconds_until_gone(root, connection.thread_id(), at_most=KEEP_SECONDS + SLACK_S)
@@ -240,7 +240,7 @@ def test_the_server_ends_an_idle_session_before_its_lease(
 
 
 def test_under_pressure_nothing_is_kept(store: FaultyStore, target: Target, root: Connection[Cursor]) -> None:
-    """Breaks: the last connections are kept by whoever came first."""
+    """The last connections are kept by whoever came first."""
     with ExitStack() as others:
         for _ in range(8):
             others.enter_context(governor_on(store, target, keep_seconds=0).lease(context=Invocation(30)))
@@ -255,7 +255,7 @@ def test_under_pressure_nothing_is_kept(store: FaultyStore, target: Target, root
 
 
 def test_a_renewal_that_shows_pressure_ends_the_keeping(store: FaultyStore, target: Target) -> None:
-    """Breaks: an environment that took its connection in calm times keeps it in the rush."""
+    """An environment that took its connection in calm times keeps it in the rush."""
     governor, rush = governor_on(store, target), governor_on(store, target, keep_seconds=0)
     with body(governor):
         pass
@@ -266,7 +266,7 @@ def test_a_renewal_that_shows_pressure_ends_the_keeping(store: FaultyStore, targ
 
 
 def test_a_lowered_budget_takes_the_kept_connection_back(store: FaultyStore, target: Target) -> None:
-    """Breaks: a budget lowered at 3 a.m. is held down by idle connections."""
+    """A budget lowered at 3 a.m. is held down by idle connections."""
     governor = governor_on(store, target)
     with body(governor):
         pass
@@ -277,7 +277,7 @@ def test_a_lowered_budget_takes_the_kept_connection_back(store: FaultyStore, tar
 
 
 def test_an_outage_at_the_renewal_leaves_the_kept_session_for_later(store: FaultyStore, target: Target) -> None:
-    """Breaks: a minute without DynamoDB costs every environment its connection, too."""
+    """A minute without DynamoDB costs every environment its connection, too."""
     governor = governor_on(store, target)
     with body(governor) as connection:
         pass
@@ -289,7 +289,7 @@ def test_an_outage_at_the_renewal_leaves_the_kept_session_for_later(store: Fault
 
 
 def test_who_chose_to_connect_all_the_same_uses_what_it_has(store: FaultyStore, target: Target) -> None:
-    """Breaks: `on_unavailable="open"` refuses the worker that has a connection already."""
+    """`on_unavailable="open"` refuses the worker that has a connection already."""
     governor = governor_on(store, target, on_unavailable="open")
     with body(governor) as connection:
         pass
@@ -301,7 +301,7 @@ def test_who_chose_to_connect_all_the_same_uses_what_it_has(store: FaultyStore, 
 
 
 def test_past_the_lease_nothing_is_sent(store: FaultyStore, target: Target) -> None:
-    """Breaks: a body that outlives its lease goes on although its slot may be another's."""
+    """A body that outlives its lease goes on although its slot may be another's."""
     governor = governor_on(store, target, keep_seconds=1)
     with pytest.raises(LeaseLost), governor.connection(lease_ms=1_000) as connection:  # noqa: PT012 - time must pass
         connection.usable_until_ms = SYSTEM_CLOCK.now_ms() - 1
@@ -340,7 +340,7 @@ class FrozenWorker:
 def test_the_end_of_a_process_waits_for_nobody(
     shop: PrivateMariaDB, target: Target, dynamodb_local: str, root: Connection[Cursor], how: str
 ) -> None:
-    """Breaks: an environment that is shut down hangs until it is killed, and with it whoever waits for it."""
+    """An environment that is shut down hangs until it is killed, and with it whoever waits for it."""
     endpoint = endpoint_of(dynamodb_local)
     store = local_store(endpoint)
     Operations(store, SYSTEM_CLOCK, SYSTEM_ENTROPY).set_budget("orders", 4)
@@ -369,7 +369,7 @@ def test_the_end_of_a_process_waits_for_nobody(
 def test_a_frozen_environments_session_is_gone_before_its_lease_is_lent(
     shop: PrivateMariaDB, target: Target, dynamodb_local: str
 ) -> None:
-    """Breaks: promise 5. MySQL counts the frozen environment's session and that of whoever took its lease over."""
+    """Promise 5. MySQL counts the frozen environment's session and that of whoever took its lease over."""
     user = Credentials("frozen", "pw")
     shop.create_user(user.username, user.password, max_user_connections=2, grants=["ALL ON shop.*"])
     endpoint = endpoint_of(dynamodb_local)

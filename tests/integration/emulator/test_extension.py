@@ -155,7 +155,7 @@ def sessions(mariadb: PrivateMariaDB) -> int:
 def test_a_crashed_environments_lease_is_back_before_its_caller_is_answered(
     worker: LambdaEnvironment, table: Table, mariadb: PrivateMariaDB, act: str
 ) -> None:
-    """Breaks: each time-out or crash costs a connection until its lease ends, 15 s after the deadline."""
+    """Each time-out or crash costs a connection until its lease ends, 15 s after the deadline."""
     _, answer = worker.invoke(act)
     assert "Task timed out" in answer or "Runtime.ExitError" in answer or "signal: killed" in answer, answer
     assert table.held() == []
@@ -169,7 +169,7 @@ def test_a_crashed_environments_lease_is_back_before_its_caller_is_answered(
 def test_the_lease_of_a_running_statement_is_left_to_expire(
     worker: LambdaEnvironment, table: Table, mariadb: PrivateMariaDB
 ) -> None:
-    """Breaks: the slot is lent again while MySQL still works for the one who crashed, and counts two."""
+    """The slot is lent again while MySQL still works for the one who crashed, and counts two."""
     worker.invoke("kill in a statement")
     assert sessions(mariadb) == 1
     assert len(table.held()) == 1
@@ -182,7 +182,7 @@ def test_the_lease_of_a_running_statement_is_left_to_expire(
 def test_a_kept_connection_is_given_back_when_the_environment_is_shut_down(
     worker: LambdaEnvironment, table: Table, mariadb: PrivateMariaDB
 ) -> None:
-    """Breaks: after each burst of work the budget is held by environments that are gone."""
+    """After each burst of work the budget is held by environments that are gone."""
     status, _ = worker.invoke("use", keep=60)
     assert status == 200
     assert len(table.held()) == 1
@@ -194,7 +194,7 @@ def test_a_kept_connection_is_given_back_when_the_environment_is_shut_down(
 def test_when_everything_is_killed_the_lease_ends_by_itself(
     worker: LambdaEnvironment, table: Table, mariadb: PrivateMariaDB
 ) -> None:
-    """Breaks: nobody is left to say so, and still the slot must come back: by its end, not by any goodbye."""
+    """Nobody is left to say so, and still the slot must come back: by its end, not by any goodbye."""
     worker.invoke("use", keep=2)
     worker.server.process.kill()
     worker.server.process.wait()
@@ -206,7 +206,7 @@ def test_when_everything_is_killed_the_lease_ends_by_itself(
 def test_without_an_extension_nothing_is_noted_and_the_lease_ends_by_itself(
     environment: Callable[..., LambdaEnvironment], table: Table
 ) -> None:
-    """Breaks: workers that take the package from PyPI, and not the layer."""
+    """Workers that take the package from PyPI, and not the layer."""
     worker = environment(extension=False, **table.variables)
     assert worker.invoke("measure", times=10)[0] == 200
     assert "timed out" in worker.invoke("lease", sleep=10)[1]
@@ -224,7 +224,7 @@ def function() -> Iterator[GovernorFunction]:
 def test_with_the_lambda_transport_too(
     environment: Callable[..., LambdaEnvironment], function: GovernorFunction
 ) -> None:
-    """Breaks: workers that may do no more than invoke the function wait for the lease's end."""
+    """Workers that may do no more than invoke the function wait for the lease's end."""
     worker = environment(
         AWS_ENDPOINT_URL_LAMBDA=function.url,
         AWS_REGION="us-east-1",
@@ -242,7 +242,7 @@ def test_with_the_lambda_transport_too(
 def test_an_environment_without_a_lease_asks_for_nothing_at_its_end(
     environment: Callable[..., LambdaEnvironment],
 ) -> None:
-    """Breaks: every environment of every function that carries the layer pays at its end."""
+    """Every environment of every function that carries the layer pays at its end."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         worker = environment(**environment_of(url, "leases").variables, GOVERNOR_TRANSPORT="direct")
@@ -254,7 +254,7 @@ def test_an_environment_without_a_lease_asks_for_nothing_at_its_end(
 
 
 def test_a_worker_that_is_not_set_up_runs_all_the_same(environment: Callable[..., LambdaEnvironment]) -> None:
-    """Breaks: an extension that fails at its start fails the whole function."""
+    """An extension that fails at its start fails the whole function."""
     worker = environment()
     assert worker.invoke("nothing")[0] == 200
 
@@ -262,7 +262,7 @@ def test_a_worker_that_is_not_set_up_runs_all_the_same(environment: Callable[...
 def test_the_notes_take_no_measurable_time(
     environment: Callable[..., LambdaEnvironment], table: Table, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Breaks: the extension taxes every invocation of the well-behaved."""
+    """The extension taxes every invocation of the well-behaved."""
     worker = environment(**table.variables)
     with_notes = float(worker.invoke("measure", times=2_000)[1])
     assert SUFFIX in worker.invoke("noted")[1]

@@ -147,7 +147,7 @@ def results(answers: list[Future[Any]]) -> list[Any]:
 def test_sixteen_processes_share_nothing_of_their_leases(
     environment: Server, lambda_api: ManagedInstance, leases: Leases
 ) -> None:
-    """Breaks: one process's lease is released, or its notes are overwritten, by another of the same environment."""
+    """One process's lease is released, or its notes are overwritten, by another of the same environment."""
     answers = [lambda_api.invoke("keep", sleep=3.0, keep=60, timeout_ms=20_000) for _ in range(PROCESSES)]
     ends_at = time.monotonic() + 20
     while len(leases.of_sessions()) < PROCESSES and time.monotonic() < ends_at:
@@ -166,7 +166,7 @@ def test_sixteen_processes_share_nothing_of_their_leases(
 def test_when_processes_are_killed_the_others_go_on_and_shutdown_releases_the_rest(
     environment: Server, lambda_api: ManagedInstance, leases: Leases
 ) -> None:
-    """Breaks: a crashed process takes its siblings' leases along, or its own is lost, or released while MySQL works."""
+    """A crashed process takes its siblings' leases along, or its own is lost, or released while MySQL works."""
     draw, crashed, processes = random.Random(7), 4, len(runtime(environment))
 
     def work(times: int) -> None:

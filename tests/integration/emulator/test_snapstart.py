@@ -95,7 +95,7 @@ def sessions(mariadb: PrivateMariaDB) -> set[int]:
 def test_restored_environments_share_neither_lease_nor_session_nor_socket_nor_name(
     function: subprocess.Popen[str], store: DynamoDBStore, mariadb: PrivateMariaDB
 ) -> None:
-    """Breaks: one slot of the budget carries as many connections as there are environments."""
+    """One slot of the budget carries as many connections as there are environments."""
     initialized = said(function)
     assert initialized["sockets"] == 3  # MySQL's, DynamoDB's, Secrets Manager's
     snapshot = said(function)

@@ -43,7 +43,7 @@ def another_run(lock: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def test_a_second_run_in_the_same_checkout_is_refused_by_name(tmp_path: Path) -> None:
-    """Breaks: two runs build into the same folder, and one deploys half of what the other built."""
+    """Two runs build into the same folder, and one deploys half of what the other built."""
     lock = tmp_path / "run.lock"
     with another_run(lock) as other, pytest.raises(StackError) as refused, only_run(lock):
         pass
@@ -51,7 +51,7 @@ def test_a_second_run_in_the_same_checkout_is_refused_by_name(tmp_path: Path) ->
 
 
 def test_a_run_that_was_killed_holds_nothing(tmp_path: Path) -> None:
-    """Breaks: after a crash no run starts until somebody finds and removes a file."""
+    """After a crash no run starts until somebody finds and removes a file."""
     lock = tmp_path / "run.lock"
     with another_run(lock) as other:
         other.kill()
@@ -63,7 +63,7 @@ def test_a_run_that_was_killed_holds_nothing(tmp_path: Path) -> None:
 
 
 def test_a_run_may_start_a_second_stack(tmp_path: Path) -> None:
-    """Breaks: the tests, which need one stack whose roles are enforced beside one whose roles are not."""
+    """The tests, which need one stack whose roles are enforced beside one whose roles are not."""
     lock = tmp_path / "run.lock"
     with only_run(lock):
         with only_run(lock):

@@ -15,7 +15,7 @@ def temporary_folder(server: PrivateMariaDB) -> Path:
 
 
 def test_a_starting_server_leaves_the_temporary_tables_of_others_alone(mariadb: PrivateMariaDB) -> None:
-    """Breaks: a starting server deletes every #sql* file of its temporary folder, and two demos break each other."""
+    """A starting server deletes every #sql* file of its temporary folder, and two demos break each other."""
     mark = temporary_folder(mariadb) / "#sql-house.MAI"
     mark.touch()
     try:

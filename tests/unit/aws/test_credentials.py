@@ -11,7 +11,7 @@ from connection_governor.errors import GovernorUnavailable, InvalidRequest
 
 
 def test_given_values_are_used_as_they_are() -> None:
-    """Breaks: no worker in Lambda can sign."""
+    """No worker in Lambda can sign."""
     found = credential_source({"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "s", "AWS_SESSION_TOKEN": "t"})
     assert isinstance(found, FixedCredentials)
     assert found.current() == ("a", "s", "t")
@@ -19,20 +19,20 @@ def test_given_values_are_used_as_they_are() -> None:
 
 
 def test_secrets_are_not_fetched_over_plain_http_from_elsewhere() -> None:
-    """Breaks: whoever sets a variable or listens on the way gets the function's keys."""
+    """Whoever sets a variable or listens on the way gets the function's keys."""
     with pytest.raises(InvalidRequest, match="AWS_CONTAINER_CREDENTIALS_FULL_URI"):
         credential_source({"AWS_CONTAINER_CREDENTIALS_FULL_URI": "http://192.0.2.1/credentials"})
 
 
 def test_a_relative_address_means_the_agent_of_ecs() -> None:
-    """Breaks: workers in ECS tasks have no credentials."""
+    """Workers in ECS tasks have no credentials."""
     source = credential_source({"AWS_CONTAINER_CREDENTIALS_RELATIVE_URI": "/v2/credentials/7"})
     assert isinstance(source, ContainerCredentials)
     assert source._address == (False, "169.254.170.2", 80, "/v2/credentials/7")
 
 
 def test_otherwise_botocores_chain_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Breaks: operators with a profile cannot use the command line."""
+    """Operators with a profile cannot use the command line."""
     profiles = tmp_path / "credentials"
     profiles.write_text("[ops]\naws_access_key_id = a\naws_secret_access_key = s\n")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
@@ -55,7 +55,7 @@ def test_otherwise_botocores_chain_is_asked(tmp_path: Path, monkeypatch: pytest.
 def test_what_botocores_chain_cannot_do_is_an_outage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, profiles: str, *, retryable: bool
 ) -> None:
-    """Breaks: an operator whose sign-in has lapsed gets botocore's traceback at 3 a.m."""
+    """An operator whose sign-in has lapsed gets botocore's traceback at 3 a.m."""
     (tmp_path / "config").write_text(profiles.replace("[ops]", "[profile ops]"))
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
         monkeypatch.delenv(name, raising=False)
@@ -68,7 +68,7 @@ def test_what_botocores_chain_cannot_do_is_an_outage(
 
 
 def test_without_botocore_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Breaks: the user is left with an ImportError of a library that the layer does not ship."""
+    """The user is left with an ImportError of a library that the layer does not ship."""
     original = builtins.__import__
 
     def without_botocore(name: str, *rest: object) -> object:

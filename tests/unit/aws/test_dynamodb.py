@@ -30,7 +30,7 @@ RESERVED = {"plan", "free", "ttl", "owner", "count", "name", "status", "key", "t
 
 
 class Recorded:
-    """Keeps what was sent and answers as told."""
+    """Records what is sent, and gives prepared answers."""
 
     def __init__(self) -> None:
         self.sent: list[tuple[str, Mapping[str, Any]]] = []
@@ -120,7 +120,7 @@ def test_a_grant_adds_up(store: DynamoDBStore, call: Recorded) -> None:
 
 
 def test_a_takeover_subtracts_what_it_takes_less_what_it_frees(store: DynamoDBStore, call: Recorded) -> None:
-    """The number may be negative: the counter then grows by what was freed above it."""
+    """The number may be negative: the counter then grows by the connections freed beyond those granted."""
     store.grant(KEY, "lease-01", RECORD, SEEN)
     payload = call.payload
     assert payload["ExpressionAttributeValues"][":n"] == {"N": "-2"}

@@ -20,7 +20,7 @@ REGIONS = [
 @pytest.mark.parametrize("region", REGIONS)
 @pytest.mark.parametrize("service", ["dynamodb", "lambda", "secretsmanager"])
 def test_public_endpoints_are_those_of_botocore(service: str, region: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Breaks: workers in a partition other than the ordinary one reach nothing."""
+    """Workers in a partition other than the ordinary one reach nothing."""
     for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_DYNAMODB"):
         monkeypatch.delenv(name, raising=False)
     client = Session().create_client(service, region, aws_access_key_id="a", aws_secret_access_key="b")
@@ -32,7 +32,7 @@ def test_public_endpoints_are_those_of_botocore(service: str, region: str, monke
     [("dynamodb", "DYNAMODB"), ("lambda", "LAMBDA"), ("secretsmanager", "SECRETS_MANAGER")],
 )
 def test_a_services_own_override_wins_over_the_common_one(service: str, variable: str) -> None:
-    """Breaks: local stacks that serve DynamoDB apart from the rest cannot be used."""
+    """Local stacks that serve DynamoDB apart from the rest cannot be used."""
     common = {"AWS_ENDPOINT_URL": "http://common"}
     own = {f"AWS_ENDPOINT_URL_{variable}": "http://own"}
     assert endpoint_url(service, "eu-west-1", common) == "http://common"
@@ -43,6 +43,6 @@ def test_a_services_own_override_wins_over_the_common_one(service: str, variable
 
 @pytest.mark.parametrize("region", ["", "eu-west-1.evil.example/", "EU-WEST-1"])
 def test_what_is_no_region_becomes_no_host_name(region: str) -> None:
-    """Breaks: a wrong variable sends signed requests to another host, or shows up as an outage."""
+    """A wrong variable sends signed requests to another host, or shows up as an outage."""
     with pytest.raises(InvalidRequest, match="AWS_REGION"):
         endpoint_url("dynamodb", region, {})

@@ -59,7 +59,7 @@ PLACES = st.lists(st.integers(0, 10_000), max_size=8)
 def test_an_answer_of_known_length_is_read_whole_wherever_it_is_cut(
     body: bytes, places: list[int], interim: bool
 ) -> None:
-    """Breaks: now and then an answer is truncated, and a grant is taken for an outage."""
+    """Now and then an answer is truncated, and a grant is taken for an outage."""
     head = b"HTTP/1.1 400 Bad Request\r\nContent-Length: %d\r\nX-Amzn-RequestId:  Q \r\n\r\n" % len(body)
     whole = (b"HTTP/1.1 100 Continue\r\n\r\n" if interim else b"") + head + body
     answer, reusable = read(*cut(whole, places))
@@ -69,7 +69,7 @@ def test_an_answer_of_known_length_is_read_whole_wherever_it_is_cut(
 
 @given(body=st.binary(max_size=400), size=st.integers(1, 50), places=PLACES)
 def test_a_chunked_answer_is_read_whole_wherever_it_is_cut(body: bytes, size: int, places: list[int]) -> None:
-    """Breaks: services and emulators that answer in chunks cannot be used."""
+    """Services and emulators that answer in chunks cannot be used."""
     whole = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunked(body, size)
     answer, reusable = read(*cut(whole, places))
     assert answer.body == body
@@ -78,7 +78,7 @@ def test_a_chunked_answer_is_read_whole_wherever_it_is_cut(body: bytes, size: in
 
 @given(body=st.binary(max_size=400), places=PLACES)
 def test_an_answer_without_length_lasts_until_the_end_and_ends_the_connection(body: bytes, places: list[int]) -> None:
-    """Breaks: an old emulator's answers are lost."""
+    """An old emulator's answers are lost."""
     answer, reusable = read(*cut(b"HTTP/1.0 200 OK\r\n\r\n" + body, places))
     assert answer.body == body
     assert not reusable
@@ -86,7 +86,7 @@ def test_an_answer_without_length_lasts_until_the_end_and_ends_the_connection(bo
 
 @given(st.binary(max_size=300))
 def test_any_bytes_give_an_answer_or_the_one_error(garbage: bytes) -> None:
-    """Breaks: a captive portal's page ends the worker with an exception that nobody expects."""
+    """A captive portal's page ends the worker with an unexpected exception."""
     for start in (b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"):
         try:
             read(start + garbage)
@@ -122,13 +122,13 @@ def test_any_bytes_give_an_answer_or_the_one_error(garbage: bytes) -> None:
     ],
 )
 def test_an_answer_that_is_too_large_or_no_http_is_refused(whole: bytes, reason: str) -> None:
-    """Breaks: a wrong or hostile endpoint fills the function's memory."""
+    """A wrong or hostile endpoint fills the function's memory."""
     with pytest.raises(GarbledAnswerError, match=reason):
         read(whole)
 
 
 def test_a_long_answer_is_read_whole() -> None:
-    """Breaks: the status of a database with many shards cannot be read."""
+    """The status of a database with many shards cannot be read."""
     body = bytes(range(256)) * 16_384
     for framing in (
         b"Content-Length: %d\r\n\r\n" % len(body) + body,
@@ -150,7 +150,7 @@ def test_a_long_answer_is_read_whole() -> None:
     ids=["kept", "no-content", "close", "http-1.0", "bytes-left-over"],
 )
 def test_a_connection_is_kept_only_where_the_server_keeps_it(answer: bytes, reusable: bool) -> None:
-    """Breaks: the next request fails, or is given what was left of another answer."""
+    """The next request fails, or reads the rest of another answer."""
     assert read(answer)[1] is reusable
 
 
@@ -165,7 +165,7 @@ def test_a_connection_is_kept_only_where_the_server_keeps_it(answer: bytes, reus
     ],
 )
 def test_an_endpoints_url_is_split(url: str, address: tuple[bool, str, int, str], authority: str | None) -> None:
-    """Breaks: an emulator on its own port, or a proxying prefix, cannot be reached."""
+    """An emulator on its own port, or a proxying prefix, cannot be reached."""
     assert Address.of(url) == address
     assert Address.of(url).authority == (authority or address[1])
 
@@ -174,14 +174,14 @@ def test_an_endpoints_url_is_split(url: str, address: tuple[bool, str, int, str]
     "url", ["", "localhost:4566", "ftp://host", "http://", "http://host:port", "http://u:p@host", "http://h/a b"]
 )
 def test_an_unusable_url_is_named(url: str) -> None:
-    """Breaks: a typing error in AWS_ENDPOINT_URL shows up as an outage."""
+    """A typing error in AWS_ENDPOINT_URL shows up as an outage."""
     with pytest.raises(InvalidRequest, match="url"):
         Address.of(url)
 
 
 @given(st.text("ab\r\n: ", max_size=8))
 def test_no_header_value_can_add_a_line(value: str) -> None:
-    """Breaks: a holder's name or a token file could smuggle headers into a signed request."""
+    """A holder's name or a token file could smuggle headers into a signed request."""
     try:
         sent = request_bytes("POST", "/", {"host": "h", "x": value})
     except InvalidRequest:

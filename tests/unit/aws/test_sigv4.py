@@ -80,7 +80,7 @@ VECTORS = {
 
 @pytest.mark.parametrize("name", VECTORS)
 def test_signatures_equal_those_of_awss_published_test_suite(name: str) -> None:
-    """Breaks: AWS answers every request with InvalidSignatureException."""
+    """AWS answers every request with InvalidSignatureException."""
     method, target, headers, body, token, signature = VECTORS[name]
     signed = Signer("service", "us-east-1").sign(
         method, target, {"Host": "example.amazonaws.com", **headers}, body, Credentials(KEY, SECRET, token), NOW_MS
@@ -153,7 +153,7 @@ def test_any_request_is_signed_as_botocore_signs_it(
     now_ms: int,
     place: tuple[str, str],
 ) -> None:
-    """Breaks: some requests are refused by AWS, depending on the function's name, the day or the credentials."""
+    """Some requests are refused by AWS, depending on the function's name, the day or the credentials."""
     target = f"{path}?{query}" if query else path
     headers = {"host": "some.host", **headers}
     signer = SIGNERS.setdefault(place, Signer(*place))
@@ -162,7 +162,7 @@ def test_any_request_is_signed_as_botocore_signs_it(
 
 
 def test_the_function_name_of_an_arn_is_signed_as_botocore_signs_it() -> None:
-    """Breaks: workers that name the governor function by its ARN are refused."""
+    """Workers that name the governor function by its ARN are refused."""
     arn = percent_encode("arn:aws:lambda:eu-west-1:123456789012:function:governor:live")
     target, headers = f"/2015-03-31/functions/{arn}/invocations", {"host": "lambda.eu-west-1.amazonaws.com"}
     signed = Signer("lambda", "eu-west-1").sign("POST", target, headers, b"{}", Credentials(KEY, SECRET), NOW_MS)
@@ -173,7 +173,7 @@ def test_the_function_name_of_an_arn_is_signed_as_botocore_signs_it() -> None:
 
 
 def test_the_days_signing_key_is_derived_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Breaks: each request costs four HMACs more; or a new day or a rotated secret is signed with the old key."""
+    """Each request costs four HMACs more; or a new day or a rotated secret is signed with the old key."""
     hashed = []
     original = sigv4._hmac
 
@@ -196,7 +196,7 @@ def test_the_days_signing_key_is_derived_once(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_printing_credentials_shows_no_secret() -> None:
-    """Breaks: the secret key lands in a log."""
+    """The secret key lands in a log."""
     shown = f"{Credentials('AKID', 'hush', 'token')!r} {Credentials('AKID', 'hush', 'token')}"
     assert "AKID" in shown
     assert "hush" not in shown

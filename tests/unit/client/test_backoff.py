@@ -41,7 +41,7 @@ def test_the_ceiling_doubles() -> None:
 def test_the_wait_ends_exactly_when_the_time_is_up_with_one_last_try(
     timeout_ms: int, fraction: float, hint: int
 ) -> None:
-    """Ending early refuses somebody who said that he would wait; ending late breaks a deadline."""
+    """Ending early refuses a caller that would have waited; ending late breaks a deadline."""
     clock = VirtualClock()
     end_ms = clock.now + timeout_ms
     found = pauses(waiting(clock, timeout_ms, fraction), clock, hint, most=100_000)

@@ -1,4 +1,4 @@
-"""What a worker uses, in virtual time: waiting, deadlines, and a lease that is given back whatever happens."""
+"""What a worker uses, in virtual time: waiting, deadlines, and a lease that is always released."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_a_lease_has_what_was_asked_for(world: World, governor: Governor) -> Non
 
 
 def test_one_try_is_the_default(world: World, governor: Governor) -> None:
-    """A worker that did not ask to wait must hear at once, and what it heard must say when to come back."""
+    """A worker that did not ask to wait is answered at once, and the answer says when to try again."""
     world.lend(connections=3)
     with pytest.raises(NoConnectionsLeft) as refused:
         governor.acquire()
@@ -121,7 +121,7 @@ def test_who_waits_gets_what_comes_back(world: World, governor: Governor) -> Non
 
 
 def test_who_waits_is_refused_when_the_time_is_up_and_not_before(world: World, governor: Governor) -> None:
-    """A time-out is a promise to whoever waits behind this worker."""
+    """The callers behind this worker rely on its time-out."""
     world.lend(connections=3)
     start = world.clock.now
     with pytest.raises(NoConnectionsLeft):
@@ -187,7 +187,7 @@ def test_a_refusal_is_remembered_for_as_long_as_it_said(world: World, governor: 
 
 
 def test_a_refusal_of_many_refuses_no_few(world: World, governor: Governor) -> None:
-    """Somebody wanted three, and one is there for whoever wants one."""
+    """A caller that wants one connection is refused because another wanted three."""
     world.lend(connections=1)
     with pytest.raises(NoConnectionsLeft):
         governor.acquire(connections=3)
@@ -210,7 +210,7 @@ def test_an_unknown_database_is_said_at_once(governor: Governor) -> None:
 
 
 def test_without_a_name_and_a_default_the_database_is_missing(world: World, make: Callable[..., Governor]) -> None:
-    """The variable was forgotten: its value is what must be mended."""
+    """The variable was forgotten; the error does not say which one to set."""
     nameless = make()
     nameless._database = None
     with pytest.raises(InvalidRequest) as refused:
@@ -352,7 +352,7 @@ def test_a_renewed_lease_ends_later(world: World, governor: Governor) -> None:
 
 
 def test_a_lease_that_is_gone_is_lost(world: World, governor: Governor) -> None:
-    """Whoever goes on uses a connection that is somebody else's."""
+    """A worker continues on a connection that another worker's lease covers."""
     lease = governor.acquire()
     governor.release(lease)
     with pytest.raises(LeaseLost):
@@ -414,7 +414,7 @@ def test_a_lease_renewed_in_the_body_is_given_back_too(world: World, governor: G
 
 
 def test_an_outage_at_the_end_hides_neither_result_nor_error(world: World, governor: Governor) -> None:
-    """The work is done: failing it because a lease could not be given back would do it twice."""
+    """The work is done: an error because the lease could not be released would repeat it."""
     with governor.lease():
         world.store.plan("give_back", *[LOST] * 50)
     with pytest.raises(ValueError, match="the real one"), governor.lease():  # noqa: PT012 - the body is the point
@@ -549,7 +549,7 @@ def test_a_metric_that_fails_keeps_no_lease(world: World, mysql: Mysql, make: Ca
 
 
 def test_without_a_database_of_ours_only_leases_can_be_had(world: World) -> None:
-    """For such a worker no `DB_…` variable is needed; who asks for a connection is told which."""
+    """Such a worker needs no `DB_…` variable; a call for a connection names the missing one."""
     bare = Governor(world.transport, Outside(world.clock, world.entropy, Reporter(world.journal)), holder="a/1")
     with bare.lease("orders"):
         pass
@@ -606,7 +606,7 @@ def test_status_and_budget_in_the_shape_of_the_contract(governor: Governor) -> N
 
 
 def test_a_budget_needs_the_table(world: World) -> None:
-    """A worker of the `lambda` transport may have no right to it: it must be told what is missing."""
+    """A worker of the `lambda` transport may have no access to it: the error must name what is missing."""
     bare = Governor(world.transport, Outside(world.clock, world.entropy, Reporter(world.journal)), holder="a/1")
     with pytest.raises(InvalidRequest) as refused:
         bare.set_budget("orders", 5)

@@ -18,7 +18,7 @@ from tests.support.worlds import World
 
 
 class DurableContext:
-    """As the durable execution SDK 3.0.0 hands it to a handler: the Lambda context is inside, and no time is told."""
+    """A context as the durable execution SDK 3.0.0 passes it: the Lambda context is inside, and has no time method."""
 
     def __init__(self, inner: FakeContext | None) -> None:
         self.state = object()
@@ -61,20 +61,20 @@ def acquired(governor: Governor, context: Any) -> Lease:  # noqa: ANN401 - whate
 
 
 def test_a_durable_functions_context_bounds_a_lease_as_lambdas_own(world: World, governor: Governor) -> None:
-    """Breaks: every durable function that passes its context on meets an AttributeError."""
+    """Every durable function that passes its context on meets an AttributeError."""
     ends = {acquired(governor, context).expires_at_ms for context in (FakeContext(), DurableContext(FakeContext()))}
     assert ends == {world.clock.now + 30_000 + governor.fence.margin_ms}
 
 
 def test_the_invocation_that_runs_now_bounds_its_requests(governor: Governor) -> None:
-    """Breaks: a silent service is waited for until Lambda kills the durable function."""
+    """A silent service is waited for until Lambda kills the durable function."""
     asked = governor.ask(context=DurableContext(FakeContext(1_000)))  # type: ignore[arg-type] # as a user passes it
     assert asked.invocation == Deadline.after(1_000, governor.clock)
 
 
 @pytest.mark.parametrize("context", [StepContext(), DurableContext(None), object(), "context", 30_000])
 def test_whatever_leads_to_no_deadline_is_refused_by_name(world: World, governor: Governor, context: Any) -> None:  # noqa: ANN401 - a user's mistake
-    """Breaks: an AttributeError from inside the package, and nothing says what to pass instead."""
+    """An AttributeError from inside the package, and nothing says what to pass instead."""
     verbs: tuple[Any, ...] = (governor.acquire, governor.lease, governor.connection, governor.connect)
     for verb in verbs:
         with pytest.raises(InvalidRequest) as refused:
@@ -85,20 +85,20 @@ def test_whatever_leads_to_no_deadline_is_refused_by_name(world: World, governor
 
 
 def test_a_context_of_ones_own_is_taken_as_it_is() -> None:
-    """Breaks: tests, and other schedulers, that bring an object with the one method."""
+    """Tests, and other schedulers, that bring an object with the one method."""
     own = FakeContext()
     assert lambda_context(own) is own
 
 
 def test_the_tenant_is_in_the_holders_name(governor: Governor) -> None:
-    """Breaks: with an environment for each tenant, nobody sees whose sessions use the budget up."""
+    """With an environment for each tenant, no operator sees whose sessions use the budget up."""
     assert acquired(governor, TenantContext("blue")).holder == "checkout/2f1c@blue"
     assert acquired(governor, DurableContext(TenantContext("green"))).holder == "checkout/2f1c@green"
     assert acquired(governor, TenantContext(None)).holder == "checkout/2f1c"
 
 
 def test_a_holder_that_is_named_stays_as_it_is(governor: Governor) -> None:
-    """Breaks: a caller's own name is not the one in the log."""
+    """A caller's own name is not the one in the log."""
     lease = governor.acquire(holder="nightly/1", context=TenantContext("blue"))
     assert lease.holder == "nightly/1"
 
@@ -108,7 +108,7 @@ def test_a_holder_that_is_named_stays_as_it_is(governor: Governor) -> None:
     [("x" * 55 + "/89abcdef", "t" * 256), ("a/" + "e" * 62, "t" * 256), ("h" * 64, "blue"), ("checkout/1", "a/b c@d")],
 )
 def test_a_name_with_a_tenant_is_still_a_holders_name(holder: str, tenant: str) -> None:
-    """Breaks: a function with a long name is refused as soon as it isolates its tenants."""
+    """A function with a long name is refused as soon as it isolates its tenants."""
     named = holder_for_tenant(holder, TenantContext(tenant))
     assert 1 <= len(named) <= 64
     assert "@" in named or "/" in holder
@@ -116,7 +116,7 @@ def test_a_name_with_a_tenant_is_still_a_holders_name(holder: str, tenant: str) 
 
 
 def test_tenants_with_a_common_beginning_are_told_apart() -> None:
-    """Breaks: `customer-of-the-northern-region-1` and `-2` are one in the log."""
+    """`customer-of-the-northern-region-1` and `-2` are one in the log."""
     long = "customer-of-the-northern-region-"
     names = {holder_for_tenant("checkout/2f1c", TenantContext(long + number)) for number in "12"}
     assert len(names) == 2

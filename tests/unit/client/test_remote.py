@@ -119,7 +119,7 @@ def test_tries_are_bounded(world: World, remote: RemoteGovernor, invoked: Invoke
 
 
 def test_no_try_starts_after_the_deadline(world: World, remote: RemoteGovernor, invoked: Invoked) -> None:
-    """The lease would be for an invocation that is over."""
+    """The lease would be for an invocation that has ended."""
     invoked.outages = ["lost"] * 50
     with pytest.raises(GovernorUnavailable):
         remote.acquire(world.wanted(), deadline=Deadline.after(0, world.clock))

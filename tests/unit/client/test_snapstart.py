@@ -1,4 +1,4 @@
-"""SnapStart: what is done before the snapshot and after a restore, and when no snapshot may be taken."""
+"""SnapStart: the work before the snapshot and after a restore, and when no snapshot may be taken."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def governor(
 def test_what_is_kept_is_released_before_the_snapshot(
     world: World, governor: Governor, opener: CalmOpener, hooks: Hooks, tmp_path: Path
 ) -> None:
-    """Breaks: every restored environment holds the same lease, and uses the same session."""
+    """Every restored environment holds the same lease, and uses the same session."""
     with governor.connection(context=FakeContext(), keep_seconds=30):
         pass
     assert world.shard().in_use == 1
@@ -105,7 +105,7 @@ def test_what_is_kept_is_released_before_the_snapshot(
 
 
 def test_a_lease_that_is_still_held_fails_the_publishing(world: World, governor: Governor, hooks: Hooks) -> None:
-    """Breaks: a thousand environments use one slot of the budget, each with a connection of its own."""
+    """A thousand environments use one slot of the budget, each with a connection of its own."""
     lease = governor.acquire(lease_ms=60_000)
     with pytest.raises(InvalidRequest, match=lease.lease_id):
         hooks.take_snapshot()
@@ -113,14 +113,14 @@ def test_a_lease_that_is_still_held_fails_the_publishing(world: World, governor:
 
 
 def test_a_lease_that_ended_long_ago_fails_nothing(world: World, governor: Governor, hooks: Hooks) -> None:
-    """Breaks: a version can never be published again, once a release had failed in its long initialization."""
+    """A version can never be published again, once a release had failed in its long initialization."""
     governor.acquire(lease_ms=1_000)
     world.clock.advance(1_000 + 60_000 + 1)
     hooks.take_snapshot()
 
 
 def test_each_restored_environment_has_a_name_of_its_own(governor: Governor, hooks: Hooks) -> None:
-    """Breaks: nobody can tell which environment holds a connection: all have the snapshot's process number."""
+    """Nobody can tell which environment holds a connection: all have the snapshot's process number."""
     hooks.take_snapshot()
     names = set()
     for _ in range(3):
@@ -131,7 +131,7 @@ def test_each_restored_environment_has_a_name_of_its_own(governor: Governor, hoo
 
 
 def test_after_a_restore_leases_are_noted_in_a_new_file(governor: Governor, hooks: Hooks, tmp_path: Path) -> None:
-    """Breaks: the extension finds nothing to release when the environment ends."""
+    """The extension finds nothing to release when the environment ends."""
     governor.release(governor.acquire())
     before = set(tmp_path.iterdir())
     hooks.take_snapshot()
@@ -143,7 +143,7 @@ def test_after_a_restore_leases_are_noted_in_a_new_file(governor: Governor, hook
 
 
 def test_kept_connections_to_aws_are_closed_before_the_snapshot(monkeypatch: pytest.MonkeyPatch, hooks: Hooks) -> None:
-    """Breaks: several environments go on with one TLS stream, with the same keys and the same record numbers."""
+    """Several environments go on with one TLS stream, with the same keys and the same record numbers."""
     closed: list[Environment] = []
 
     def close(environment: Environment) -> None:
@@ -157,7 +157,7 @@ def test_kept_connections_to_aws_are_closed_before_the_snapshot(monkeypatch: pyt
 
 
 def test_without_snapstart_nothing_is_registered(monkeypatch: pytest.MonkeyPatch, hooks: Hooks) -> None:
-    """Breaks: a cold start pays for a module that it does not need."""
+    """A cold start pays for a module that it does not need."""
     monkeypatch.setenv("AWS_LAMBDA_INITIALIZATION_TYPE", "on-demand")
     Governor.from_env()
     assert (hooks.before, hooks.after) == ([], [])
@@ -166,6 +166,6 @@ def test_without_snapstart_nothing_is_registered(monkeypatch: pytest.MonkeyPatch
 def test_without_the_runtimes_module_a_governor_is_made_all_the_same(
     monkeypatch: pytest.MonkeyPatch, hooks: Hooks
 ) -> None:
-    """Breaks: a runtime of one's own cannot even import its function."""
+    """A custom runtime cannot even import its function."""
     monkeypatch.setitem(sys.modules, "snapshot_restore_py", None)
     assert Governor.from_env().holder.startswith("checkout/")

@@ -1,4 +1,4 @@
-"""The limits of every public value: what is let through, and by which name the rest is refused."""
+"""The limits of every public value: the accepted ones, and the field named for the others."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_connections_are_from_one_to_what_a_record_can_say(count: int, accepted:
 
 @pytest.mark.parametrize(("length", "accepted"), [(999, False), (1_000, True), (3_600_000, True), (3_600_001, False)])
 def test_leases_last_from_a_second_to_an_hour(length: int, accepted: bool) -> None:
-    """A shorter one is over before it is answered; a longer one is lost for longer than anybody waits."""
+    """A shorter lease expires before it is answered; a longer one blocks its slot for too long after a crash."""
     if accepted:
         assert checks.lease_length_ms(length) == length
     else:

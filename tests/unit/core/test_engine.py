@@ -35,7 +35,7 @@ def sharded() -> World:
 
 
 def test_too_many_connections_are_refused_without_a_request(sharded: World) -> None:
-    """What can never be granted must cost nobody anything."""
+    """A request that can never be granted costs writes and other callers' time."""
     with pytest.raises(InvalidRequest):
         sharded.engine.acquire(sharded.wanted(connections=3))
     assert sharded.store.calls == []
@@ -156,7 +156,7 @@ def test_looks_while_waiting_spread_over_the_shards(world: World) -> None:
 
 
 def test_a_repeated_look_from_afar_starts_where_the_first_did(world: World) -> None:
-    """The function cannot tell a retry from a new call: elsewhere it would not find the lease that it lent."""
+    """The function cannot tell a retry from a new call: elsewhere it would not find the lease that it granted."""
     world.operations.set_budget("orders", 4, shards=4)
     engine, wanted = world.another_engine(), world.wanted()
     first = engine.acquire(wanted, look_first=True)

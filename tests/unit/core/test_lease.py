@@ -77,12 +77,12 @@ def test_a_tag_names_the_function_in_a_few_plain_bytes(holder: str, tag: str) ->
 
 @given(holder=st.text(min_size=1))
 def test_only_a_holder_without_a_name_has_no_tag(holder: str) -> None:
-    """An empty tag is how the anonymous leases of the published sample are told from those with a name."""
+    """An empty tag marks the published sample's anonymous leases."""
     assert 1 <= len(holder_tag(holder).encode()) <= TAG_BYTES
 
 
 def test_a_lease_granted_is_the_lease_wanted() -> None:
-    """Its record must be the stored one to the letter, or its holder can never give it back."""
+    """Its record must equal the stored one exactly, or its holder can never release it."""
     wanted = Wanted("orders", "lease-01", "checkout/2f1c", 2, 1_800_000_000_000)
     lease = wanted.lent_by(ShardKey("orders", 3), 7)
     assert lease.record == wanted.record
@@ -91,7 +91,7 @@ def test_a_lease_granted_is_the_lease_wanted() -> None:
 
 
 def test_a_stored_lease_read_back_has_the_same_record() -> None:
-    """The janitor and the sample's `false` give back what they read: it must be what is stored."""
+    """The janitor and the sample's `false` release what they read: it must equal what is stored."""
     lease = Lease("lease-01", "orders", "checkout/2f1c", 2, 7, 1_800_000_000_000, 3)
     read = stored_lease(lease.key, lease.lease_id, lease.record)
     assert read.record == lease.record
@@ -99,13 +99,13 @@ def test_a_stored_lease_read_back_has_the_same_record() -> None:
 
 
 def test_settings_name_every_shard_that_ever_was() -> None:
-    """A smaller budget's leases in a shard that no longer lends would never be reclaimed."""
+    """After a lowered budget, leases in a shard that is no longer used would never be reclaimed."""
     settings = Settings("orders", 3, shards=1, plan=4, shards_made=3)
     assert settings.keys == (ShardKey("orders", 0), ShardKey("orders", 1), ShardKey("orders", 2))
 
 
 def test_values_cannot_be_changed() -> None:
-    """A lease that somebody changes in passing is one that can no longer be released."""
+    """A lease that is changed in passing can no longer be released."""
     lease = Lease("lease-01", "orders", "checkout", 1, None, 0, 0)
     with pytest.raises(dataclasses.FrozenInstanceError):
         lease.connections = 2  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""The operator's verbs, beside what every store shows: status, its report, and what is not there."""
+"""The operator's commands, beyond what every store shows: status, its report, and missing items."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_an_unknown_database_is_said(world: World, verb: str) -> None:
 
 
 def test_a_shard_that_is_missing_is_left_out_and_made_by_the_next_change(world: World) -> None:
-    """A restored backup may lack an item: the rest must be seen, and the next plan must mend it."""
+    """A restored backup may lack an item: status must show the rest, and the next plan must restore it."""
     store = world.truth
     assert isinstance(store, MemoryStore)
     del store._shards[ShardKey("orders", 1)]

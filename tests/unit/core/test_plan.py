@@ -64,7 +64,7 @@ def test_the_first_phase_touches_every_shard_and_raises_none(sizes: Sizes, budge
 
 @given(sizes=SIZES, budget=BUDGETS, count=st.integers(1, 5))
 def test_the_second_phase_hands_out_only_what_has_come_back(sizes: Sizes, budget: int, count: int) -> None:
-    """Promise 6: what a lowered shard still lends would be lent a second time elsewhere."""
+    """Promise 6: what a lowered shard still has in use would be granted a second time elsewhere."""
     shards = shards_of(sizes, 2)
     settings = settings_of(budget, count, 2, len(shards))
     changes = plan.raises(shards, settings)
@@ -77,7 +77,7 @@ def test_the_second_phase_hands_out_only_what_has_come_back(sizes: Sizes, budget
 
 @given(sizes=SIZES, budget=BUDGETS, count=st.integers(1, 5))
 def test_a_shard_is_raised_only_once_all_before_it_have_their_share(sizes: Sizes, budget: int, count: int) -> None:
-    """Two who carry out one plan at once would each hand the same free connection to another shard."""
+    """Two executors of one plan would each give the same free connection to another shard."""
     shards = shards_of(sizes, 2)
     settings = settings_of(budget, count, 2, len(shards))
     changes = plan.raises(shards, settings)

@@ -65,7 +65,7 @@ def test_jitter_is_full(clock: VirtualClock) -> None:
 
 
 def test_the_last_failure_is_raised_without_a_pause_after_it(retry: Callable[..., str], clock: VirtualClock) -> None:
-    """A worker would wait for nothing before it is told."""
+    """A worker would wait for nothing before it gets the error."""
     call = Failing(99)
     with pytest.raises(GovernorUnavailable, match="down"):
         retry(call, POLICY)
@@ -92,7 +92,7 @@ def test_an_answer_that_is_no_outage_is_not_tried_again(retry: Callable[..., str
 def test_no_try_starts_after_the_deadline(
     retry: Callable[..., str], clock: VirtualClock, left_ms: int, calls: int
 ) -> None:
-    """A lease that is asked for after the deadline is one that nobody will use or release."""
+    """No worker will use or release a lease that is acquired after the deadline."""
     call = Failing(99)
     with pytest.raises(GovernorUnavailable):
         retry(call, POLICY, Deadline.after(left_ms, clock))

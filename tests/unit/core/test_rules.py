@@ -151,7 +151,7 @@ def test_what_is_over_comes_in_portions_that_name_each_once() -> None:
     ],
 )
 def test_what_a_refused_renew_means(stored: str, decision: object) -> None:
-    """A holder that is told wrongly either stops in the middle, or goes on without a lease."""
+    """A holder stops in the middle of its work, or continues without a lease."""
     seen = shard(5, stored)
     assert rules.after_refused_renew(seen, "held0000", record(30_000), record(60_000), now_ms=NOW_MS) == decision
 
@@ -203,7 +203,7 @@ def test_a_release_follows_a_renew_and_nothing_else(stored: str, found: str | No
 
 @given(budget=st.integers(0, 100_000), shards=st.integers(1, 300))
 def test_shares_add_up_to_the_budget_and_differ_by_one_at_most(budget: int, shards: int) -> None:
-    """A connection that is in no share is never lent; one that is in two is lent twice."""
+    """A connection that is in no share is never granted; one that is in two is granted twice."""
     shares = [rules.share(budget, shards, index) for index in range(shards + 2)]
     assert sum(shares) == budget
     assert max(shares[:shards]) - min(shares[:shards]) <= 1
@@ -266,7 +266,7 @@ def test_when_to_come_back_where_nothing_was_seen() -> None:
     [(1, 2, 6, 3), (0, 2, 6, 0), (2, 0, 6, 0), (3, 2, 6, 9), (1, 2, 8, 4), (1, 3, 4, 1)],
 )
 def test_a_shards_figure_is_scaled_to_the_database(part: int, share_of: int, total: int, expected: int) -> None:
-    """Graphs would show a third of what is in use."""
+    """Graphs would show a third of the connections in use."""
     assert rules.scale(part, share_of=share_of, total=total) == expected
 
 
@@ -277,7 +277,7 @@ def test_a_shards_figure_is_scaled_to_the_database(part: int, share_of: int, tot
 def test_pressure_is_little_room_or_a_wait_not_long_ago(
     allowed: int, remaining: int, waited_ago_ms: int | None, pressed: bool
 ) -> None:
-    """Without it idle environments hoard, with too much of it nobody keeps a connection."""
+    """Without it idle environments hoard; with too much of it no environment keeps a connection."""
     waited_ms = 0 if waited_ago_ms is None else NOW_MS - waited_ago_ms
     counter = Written(allowed, remaining, fence=1, waited_ms=waited_ms)
     assert rules.is_pressed(counter, now_ms=NOW_MS) is pressed

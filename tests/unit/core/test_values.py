@@ -1,4 +1,4 @@
-"""Value classes that behave as `dataclasses` makes them, and load it only when somebody asks it about them."""
+"""Value classes that behave as `dataclasses` makes them, and load it only when it is asked about them."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_field_can_be_left_out_of_what_is_shown(module: Any) -> None:  # noqa:
 
 @BOTH
 def test_values_are_made_compared_and_shown_alike(point: type) -> None:
-    """Breaks: a lease that is printed without its fields, or that never equals itself read again."""
+    """A lease that is printed without its fields, or that never equals itself read again."""
     one = point(1, tags={"a": 1})
     assert (one.x, one.y, one.tags, one.total) == (1, 2, {"a": 1}, 3)
     assert one == point(x=1, y=2, tags={"a": 1})
@@ -73,7 +73,7 @@ def test_values_are_made_compared_and_shown_alike(point: type) -> None:
 
 @BOTH
 def test_values_never_change(point: type) -> None:
-    """Breaks: a lease altered after it was stored no longer matches its record."""
+    """A lease altered after it was stored no longer matches its record."""
     one = point(1)
     with pytest.raises(dataclasses.FrozenInstanceError):
         one.x = 3
@@ -85,7 +85,7 @@ def test_values_never_change(point: type) -> None:
 
 @BOTH
 def test_bad_arguments_are_refused(point: type) -> None:
-    """Breaks: a forgotten field is found out much later."""
+    """A forgotten field is found out much later."""
     with pytest.raises(TypeError):
         point()
     with pytest.raises(TypeError):
@@ -96,7 +96,7 @@ def test_bad_arguments_are_refused(point: type) -> None:
 
 @BOTH
 def test_dataclasses_knows_them(point: Any) -> None:  # noqa: ANN401 - one class or the other
-    """Breaks: callers who change a lease with `dataclasses.replace`, or store one with `asdict`."""
+    """Callers who change a lease with `dataclasses.replace`, or store one with `asdict`, fail."""
     one = point(1, 5)
     known = dataclasses.is_dataclass(one)
     assert known
@@ -110,19 +110,19 @@ def test_dataclasses_knows_them(point: Any) -> None:  # noqa: ANN401 - one class
 
 @BOTH
 def test_they_can_be_printed_prettily(point: type) -> None:
-    """Breaks: the debugger's and the test runner's view of a lease that does not fit into one line."""
+    """The debugger's and the test runner's view of a lease that does not fit into one line."""
     assert "x=1" in pprint.pformat(point(1, 5), width=1)
 
 
 def test_replace_checks_the_changed_value() -> None:
-    """Breaks: a check that only the first value passes."""
+    """A check that only the first value passes."""
     assert values.replace(OURS(1), y=7) == OURS(1, 7)
     with pytest.raises(ValueError, match="x"):
         values.replace(OURS(1), x=-1)
 
 
 def test_values_can_be_copied_and_hashed() -> None:
-    """Breaks: shard keys as keys of a dictionary, values handed to another process."""
+    """Shard keys as keys of a dictionary, values handed to another process."""
     from connection_governor.core.lease import Lease, ShardKey  # noqa: PLC0415
 
     lease = Lease("k3Zq81Bd", "orders", "checkout/1", 1, None, 5, 0)

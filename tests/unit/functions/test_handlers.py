@@ -32,11 +32,11 @@ def imported(tree: ast.Module) -> set[str]:
 
 
 def test_the_handlers_are_those_of_the_template() -> None:
-    """Breaks: the test below checks nothing, because it finds no handler."""
+    """The test below checks nothing, because it finds no handler."""
     assert {"governor", "janitor", "seed", "worker"} == HANDLERS
 
 
 @pytest.mark.parametrize("name", sorted(HANDLERS))
 def test_no_handler_imports_another(name: str) -> None:
-    """Breaks: one function's cold start loads another's clients, and one function's mistake fails them all."""
+    """One function's cold start loads another's clients, and one function's mistake fails them all."""
     assert not imported(MODULES[name]) & (HANDLERS - {name})

@@ -82,7 +82,7 @@ def test_an_unreachable_mysql_fails_after_the_leases_were_looked_after(
 def test_a_missing_variable_keeps_no_lease_from_being_looked_after(
     context: LambdaContext, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Breaks: a typing mistake in the template stops the gauges, and so the alarms that would show it."""
+    """A typing mistake in the template stops the gauges, and so the alarms that would show it."""
     monkeypatch.delenv("DB_WORKER_USERS", raising=False)
     with pytest.raises(InvalidRequest, match="DB_WORKER_USERS"):
         janitor.handler({}, context)

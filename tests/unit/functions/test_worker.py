@@ -115,7 +115,7 @@ def test_a_worker_reports_what_it_held(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_refusal_is_raised_unless_the_caller_asks_for_an_answer(
     error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The published sample's refused worker reported success: nobody retried, and the work was lost in silence."""
+    """The published sample's refused worker reported success: Lambda did not retry, and the work was lost."""
     _use(monkeypatch, FakeGovernor(error))
     with pytest.raises(type(error)):
         _handle({})

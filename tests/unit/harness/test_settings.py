@@ -16,7 +16,7 @@ def test_sizes_are_taken_from_the_command_line_and_the_rest_by_default() -> None
     ("name", "value"), [("ALLOWED", "0"), ("ITERATIONS", "many"), ("STACK_PORT", "80"), ("SEED", "-1")]
 )
 def test_a_size_that_cannot_be_is_named(name: str, value: str) -> None:
-    """The user is told which of the settings is wrong, before anything is started."""
+    """The error names the wrong setting before anything is started."""
     with pytest.raises(StackError, match=rf"^{name} must be a whole number from .* not '{value}'$"):
         Settings.from_environment({name: value})
 

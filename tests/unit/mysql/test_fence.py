@@ -10,7 +10,7 @@ from connection_governor.mysql.fence import Fence, SessionStart, set_statement
 
 
 def test_the_times_are_those_of_the_design() -> None:
-    """A lease shorter than these could be lent again while MySQL still counts the old session: one too many."""
+    """A shorter lease could be granted again while MySQL still counts the old session: one too many."""
     fence = Fence(idle_seconds=5, statement_seconds=8.0, write_seconds=2, lock_seconds=4)
     assert fence.idle_ms == 5_000
     assert fence.statement_bound_ms == 8_000 + 2_000
@@ -34,7 +34,7 @@ def test_longer_waits_for_locks_lengthen_the_bound() -> None:
 
 
 def test_the_client_waits_longer_for_an_answer_than_the_server_works_on_it() -> None:
-    """A client that hangs up first leaves a statement running that nobody owns."""
+    """A client that disconnects first leaves a statement running without an owner."""
     for fence in (Fence(), Fence(statement_seconds=0.1), Fence(lock_seconds=20)):
         assert fence.read_seconds * 1_000 > fence.statement_bound_ms
 

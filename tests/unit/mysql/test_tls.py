@@ -40,7 +40,7 @@ def test_a_region_trusts_its_own_authorities_and_those_of_the_proxy() -> None:
 
 @pytest.mark.parametrize("host", ["db.example.com", "127.0.0.1", "db.xx-nowhere-9.rds.amazonaws.com"])
 def test_a_host_of_no_known_region_trusts_the_whole_bundle(host: str) -> None:
-    """A name of one's own for an RDS instance must go on working."""
+    """A DNS alias for an RDS instance must work."""
     assert len(_authorities(context_for("verify", None, host))) > 80
 
 
@@ -61,7 +61,7 @@ def test_the_bundle_is_whole_where_it_has_nothing_for_a_region() -> None:
 
 
 def test_without_tls_there_is_no_context() -> None:
-    """`off` must be said in so many words, and means it."""
+    """TLS is switched off without the explicit word `off`."""
     assert context_for("off", None, "db") is None
 
 

@@ -16,7 +16,7 @@ Event = dict[str, Any]
 
 
 class Mailbox:
-    """Keeps what was sent."""
+    """Keeps every message."""
 
     def __init__(self) -> None:
         self.letters: list[tuple[str, dict[str, Any]]] = []
@@ -48,7 +48,7 @@ def test_a_success_names_the_physical_id_and_echoes_the_request(request_to_creat
 
 
 def test_a_failed_creation_is_marked_as_never_made(request_to_create: Event) -> None:
-    """Otherwise the rollback's delete would try to remove what is not there, fail, and leave the stack stuck."""
+    """The rollback's delete would try to remove what does not exist, fail, and leave the stack stuck."""
     box = Mailbox()
     ResourceAnswer(request_to_create, box).fail("no room")
     assert (box.letters[0][1]["Status"], box.letters[0][1]["PhysicalResourceId"]) == ("FAILED", NEVER_MADE)

@@ -57,7 +57,7 @@ def store() -> MemoryStore:
 
 @pytest.fixture
 def lend(store: MemoryStore) -> Callable[[str, int], Lease]:
-    """Lend one connection until so many milliseconds from now."""
+    """Grant one connection until so many milliseconds from now."""
 
     def lend(lease_id: str, ends_in_ms: int) -> Lease:
         wanted = Wanted("orders", lease_id, "checkout/1", 1, SYSTEM_CLOCK.now_ms() + ends_in_ms)
@@ -84,7 +84,7 @@ def round_of(store: MemoryStore, sessions: Sessions | None) -> dict[str, object]
 
 
 def test_what_is_over_is_reclaimed_and_counted(store: MemoryStore, lend: Callable[[str, int], Lease]) -> None:
-    """Without traffic nobody else gives an expired lease back, and the dashboard would show it as in use for ever."""
+    """Without traffic no acquire takes an expired lease over, and the dashboard would show it as in use."""
     lend("expired1", -10_000)
     lend("holding1", 60_000)
     line = round_of(store, None)
@@ -94,7 +94,7 @@ def test_what_is_over_is_reclaimed_and_counted(store: MemoryStore, lend: Callabl
 def test_only_sessions_whose_lease_is_stored_no_more_are_ended(
     store: MemoryStore, lend: Callable[[str, int], Lease]
 ) -> None:
-    """A kill too many ends somebody's live connection; one too few leaves MySQL above its budget."""
+    """A kill too many ends a worker's live connection; one too few leaves MySQL above its budget."""
     expired, held = lend("expired1", -10_000), lend("holding1", 60_000)
     sessions = Sessions(expired.session_name, held.session_name, "mysqldump", None)
     line = round_of(store, sessions)

@@ -43,14 +43,14 @@ def test_each_error_has_its_code(
 
 
 def test_an_unknown_database_names_the_command_that_helps(world: World) -> None:
-    """Whoever reads the log at night can mend it."""
+    """The reader of the log at night learns how to correct it."""
     found = world.requests.answer({"action": "status", "database": "nobodys"})
     assert isinstance(found, dict)
     assert found["error"] == {"code": "unknown_database", "message": str(UnknownDatabase("nobodys"))}
 
 
 def test_a_mistake_of_our_own_is_not_hidden(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lambda counts it as an error, and the alarm goes off: answered as an outage it would be retried for ever."""
+    """Lambda counts it as an error, and the alarm fires: answered as an outage it would be retried without end."""
 
     def fail(*_: object, **__: object) -> None:
         raise ZeroDivisionError
@@ -68,7 +68,7 @@ def test_a_lease_goes_through_its_payload_unchanged(world: World) -> None:
 
 @pytest.mark.parametrize("name", ["lease_id", "database", "holder", "connections", "fence", "expires_at_ms", "shard"])
 def test_a_field_of_a_lease_is_named_as_one(world: World, name: str) -> None:
-    """`connections` alone would send whoever looks for the mistake to the request, which has none."""
+    """`connections` alone would send the reader to the request, which has none."""
     wrong = {**lease_payload(world.lend()), name: []}
     with pytest.raises(InvalidRequest) as refused:
         lease_of(wrong)

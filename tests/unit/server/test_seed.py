@@ -35,25 +35,25 @@ def never() -> NoReturn:
 
 
 def test_deleting_what_was_never_made_touches_nothing(request_to_create: Event) -> None:
-    """Breaks: the rollback of a stack whose database cannot be reached fails, and must be cleared by hand."""
+    """The rollback of a stack whose database cannot be reached fails, and must be cleared by hand."""
     event = {**request_to_create, "RequestType": "Delete", "PhysicalResourceId": NEVER_MADE}
     assert carry_out(event, never).physical_id == NEVER_MADE
 
 
 @pytest.mark.parametrize("kind", ["Update", "Delete"])
 def test_the_physical_id_never_changes(kind: str, request_to_create: Event) -> None:
-    """Breaks: a changed id means replacement, and CloudFormation deletes the seed of the database that is in use."""
+    """A changed id means replacement, and CloudFormation deletes the seed of the database that is in use."""
     event = {**request_to_create, "RequestType": kind, "PhysicalResourceId": "seed-of-an-older-stack"}
     assert carry_out(event, RecordingSeeder).physical_id == "seed-of-an-older-stack"
 
 
 def test_a_new_seed_is_named_by_its_stack(request_to_create: Event) -> None:
-    """Breaks: two stacks' seeds have one id."""
+    """Two stacks' seeds have one id."""
     assert carry_out(request_to_create, RecordingSeeder).physical_id == "seed-of-0a1b2c"
 
 
 def test_each_request_asks_for_one_thing(request_to_create: Event) -> None:
-    """Breaks: an update forgets which users it replaces, or a delete makes what it should remove."""
+    """An update forgets which users it replaces, or a delete makes what it should remove."""
     seeder = RecordingSeeder()
     old = {**request_to_create["ResourceProperties"], "Allowed": "3"}
     carry_out(request_to_create, lambda: seeder)
@@ -63,6 +63,6 @@ def test_each_request_asks_for_one_thing(request_to_create: Event) -> None:
 
 
 def test_a_missing_right_is_noted(request_to_create: Event) -> None:
-    """Breaks: an operator does not learn that the janitor cannot end sessions."""
+    """An operator does not learn that the janitor cannot end sessions."""
     assert carry_out(request_to_create, lambda: RecordingSeeder(may_kill=False)).notes == (ONLY_COUNTED,)
     assert carry_out(request_to_create, RecordingSeeder).notes == ()

@@ -29,7 +29,7 @@ def abort(folder: Path) -> None:
 
 
 def test_an_aborted_run_leaves_the_report_of_the_run_before(folder: Path) -> None:
-    """Breaks: Ctrl-C in the tenth minute costs the user the only report there is."""
+    """Ctrl-C in the tenth minute costs the user the only report there is."""
     with pytest.raises(KeyboardInterrupt):
         abort(folder)
     assert (folder / "summary.json").read_text() == "earlier"
@@ -37,7 +37,7 @@ def test_an_aborted_run_leaves_the_report_of_the_run_before(folder: Path) -> Non
 
 
 def test_a_run_that_ended_replaces_the_report_whole(folder: Path) -> None:
-    """Breaks: new figures beside an old picture."""
+    """New figures beside an old picture."""
     with replacing(folder) as new:
         (new / "summary.json").write_text("new")
     assert [(path.name, path.read_text()) for path in folder.iterdir()] == [("summary.json", "new")]
@@ -45,7 +45,7 @@ def test_a_run_that_ended_replaces_the_report_whole(folder: Path) -> None:
 
 
 def test_the_first_run_has_nothing_to_replace(tmp_path: Path) -> None:
-    """Breaks: `make demo` on a fresh checkout."""
+    """`make demo` on a fresh checkout."""
     with replacing(tmp_path / "build" / "demo") as new:
         (new / "summary.json").write_text("new")
     assert (tmp_path / "build" / "demo" / "summary.json").read_text() == "new"
@@ -54,7 +54,7 @@ def test_the_first_run_has_nothing_to_replace(tmp_path: Path) -> None:
 def test_a_demo_that_cannot_start_leaves_the_report_of_the_run_before(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Breaks: a port that is taken, or another run in this checkout, costs the user the only report there is."""
+    """A port that is taken, or another run in this checkout, costs the user the only report there is."""
 
     def running_stack(**_options: object) -> NoReturn:
         raise StackError("port 3306 is taken")

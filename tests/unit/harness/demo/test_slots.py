@@ -11,6 +11,6 @@ def test_a_slot_is_used_again_when_its_holder_is_done() -> None:
 
 
 def test_a_dead_workers_slot_is_taken_until_its_lease_ends() -> None:
-    """The picture would otherwise lend a slot that the governor still keeps."""
+    """The picture would show a slot as free that the governor still keeps."""
     holds = [Hold(0, 10, 50, crashed=True), Hold(11, 20, 99, crashed=False), Hold(50, 60, 99, crashed=False)]
     assert [slot for _, slot in in_slots(holds)] == [0, 1, 0]

@@ -19,7 +19,7 @@ Answer = dict[str, Any]
 
 
 class FakeLambda:
-    """Counts calls, and how many are in flight; answers what it is told."""
+    """Counts calls, and how many are in flight; gives prepared answers."""
 
     def __init__(self, answer: Callable[[int], Answer], *, together: int = 1) -> None:
         self._answer = answer
@@ -43,7 +43,7 @@ class FakeLambda:
 
 
 class FakeContext:
-    """Runs out of time after so many looks at it."""
+    """Runs out of time after so many calls."""
 
     def __init__(self, looks: int = 10**6) -> None:
         self._looks = looks
@@ -84,7 +84,7 @@ def test_exactly_the_asked_number_is_invoked_at_the_asked_concurrency(
 
 
 def test_every_kind_of_end_is_accounted_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An invocation that ends in a way nobody thought of must not vanish from the account."""
+    """An invocation that ends in an unforeseen way vanishes from the account."""
 
     def answer(number: int) -> Answer:
         if number % 5 == 0:
@@ -109,7 +109,7 @@ def test_it_stops_in_time_and_says_what_it_left_out(monkeypatch: pytest.MonkeyPa
 
 
 def test_bad_input_invokes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A typing error is answered at once, with the field to mend."""
+    """A typing error is answered at once, with the field to correct."""
     report, fake = _run(monkeypatch, _granted, iterations=-3)
     assert (report["error"]["field"], fake.calls) == ("iterations", [])
 

@@ -36,7 +36,7 @@ def test_an_answer_without_an_outcome_is_an_error(answer: dict[str, object]) -> 
 
 
 def test_a_worker_that_died_while_it_held_was_granted() -> None:
-    """A drill's victim counts as granted and as crashed: else the account would not add up to what was lent."""
+    """A drill's victim counts as granted and as crashed: else the account would not add up."""
     crashing = json.dumps({**HELD, "worker": "crashing", "held_to_ms": 300})
     outcome = of_failure({}, _tail("START", json.dumps(HELD), crashing), started_ms=1, ended_ms=400)
     assert (outcome.kind, outcome.crashed, outcome.lease_id) == ("granted", True, "k3Zq81Bd")

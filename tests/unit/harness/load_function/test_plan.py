@@ -75,7 +75,7 @@ def test_exactly_the_asked_share_is_told_to_crash(iterations: int, rate: float) 
 
 @given(st.sampled_from(PROFILES), st.integers(1, 200), st.integers(1, 60))
 def test_no_profile_passes_the_concurrency_or_stalls(profile: str, iterations: int, concurrency: int) -> None:
-    """More in flight than asked would break the demo's claim; a profile that waits for ever would hang the function."""
+    """More in flight than asked would break the demo's claim; a profile that never starts would hang the function."""
     plan = _plan(iterations=iterations, concurrency=concurrency, profile=profile)
     for index in range(iterations):
         assert plan.may_start(index, 0)
