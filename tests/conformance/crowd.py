@@ -1,9 +1,9 @@
-"""Processes full of threads that lend from one table with the production code, and journal what each of them held.
+"""Processes full of threads that acquire from one table with the production code, and journal each hold.
 
 Run as a program, so that a test can kill it: `python -m tests.conformance.crowd FOLDER THREADS MODE SECONDS LEASE_MS`,
 configured by the environment as any worker is. It says "ready", waits for a line, works, and says "done". The journal
 is one file for each process: `+ ID CONNECTIONS MONOTONIC_NS` once a lease was granted, `- ID - MONOTONIC_NS` just
-before it is given back. CLOCK_MONOTONIC is one clock for all processes of a machine.
+before it is released. CLOCK_MONOTONIC is one clock for all processes of a machine.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ class Member:
         self._lease_ms = lease_ms
 
     def once(self, _until: float) -> None:
-        """Try once, and keep what is granted."""
+        """Try once, and keep a granted lease."""
         with suppress(NoConnectionsLeft):
             self._take(0)
 

@@ -1,4 +1,4 @@
-"""Whether a history of concurrent calls could have come from a budget that grants and takes back at single moments.
+"""Whether a history of concurrent calls could have come from a budget that changes at single moments.
 
 The search of Wing and Gong, with Lowe's memory of what was tried: pick an order of the operations in which each stands
 between its call and its return and the budget's rules hold. What was tried is the set of operations already placed and
@@ -39,7 +39,7 @@ class Operation:
 
 
 class Budget(NamedTuple):
-    """The reference: who holds how many connections of so many."""
+    """The reference: each holder's connections of a budget."""
 
     allowed: int
     held: frozenset[tuple[str, int]] = frozenset()

@@ -40,7 +40,7 @@ class BadNetwork(FaultyStore):
 
 
 class Recorder:
-    """One environment that writes down what it asked and what it was told."""
+    """One environment that records its requests and the answers."""
 
     def __init__(self, journal: IO[bytes], lease_ms: int) -> None:
         self._journal = journal

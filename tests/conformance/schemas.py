@@ -49,7 +49,7 @@ def granted(world: World, **fields: object) -> dict[str, Any]:
 
 
 def changes_nothing(world: World, act: Callable[[], object]) -> None:
-    """Check that what is stored is the same before and after, and that no write was even tried."""
+    """Check that the stored items are the same before and after, and that no write was tried."""
     before = world.picture(world.database, OTHER)
     world.store.calls.clear()
     act()

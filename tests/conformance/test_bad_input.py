@@ -35,7 +35,7 @@ def test_what_is_no_object_is_refused(world: World, request_: object) -> None:
 
 @pytest.mark.parametrize("action", ["", "Acquire", "delete", "answer", "__init__", 5, None, [], {}, True], ids=repr)
 def test_an_unknown_action_is_refused(world: World, action: object) -> None:
-    """A mistyped release would leave its connection lent, and nobody be told."""
+    """A mistyped release would leave its connection in use, without an error."""
 
     def act() -> None:
         error = answer(world, {"action": action, "database": world.database})["error"]
@@ -51,7 +51,7 @@ def test_no_action_at_all_is_refused(world: World) -> None:
 
 @pytest.mark.parametrize("action", ["acquire", "status", "renew", "release"])
 def test_an_unknown_database_has_a_code_of_its_own(world: World, action: str) -> None:
-    """Its cure is another one than a mended payload: a budget has to be set."""
+    """Correcting the payload does not help: a budget must be set."""
     world.operations.set_budget(OTHER, 1)
     lease = granted(world) | {"database": "nobodys"}
 
@@ -134,7 +134,7 @@ def test_a_lease_id_out_of_bounds_is_refused_by_name(world: World, lease_id: obj
 )
 @pytest.mark.parametrize("action", ["acquire", "renew"])
 def test_a_length_out_of_bounds_is_refused_by_name(world: World, action: str, length: object) -> None:
-    """A lease for ever is a connection lost for ever."""
+    """A lease without end is a connection that is lost."""
     lease = granted(world)
 
     def act() -> None:
@@ -171,7 +171,7 @@ def test_waiting_is_true_or_false(world: World, waiting: object) -> None:
 @pytest.mark.parametrize("lease", [None, [], "lease-01", 5, True, {}], ids=repr)
 @pytest.mark.parametrize("action", ["renew", "release"])
 def test_what_is_no_lease_is_refused_by_name(world: World, action: str, lease: object) -> None:
-    """A worker that sends the whole answer in place of the lease must be told so."""
+    """A worker that sends the whole answer in place of the lease must get an error that says it."""
 
     def act() -> None:
         error = answer(world, {"action": action, "lease": lease})["error"]
@@ -216,7 +216,7 @@ def test_a_lease_with_one_odd_field_is_refused_by_its_name(
 
 @pytest.mark.parametrize("field", ["lease_id", "database", "holder", "connections", "expires_at_ms", "shard"])
 def test_a_lease_with_a_field_missing_is_refused_by_its_name(world: World, field: str) -> None:
-    """The whole lease is needed: what is compared is the exact stored string."""
+    """The whole lease is needed: the exact stored string is compared."""
     lease = granted(world)
     del lease[field]
 

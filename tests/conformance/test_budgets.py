@@ -1,4 +1,4 @@
-"""Budget changes on every store: nothing is counted twice, nobody is disconnected, and a half-done plan is finished."""
+"""Budget changes on every store: nothing counts twice, no session is disconnected, a half-done plan is finished."""
 
 from __future__ import annotations
 
@@ -118,14 +118,14 @@ def test_a_bad_budget_is_refused_by_name_and_nothing_is_written(world: World, fi
 
 @pytest.mark.parametrize(("budget", "shards"), [(1, 1), (36, 1), (37, 2), (72, 2), (73, 3), (108, 3)])
 def test_shards_follow_from_the_budget(world: World, budget: int, shards: int) -> None:
-    """Too few cost a second write unit for every acquire, too many cost refusals with room left."""
+    """Too few cost a second write unit for every acquire; too many cost refusals with room left."""
     status = world.operations.set_budget(world.database, budget)
     assert [shard.allowed for shard in status.shards] == [share(budget, shards, index) for index in range(shards)]
     assert sum(shard.allowed for shard in status.shards) == budget
 
 
 def test_shards_are_never_deleted_and_come_back(world: World) -> None:
-    """A deleted item would take its leases with it, and lend their connections a second time."""
+    """A deleted item would take its leases with it, and its connections would be granted a second time."""
     world.operations.set_budget(world.database, 6, shards=3)
     world.lend()
     world.operations.set_budget(world.database, 2, shards=1)
@@ -135,7 +135,7 @@ def test_shards_are_never_deleted_and_come_back(world: World) -> None:
 
 
 def test_capacity_moves_between_shards_only_as_it_comes_back(world: World) -> None:
-    """Promise 6: moving it before would lend the same connections in two shards."""
+    """Promise 6: moving it earlier would grant the same connections in two shards."""
     leases = fill(world, 3)
     assert not world.operations.set_budget(world.database, 3, shards=3).settled
     assert [(shard.allowed, shard.in_use) for shard in world.shards()] == [(1, 3), (0, 0), (0, 0)]
@@ -149,7 +149,7 @@ def test_capacity_moves_between_shards_only_as_it_comes_back(world: World) -> No
 
 
 def test_a_refused_acquire_finishes_a_plan_that_a_crash_left_half_done(world: World) -> None:
-    """A janitor that is off would leave capacity stuck in a shard that no longer lends."""
+    """With the janitor off, capacity would be stuck in a shard that is no longer used."""
     fill(world, 3)
     world.operations.set_budget(world.database, 3, shards=3)
     world.clock.advance(LEASE_MS + SKEW_MS + 60_000)
@@ -170,7 +170,7 @@ def test_a_refused_acquire_finishes_a_plan_that_a_crash_left_half_done(world: Wo
 def test_of_two_operators_at_once_one_result_is_left_whole(
     world: World, first: tuple[int, int], second: tuple[int, int], moment: str
 ) -> None:
-    """Promise 6: a mixture of the two would be a budget that nobody asked for."""
+    """Promise 6: a mixture of the two would be a budget that no operator chose."""
     fill(world, 2)
     world.store.before[moment] = lambda: rival(world).set_budget(world.database, second[0], shards=second[1])
     world.operations.set_budget(world.database, first[0], shards=first[1])
@@ -191,7 +191,7 @@ def test_of_two_operators_at_once_one_result_is_left_whole(
 def test_a_change_that_crashes_anywhere_is_finished_by_whoever_comes_next(
     sharded: World, plan: tuple[int, int], step: int, applied: bool
 ) -> None:
-    """An operator's laptop that falls asleep in the middle would leave connections that nobody can be lent."""
+    """An operator's laptop that falls asleep in the middle would leave connections that no acquire can get."""
     leases = fill(sharded, 4)
     before = capacity(sharded)
     sharded.store.crash = (step + 1, applied)
@@ -232,7 +232,7 @@ def test_operators_that_keep_losing_give_up_and_say_so(world: World) -> None:
 
 
 def test_an_outage_in_the_middle_says_so(world: World) -> None:
-    """An operator would believe in a budget that is not in force; the plan must stay open for whoever comes next."""
+    """An operator would believe in a budget that is not in force; the plan must stay open for the next executor."""
     world.store.plan("stamp", *[LOST] * GIVING_BACK.tries)
     with pytest.raises(GovernorUnavailable):
         world.operations.set_budget(world.database, 1)

@@ -39,7 +39,7 @@ class Table:
         self.operations.set_budget(DATABASE, BUDGET, shards=shards, skew_ms=SKEW_MS)
 
     def in_use(self) -> int:
-        """Return what is lent; every shard must be whole."""
+        """Return the connections in use; every shard must be whole."""
         status = self.operations.status(DATABASE)
         assert all(is_whole(shard) for shard in status.shards)
         return status.in_use
@@ -58,7 +58,7 @@ def table(request: pytest.FixtureRequest, endpoint: Endpoint) -> Table:
 def test_of_64_that_ask_at_once_exactly_20_are_lent_a_connection(
     table: Table, dynamodb_local: str, tmp_path: Path
 ) -> None:
-    """Promise 1: the twenty-first would be MySQL's error 1040; a twentieth that nobody gets is capacity thrown away."""
+    """Promise 1: the twenty-first would be MySQL's error 1040; an unused twentieth is lost capacity."""
     granted = _once(table, dynamodb_local, tmp_path / "journals", processes=8, threads=8)
     assert sum(lease.connections for lease in granted) == BUDGET
     assert table.in_use() == BUDGET

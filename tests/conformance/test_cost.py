@@ -220,7 +220,7 @@ def test_nothing_but_dynamodb_is_ever_called(work: str, dynamodb_local: str, end
 
 
 def test_no_code_and_no_policy_knows_the_metric_call() -> None:
-    """A path that no test walks must not have it either."""
+    """A path that no test walks must not have it."""
     files = [*(ROOT / "layers").rglob("*.py"), *(ROOT / "functions").glob("*.py"), ROOT / "template.yaml"]
     assert len(files) > 20
     calling = [path.name for path in files if "put_metric_data" in path.read_text("utf-8")]

@@ -30,7 +30,7 @@ def record_of(connections: int) -> str:
 
 
 def test_an_acquire_whose_answer_was_lost_holds_one_connection(world: World) -> None:
-    """Each lost answer would cost two connections, one of which nobody can release."""
+    """Each lost answer would cost two connections, one of which cannot be released."""
     world.store.plan("grant", LOST_ANSWER)
     grant = world.acquire()
     assert isinstance(grant, Grant)
@@ -148,7 +148,7 @@ def test_the_own_lease_in_another_shard_is_recognised(sharded: World) -> None:
 
 
 def test_a_late_duplicate_of_an_acquire_holds_a_slot_no_longer_than_its_own_end(world: World) -> None:
-    """The network may deliver a request again after its lease was released: that must not cost a slot for ever."""
+    """The network may deliver a request again after its lease was released: that must not cost a slot."""
     wanted = world.wanted(connections=3)
     lease = world.lend(lease_id=wanted.lease_id, connections=3)
     world.release(lease)
@@ -266,7 +266,7 @@ def test_the_whole_budget_comes_back_when_every_holder_has_died(world: World) ->
 
 
 def test_a_lease_may_be_renewed_until_its_very_end(world: World) -> None:
-    """A holder would lose the last millisecond that it paid for, and be told that it lost its lease."""
+    """A holder would lose the last millisecond of its lease, and get `LeaseLost`."""
     lease = world.lend()
     world.clock.advance(LEASE_MS)
     assert world.renew(lease) is not None
@@ -276,7 +276,7 @@ def test_a_lease_may_be_renewed_until_its_very_end(world: World) -> None:
 
 
 def test_a_changed_budget_is_known_within_a_minute(world: World) -> None:
-    """Environments would go on with yesterday's shards for as long as they live."""
+    """Environments would continue with yesterday's shards for as long as they live."""
     world.lend()
     world.operations.set_budget(world.database, 4, shards=2)
     world.clock.advance(60_000)
@@ -355,7 +355,7 @@ def test_what_gives_capacity_back_tries_more_and_waits_less_than_what_takes_it()
 
 
 def test_what_trying_again_cannot_mend_is_tried_once(world: World) -> None:
-    """A missing permission would cost every invocation two seconds before it says so."""
+    """A missing permission would cost every invocation two seconds before its error."""
     world.store.plan("settings", *[REFUSED] * 5)
     world.store.calls.clear()
     with pytest.raises(GovernorUnavailable):
@@ -375,7 +375,7 @@ def test_no_retry_starts_after_the_deadline(world: World) -> None:
 
 
 def test_an_acquire_that_failed_with_its_write_applied_costs_only_time(world: World) -> None:
-    """Fail closed: the worker is told no, and the connection comes back by itself."""
+    """Fail closed: the worker gets an error, and the connection comes back by itself."""
     world.store.plan("grant", *[LOST_ANSWER] * TAKING.tries)
     with pytest.raises(GovernorUnavailable):
         world.acquire(connections=3)
@@ -414,7 +414,7 @@ def test_a_release_that_was_applied_is_never_reported_as_an_outage(world: World)
 
 
 def test_the_janitor_takes_back_what_is_over_and_nothing_else(world: World) -> None:
-    """A quiet database would show connections in use that nobody has; a busy one would lose live ones."""
+    """A quiet database would show connections in use that no worker holds; a busy one would lose live ones."""
     dead = world.lend()
     alive = world.lend(ends_in_ms=2 * LEASE_MS)
     world.clock.advance(LEASE_MS + SKEW_MS)

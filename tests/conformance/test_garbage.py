@@ -56,7 +56,7 @@ GARBAGE = JSON | st.fixed_dictionaries(
 )
 @given(request_=GARBAGE)
 def test_no_garbage_is_answered_with_a_stack_trace_or_moves_the_counter(world: World, request_: Any) -> None:  # noqa: ANN401
-    """Promise 7: any caller with the right to invoke could otherwise break the database's budget for everybody."""
+    """Promise 7: any caller with the right to invoke could break the database's budget for all others."""
     before = world.picture()
     given_answer = answer(world, request_)
     world.shards()  # whole, whatever happened

@@ -41,7 +41,7 @@ def sharded(open_world: World) -> World:
 
 
 def test_exactly_the_budget_is_lent_and_then_refused(world: World) -> None:
-    """One more is a MySQL error 1040 for somebody; one fewer is a connection that nobody can use."""
+    """One more is a MySQL error 1040 for a worker; one fewer is a connection that no worker can use."""
     outcomes = [world.acquire() for _ in range(5)]
     assert [isinstance(outcome, Grant) for outcome in outcomes] == [True, True, True, False, False]
     shard = world.shard()
@@ -49,7 +49,7 @@ def test_exactly_the_budget_is_lent_and_then_refused(world: World) -> None:
 
 
 def test_a_grant_tells_the_lease_and_what_is_left(world: World) -> None:
-    """A worker that is told a wrong end uses its connection after another was lent it."""
+    """A worker with a wrong expiry uses its connection after it was granted to another."""
     wanted = world.wanted(connections=2, holder="checkout/2f1c")
     grant = world.transport.acquire(wanted)
     assert isinstance(grant, Grant)
@@ -61,7 +61,7 @@ def test_a_grant_tells_the_lease_and_what_is_left(world: World) -> None:
 
 
 def test_a_refusal_tells_what_is_in_use_and_when_to_come_back(world: World) -> None:
-    """Without a bound the refused either hammer the table or wait for ever."""
+    """Without a bound, refused callers hammer the table or wait without end."""
     world.lend(connections=3)
     refusal = world.refuse()
     assert (refusal.allowed, refusal.in_use, refusal.remaining) == (3, 3, 0)
@@ -149,7 +149,7 @@ def test_a_budget_of_nothing_refuses_everybody(world: World) -> None:
 
 
 def test_a_lease_that_is_over_is_taken_over_by_the_next_acquire_that_needs_it(world: World) -> None:
-    """A crashed worker's connection would stay lost until somebody looks, however full the database is."""
+    """A crashed worker's connection would stay lost, however full the database is."""
     gone = world.lend(connections=3, ends_in_ms=LONG_OVER)
     lease = world.lend()
     shard = world.shard()
@@ -174,14 +174,14 @@ def test_within_the_allowance_for_clocks_nothing_is_taken_over(world: World) -> 
 
 
 def test_while_there_is_room_nobody_is_taken_over(world: World) -> None:
-    """Its holder may yet release it: that is one cheap write fewer for everybody."""
+    """Its holder may yet release it: that is one cheap write fewer for every other caller."""
     old = world.lend(ends_in_ms=LONG_OVER)
     world.lend()
     assert old.lease_id in world.shard().leases
 
 
 def test_a_holder_that_was_taken_over_cannot_renew_or_release_what_is_now_anothers(world: World) -> None:
-    """A frozen worker that wakes would end the session of whoever came after it."""
+    """A frozen worker that wakes would end the session of its successor."""
     old = world.lend(connections=3, ends_in_ms=LONG_OVER)
     new = world.lend(connections=3)
     before = world.picture()
@@ -272,7 +272,7 @@ def test_a_lease_that_was_renewed_is_given_back_whole_by_who_still_has_the_older
 
 
 def test_only_a_later_end_of_the_same_lease_is_given_back_so(world: World) -> None:
-    """The number of connections and the holder are still those of the stored record, and of nobody's request."""
+    """The number of connections and the holder come from the stored record, never from the request."""
     renewed = world.prolong(lease := world.lend())
     before = world.picture()
     for other in (
@@ -335,7 +335,7 @@ def test_a_released_lease_is_not_renewed(world: World) -> None:
 
 
 def test_a_lease_past_its_end_is_not_renewed(world: World) -> None:
-    """Its session may be gone, or its slot be lent again at any moment: the holder has to ask anew."""
+    """Its session may be gone, or its slot be granted again at any moment: the holder has to ask anew."""
     lease = world.lend(ends_in_ms=JUST_OVER)
     assert world.renew(lease) is None
 
@@ -353,7 +353,7 @@ def test_a_renew_tells_of_pressure(world: World) -> None:
 
 
 def test_what_a_lowered_budget_overdraws_is_not_renewed(world: World) -> None:
-    """Two holders that renew for ever would keep MySQL above its new budget for ever."""
+    """Two holders that keep renewing would keep MySQL above its new budget."""
     lease, _ = world.lend(connections=2), world.lend()
     world.operations.set_budget(world.database, 1)
     before = world.picture()
@@ -393,7 +393,7 @@ def test_an_expired_lease_in_any_shard_is_found(sharded: World) -> None:
 
 
 def test_no_more_connections_than_a_shard_has_can_be_asked_for(sharded: World) -> None:
-    """Such a worker would be refused for ever, with the whole budget free."""
+    """Such a worker would always be refused, with the whole budget free."""
     sharded.lend(connections=2)
     with pytest.raises(InvalidRequest) as refused:
         sharded.acquire(connections=3)

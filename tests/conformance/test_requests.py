@@ -63,7 +63,7 @@ def test_a_renew_by_length_that_is_repeated_later_is_answered_the_end_that_is_st
 
 
 def test_a_renew_by_length_that_is_repeated_after_both_ends_is_not_held(world: World) -> None:
-    """Its slot may be lent again at any moment."""
+    """Its slot may be granted again at any moment."""
     lease = granted(world, lease_ms=10_000)
     request = {"action": "renew", "lease": lease, "lease_ms": 20_000}
     answer(world, request)
@@ -84,7 +84,7 @@ def test_an_acquire_that_is_repeated_later_is_granted_the_lease_that_is_stored(w
 
 @pytest.mark.parametrize("other", [{"connections": 2}, {"holder": "billing/1"}])
 def test_the_id_of_another_lease_is_in_use(world: World, other: dict[str, Any]) -> None:
-    """Two workers that share an id would share a connection, too."""
+    """Two workers that share an id would share a connection."""
     request = {"action": "acquire", "database": "orders", "lease_id": LEASE_ID, "lease_ms": 10_000}
     answer(world, request)
     assert answer(world, request | other)["error"]["field"] == "lease_id"
@@ -92,7 +92,7 @@ def test_the_id_of_another_lease_is_in_use(world: World, other: dict[str, Any]) 
 
 
 def test_an_acquire_that_is_repeated_after_its_leases_end_is_refused_by_name(world: World) -> None:
-    """Granted, it would hold what anybody may take over."""
+    """Granted, it would hold a connection that any caller may take over."""
     request = {"action": "acquire", "database": "orders", "lease_id": LEASE_ID, "connections": 3, "lease_ms": 10_000}
     answer(world, request)
     world.clock.advance(10_001)
@@ -142,7 +142,7 @@ def test_what_is_left_out_has_defaults(world: World) -> None:
 
 
 def test_a_lease_without_its_fence_is_still_a_lease(world: World) -> None:
-    """After a lost answer it is null, and a client may leave out what is null."""
+    """After a lost answer it is null, and a client may leave null fields out."""
     lease = granted(world)
     del lease["fence"]
     assert answer(world, {"action": "release", "lease": lease}) == {"released": True}
@@ -286,6 +286,6 @@ def test_a_lease_as_json_has_the_fields_of_the_contract(world: World) -> None:
 
 
 def test_the_schemas_are_schemas() -> None:
-    """A schema with a slip in it accepts everything, and whoever relies on it notices in production."""
+    """A schema with an error accepts everything, and its users notice in production."""
     for name in ("request.json", "answer.json"):
         jsonschema.Draft202012Validator.check_schema(json.loads((SCHEMA / name).read_text("utf-8")))

@@ -64,7 +64,7 @@ def test_a_grant_takes_from_the_counter_and_stores_the_lease_in_one_write(store:
 
 
 def test_the_last_connection_is_lent_and_the_next_is_refused_with_the_shard_shown(store: LeaseStore) -> None:
-    """One connection more than the budget is one MySQL refuses to somebody."""
+    """One connection above the budget is one that MySQL refuses to a worker."""
     hold(store, ("lease-01", record()), ("lease-02", record(connections=2)))
     before = shard_of(store)
     assert before.remaining == 0
@@ -79,7 +79,7 @@ def test_several_connections_are_lent_whole_or_not_at_all(store: LeaseStore) -> 
 
 @pytest.mark.parametrize("text", [record(), record(ends_in_ms=60_000)], ids=["same-record", "another-record"])
 def test_an_id_that_is_stored_is_not_granted_again(store: LeaseStore, text: str) -> None:
-    """A retry after a lost answer would take a second connection from the counter, and nobody would give it back."""
+    """A retry after a lost answer would take a second connection that no caller releases."""
     hold(store, ("lease-01", record()))
     assert refuses(store, store.grant(KEY, "lease-01", text), shard_of(store))
 
@@ -102,7 +102,7 @@ def test_a_takeover_frees_and_lends_in_one_write(store: LeaseStore) -> None:
 
 
 def test_a_takeover_of_several_gives_back_the_sum_of_what_they_held(store: LeaseStore) -> None:
-    """What was not added up right would be missing from the budget for ever."""
+    """What was not added up right would be missing from the budget forever."""
     seen = hold(store, ("lease-01", record(connections=2)), ("lease-02", record()))
     assert store.grant(KEY, "lease-03", record(connections=3), seen) == Written(allowed=3, remaining=0, fence=3)
 
@@ -120,7 +120,7 @@ def test_a_takeover_compares_the_whole_stored_string(store: LeaseStore, stored: 
 
 
 def test_a_takeover_of_what_is_gone_frees_nothing(store: LeaseStore) -> None:
-    """Two newcomers that saw the same expired lease would both be lent its connection."""
+    """Two newcomers that saw the same expired lease would both be granted its connection."""
     (first, second) = hold(store, ("lease-01", record(connections=2)), ("lease-02", record()))
     assert isinstance(store.grant(KEY, "lease-03", record(), (first,)), Written)
     assert refuses(store, store.grant(KEY, "lease-04", record(), (first, second)), shard_of(store))
@@ -163,7 +163,7 @@ def test_giving_back_removes_the_lease_and_frees_what_its_record_says(store: Lea
 
 
 def test_giving_back_twice_frees_once(store: LeaseStore) -> None:
-    """A late duplicate of a release would lend a connection that is in use: an over-grant."""
+    """A late duplicate of a release would free a connection that is in use: an over-grant."""
     seen = hold(store, ("lease-01", record()), ("lease-02", record()))
     store.give_back(KEY, seen[:1])
     assert refuses(store, store.give_back(KEY, seen[:1]), shard_of(store))
@@ -175,7 +175,7 @@ def test_giving_back_twice_frees_once(store: LeaseStore) -> None:
     ids=["other-end", "other-connections", "other-holder", "no-holder"],
 )
 def test_giving_back_compares_the_whole_stored_string(store: LeaseStore, claimed: str) -> None:
-    """Somebody else's lease would be released, or more freed than was lent."""
+    """Another worker's lease would be released, or more freed than it held."""
     hold(store, ("lease-01", record()))
     assert refuses(store, store.give_back(KEY, (("lease-01", claimed),)), shard_of(store))
 
@@ -188,7 +188,7 @@ def test_several_are_given_back_together_or_none_is(store: LeaseStore) -> None:
 
 
 def test_giving_back_below_zero_only_pays_the_debt(store: LeaseStore) -> None:
-    """After a lowered budget the first that come back must not be lent again."""
+    """After a lowered budget, the first connections that come back must not be granted again."""
     seen = hold(store, ("lease-01", record()), ("lease-02", record()), ("lease-03", record()))
     lower_to(store, 1)
     assert store.give_back(KEY, seen[:1]) == Written(allowed=1, remaining=-1, fence=3)
@@ -229,7 +229,7 @@ def test_renewing_what_is_gone_does_not_bring_it_back(store: LeaseStore) -> None
 
 
 def test_making_a_shard_again_keeps_its_leases(store: LeaseStore) -> None:
-    """A second operator, or a retry, would wipe the leases and lend every connection a second time."""
+    """A second operator, or a retry, would wipe the leases and grant every connection a second time."""
     hold(store, ("lease-01", record()))
     before = shard_of(store)
     store.make_shard(KEY, 9)
@@ -237,7 +237,7 @@ def test_making_a_shard_again_keeps_its_leases(store: LeaseStore) -> None:
 
 
 def test_a_stamp_lowers_a_shard_and_may_leave_it_in_debt(store: LeaseStore) -> None:
-    """Lowering must stop grants at once and disconnect nobody."""
+    """Lowering must stop grants at once and disconnect no session."""
     hold(store, ("lease-01", record()), ("lease-02", record()))
     assert store.stamp(Change(KEY, 3, 1), 2)
     shard = shard_of(store)
@@ -261,7 +261,7 @@ def test_a_stamp_needs_an_older_plan_and_the_size_that_was_read(
 
 
 def test_a_raise_adds_to_the_counter_what_it_adds_to_the_size(store: LeaseStore) -> None:
-    """Setting the counter instead of adding to it would forget who holds what."""
+    """Setting the counter instead of adding to it would forget the leases."""
     hold(store, ("lease-01", record()))
     assert store.raise_allowed(Change(KEY, 3, 5), 1)
     assert (shard_of(store).allowed, shard_of(store).remaining) == (5, 4)
@@ -271,7 +271,7 @@ def test_a_raise_adds_to_the_counter_what_it_adds_to_the_size(store: LeaseStore)
 def test_a_raise_needs_this_very_plan_and_the_size_that_was_read(
     store: LeaseStore, change: tuple[int, int], plan: int
 ) -> None:
-    """Capacity that a newer plan has promised elsewhere, or that was raised already, would be lent twice."""
+    """Capacity that a newer plan gave to another shard, or that was raised already, would be granted twice."""
     before = shard_of(store)
     assert not store.raise_allowed(Change(KEY, *change), plan)
     assert shard_of(store) == before

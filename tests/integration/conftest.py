@@ -9,7 +9,7 @@ from harness.stack.tls import ServerCertificate, make_server_certificate
 
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> ServerCertificate:
-    """Return an authority that nobody else trusts, and its certificate for 127.0.0.1."""
+    """Return an authority that no other client trusts, and its certificate for 127.0.0.1."""
     return make_server_certificate(tmp_path_factory.mktemp("tls"))
 
 

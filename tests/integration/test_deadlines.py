@@ -1,4 +1,4 @@
-"""A service that takes connections and never answers: nobody waits for it beyond the invocation's end."""
+"""A service that accepts connections and never answers: no worker waits for it beyond its invocation's end."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Invocation:
         self._ends_s = time.monotonic() + left_ms / 1_000
 
     def get_remaining_time_in_millis(self) -> int:
-        """Return what is left of it."""
+        """Return the time left."""
         return max(0, int((self._ends_s - time.monotonic()) * 1_000))
 
     def overrun_s(self) -> float:

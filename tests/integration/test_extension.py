@@ -34,7 +34,7 @@ time.sleep(60)
 
 @pytest.mark.parametrize("how", ["alone", "fork"])
 def test_a_process_is_gone_when_nobody_shares_its_sockets_any_more(tmp_path: Path, how: str) -> None:
-    """The lease is given back while a forked child still holds the connection."""
+    """The lease is released while a forked child still holds the connection."""
     path = os.pathsep.join(sys.path)
     child = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, str(tmp_path), how], stdout=subprocess.PIPE, env={"PYTHONPATH": path}, text=True

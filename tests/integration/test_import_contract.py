@@ -1,4 +1,4 @@
-"""The direction of imports holds because `lint-imports` fails where it is broken: violations are planted, and seen."""
+"""The direction of imports holds because `lint-imports` fails if it is broken: planted violations show it."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def lint(checkout: Path) -> tuple[int, str]:
-    """Check the contracts as `make lint` does; return the exit code, and what was printed as one line."""
+    """Check the contracts as `make lint` does; return the exit code, and the output as one line."""
     environment = {**os.environ, "PYTHONPATH": str(checkout), "COLUMNS": "200", "NO_COLOR": "1"}
     command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
     done = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, check=False)
@@ -67,7 +67,7 @@ def test_the_packages_keep_their_contracts(checkout: Path) -> None:
 
 @pytest.mark.parametrize("plant", PLANTS)
 def test_a_planted_violation_fails_the_lint(checkout: Path, plant: str) -> None:
-    """The drawn architecture is a picture, and the next import goes where it likes."""
+    """The drawn architecture is only a picture, and the next import ignores it."""
     module, line, contract = PLANTS[plant]
     path = checkout / "connection_governor" / module
     source = path.read_text() if path.exists() else ""

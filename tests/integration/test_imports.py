@@ -82,7 +82,7 @@ def loaded_by(program: str, *packages: Path) -> set[str]:
 
 
 def of(loaded: set[str], *names: str) -> set[str]:
-    """Return those of these packages, and what is in them."""
+    """Return those of these packages, with their modules."""
     return {module for module in loaded if any(module == name or module.startswith(f"{name}.") for name in names)}
 
 

@@ -94,7 +94,7 @@ def test_a_passing_fault_of_secrets_manager_is_passed_over() -> None:
 
 
 def test_a_binary_secret_is_said_by_the_variables_name() -> None:
-    """A KeyError would tell nobody which secret, nor what is wrong with it."""
+    """A KeyError would name neither the secret nor its fault."""
     with ScriptedServer([answer({"SecretBinary": "eA=="})]) as server:
         fetch = mysql.secret_fetcher(Environment({**DIRECT, "AWS_ENDPOINT_URL_SECRETS_MANAGER": server.url}))
         assert missing(lambda: fetch("arn:secret")) == "DB_SECRET_ARN"

@@ -2,7 +2,7 @@
 
 A request and its effect are one step. Nothing is lost by that: a request's content is fixed when it is sent, so sending
 it later, or letting it arrive late as a stray, comes to the same. A takeover names exact records, which are past their
-end for ever; whenever such a write takes effect, what it names is stored and past its end at that moment. So it is no
+end forever; whenever such a write takes effect, what it names is stored and past its end at that moment. So it is no
 other than a takeover decided at that very moment, and reading first need not be a step of its own.
 """
 

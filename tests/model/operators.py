@@ -1,4 +1,4 @@
-"""What operators, the janitor and whoever else carries out a plan may do: settings, stamps, raises, reclaims.
+"""The moves of operators, the janitor and every other executor of a plan: settings, stamps, raises, reclaims.
 
 A stamp depends on nothing but the item that it changes, so it is one step. A raise depends on what was read of every
 shard, each at a time of its own, by any number of executors which may since have slept or died. All of their views are
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Operators:
-    """The moves of whoever changes budgets or takes back what is over."""
+    """The moves that change budgets or reclaim expired leases."""
 
     def __init__(self, world: World) -> None:
         self.world = world
@@ -171,12 +171,12 @@ def _mark(shard: Shard, number: int) -> Mark | None:
 
 
 def _without_high(shard: Shard, number: int) -> tuple[Mark, ...]:
-    """Return what was committed together with an earlier `allowed` is of no use any more: the write would fail."""
+    """Return the marks without what was committed with an earlier `allowed`: such a write would fail."""
     return tuple(mark._replace(high=0) if mark.plan == number else mark for mark in shard.marks)
 
 
 def renumbered(shards: Shards, plans: Plans) -> tuple[Shards, Plans]:
-    """Return the same with plans that nobody can write any more forgotten, and the others counted from 0."""
+    """Return the same without the plans that no executor can write any more, the others counted from 0."""
     missing = [index for index, shard in enumerate(shards) if shard is None]
     makers = [number for number, plan in enumerate(plans) if any(index < plan.made for index in missing)]
     first = min([oldest(shards), *makers])

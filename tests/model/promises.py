@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Promises:
-    """Says what is wrong with a state or a step; None if nothing is."""
+    """Returns the promise that a state or a step breaks; None if it breaks none."""
 
     def __init__(self, world: World, operators: Operators) -> None:
         self._world = world

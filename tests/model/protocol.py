@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Protocol:
-    """What the checker needs: where it begins, what may come next, what is the same, and what is wrong."""
+    """What the checker needs: starts, next states, which states are the same, and broken promises."""
 
     def __init__(self, world: World) -> None:
         self.world = world

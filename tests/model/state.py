@@ -1,4 +1,4 @@
-"""What the model's world consists of: a few shards, the plans under way, and what anybody knows of each lease."""
+"""The state of the model's world: a few shards, the plans under way, and all knowledge of each lease."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Request(NamedTuple):
 
 
 class Story(NamedTuple):
-    """All that the world knows of one lease id, whose name therefore nobody needs."""
+    """All knowledge of one lease id; its name is therefore not needed."""
 
     shard: int
     size: int
@@ -56,7 +56,7 @@ class Shard(NamedTuple):
 
     @property
     def committed(self) -> int:
-        """What nobody else may have: its part, or what it lends where that is more."""
+        """Return what no other shard may have: its part, or its connections in use if that is more."""
         return max(self.allowed, self.allowed - self.remaining)
 
 
@@ -103,7 +103,7 @@ def oldest(shards: Shards) -> int:
 
 @dataclass(frozen=True)
 class World:
-    """The size of one exploration, what may happen in it, and what is deliberately broken."""
+    """The size of one exploration, its features, and the rule that is deliberately broken."""
 
     features: frozenset[str] = frozenset()
     broken: str = ""

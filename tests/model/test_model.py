@@ -54,14 +54,14 @@ BROKEN: list[tuple[str, dict[str, Any], str, int]] = [
 @pytest.mark.timeout(0 if CHOSEN is FULL else 300)
 @pytest.mark.parametrize("exhibit", CHOSEN, ids=lambda exhibit: exhibit.name.replace(" ", "-"))
 def test_no_reachable_state_breaks_a_promise(exhibit: Exhibit) -> None:
-    """Else some order of messages, crashes and budget changes over-grants, loses a slot or leaves a plan half done."""
+    """Some order of messages, crashes and budget changes over-grants, loses a slot or leaves a plan half done."""
     found = visit(exhibit)
     assert found.wrong is None, f"{found.wrong}\n{in_words(found.trace)}"
     assert found.complete or exhibit.most_states is not None
 
 
 def test_every_pair_of_features_is_explored_together() -> None:
-    """Else two features that are safe alone could break a promise together, unseen."""
+    """Two features that are safe alone could break a promise together, unseen."""
     explored = [exhibit.world.features for exhibit in DAILY if exhibit.most_states is None]
     pairs = map(frozenset, combinations(FEATURES, 2))
     # A plan's executors reclaim: with moves, the janitor's step is always there.
@@ -71,21 +71,21 @@ def test_every_pair_of_features_is_explored_together() -> None:
 
 @pytest.mark.parametrize(("broken", "size", "wrong", "steps"), BROKEN)
 def test_a_broken_rule_is_caught_by_a_short_trace(broken: str, size: dict[str, Any], wrong: str, steps: int) -> None:
-    """Else the search proves nothing: it would pass a protocol that is known to break."""
+    """The search proves nothing: it would pass a protocol that is known to break."""
     found = explore(Protocol(World(broken=broken, **size)))
     assert (found.wrong or "").startswith(wrong), found.wrong
     assert len(found.trace) - 1 == steps, in_words(found.trace)
 
 
 def test_an_id_used_twice_is_refused() -> None:
-    """Else two holders with the same lease id would both be told that the lease is theirs."""
+    """Two holders with the same lease id would both be granted the lease."""
     features = frozenset({"lost", "late", "crash", "freeze"})
     found = explore(Protocol(World(features, twins=True)))
     assert found.complete, in_words(found.trace)
 
 
 def test_the_search_meets_every_kind_of_step() -> None:
-    """Else a feature is switched on and never happens, and the counts say nothing."""
+    """A feature is switched on and never happens, and the counts say nothing."""
     met: set[object] = set()
     lost = World(frozenset({"lost", "late", "renew", "freeze"}))
     for world, most_steps in ((lost, 5), (World(frozenset({"crash", "several"})), 8), (with_moves("janitor"), 6)):

@@ -49,7 +49,7 @@ def test_every_role_is_looked_at(resources: Resources) -> None:
 
 
 def test_the_table_s_actions_are_those_that_the_code_calls(resources: Resources) -> None:
-    """An action that no code calls any more must go from the template, too."""
+    """An action that no code uses any more must be removed from the template."""
     source = (ROOT / "layers" / "governor" / "connection_governor" / "dynamodb.py").read_text()
     called = {f"dynamodb:{name}" for name in re.findall(r'"((?:Batch)?(?:Get|Put|Update|Delete|Write)Item)"', source)}
     assert called == {action for role in ALLOWED for action in _granted(resources[role]) if "dynamodb" in action}

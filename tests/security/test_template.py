@@ -40,7 +40,7 @@ def test_cfn_lint_finds_nothing() -> None:
 
 
 def test_sam_validates_it() -> None:
-    """What sam refuses, nobody can deploy."""
+    """A template that sam refuses cannot be deployed."""
     command = [str(tool("sam", "sam")), "validate", "--lint", "--template-file", str(TEMPLATE), "--region", "us-east-1"]
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(ROOT / "build"), "SAM_CLI_TELEMETRY": "0"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -48,7 +48,7 @@ def test_sam_validates_it() -> None:
 
 
 def test_no_password_is_a_parameter_or_in_an_environment(template: Node, functions: Resources) -> None:
-    """Parameters and environments are shown to everyone who may look at the stack or the function."""
+    """Every user who may view the stack or the function sees parameters and environments."""
     parameters = [name for name in template["Parameters"] if re.search("password|passwd|token", name, re.IGNORECASE)]
     variables = [name for f in functions.values() for name in f.get("Environment", {}).get("Variables", {})]
     assert not parameters
@@ -66,7 +66,7 @@ def test_passwords_are_made_by_secrets_manager(resources: Resources) -> None:
 
 
 def test_a_database_that_is_made_is_private_encrypted_and_kept_as_a_snapshot(resources: Resources) -> None:
-    """Deleting the stack must not delete the only copy of somebody's data."""
+    """Deleting the stack must not delete the only copy of the data."""
     database = resources["Database"]
     properties = database["Properties"]
     assert (properties["PubliclyAccessible"], properties["StorageEncrypted"]) == (False, True)
@@ -141,7 +141,7 @@ def test_lambda_never_repeats_the_seed_or_a_round(functions: Resources) -> None:
 
 
 def test_the_janitor_watches_the_users_of_an_operators_own_functions(functions: Resources) -> None:
-    """Sessions of a user that it does not know are never counted, and never ended when their lease is over."""
+    """Sessions of a user that it does not know are never counted, and never ended when their lease has expired."""
     watched = functions["JanitorFunction"]["Environment"]["Variables"]["DB_WORKER_USERS"]
     both = {"Fn::Sub": "${WorkerUser},${GovernedUsers}"}
     assert watched == {"Fn::If": ["HasGovernedUsers", both, {"Ref": "WorkerUser"}]}
@@ -169,7 +169,7 @@ def test_powertools_stays_out_of_the_worker(functions: Resources) -> None:
 
 
 def test_every_log_is_kept_for_a_time(resources: Resources, functions: Resources) -> None:
-    """A log group that Lambda makes by itself is kept, and paid for, for ever."""
+    """A log group that Lambda creates by itself is kept, and billed, without end."""
     for name, function in functions.items():
         logs = resources[function["LoggingConfig"]["LogGroup"]["Ref"]]["Properties"]
         assert logs["RetentionInDays"] == {"Ref": "LogRetentionDays"}, name
@@ -210,7 +210,7 @@ def test_the_dashboard_opens_with_remaining_left_and_refusals_right(resources: R
 
 
 def test_widgets_do_not_overlap_and_fit_the_page(resources: Resources) -> None:
-    """Overlapping widgets are moved by CloudWatch to where nobody meant them."""
+    """CloudWatch moves overlapping widgets to unintended places."""
     taken: set[tuple[int, int]] = set()
     for widget in _dashboard(resources)["widgets"]:
         cells = {

@@ -114,7 +114,7 @@ class Environment:
 
 
 class Witness:
-    """Between a Governor and its transport: tells the ledger what the holder is told, and what it gives back."""
+    """Between a Governor and its transport: reports to the ledger what the holder is granted and releases."""
 
     def __init__(self, environment: Environment, transport: Transport) -> None:
         self._environment = environment

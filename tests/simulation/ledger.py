@@ -1,4 +1,4 @@
-"""What is true: checks every change of the table against the promises of the design, from the change itself.
+"""The ground truth: checks every change of the table against the design's promises, from the change itself.
 
 It knows nothing of the production code's rules: it reads the items before and after each write, the true time, and
 what holders were told. A lease counts until its end by the slowest clock that the allowance permits, or until its

@@ -74,7 +74,7 @@ class _MutatedLoader(SourceFileLoader):
 
 
 class _Mutation(MetaPathFinder):
-    """Finds the mutant's module before anybody else does."""
+    """Finds the mutant's module before any other finder does."""
 
     def __init__(self, mutant: Mutant) -> None:
         self._mutant = mutant

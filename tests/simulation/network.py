@@ -36,7 +36,7 @@ LATEST_US = 240 * SECOND
 
 @dataclass(frozen=True)
 class Weather:
-    """How likely each fate of a request is; what is left is calm."""
+    """How likely each fate of a request is; the rest is calm."""
 
     slow: float = 0.0
     lost: float = 0.0

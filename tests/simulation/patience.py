@@ -1,4 +1,4 @@
-"""The promises to those who ask, waiting or not.
+"""The promises to callers, waiting or not.
 
 Who waits while capacity is free is granted within a minute of virtual time, and nobody is refused for good while a
 shard had room all along.
@@ -21,7 +21,7 @@ SETTINGS_KEPT_US = 60 * SECOND  # an environment may not have heard of a new bud
 
 
 class Patience:
-    """Knows since when capacity for one connection is free, whoever may have left it behind.
+    """Knows since when capacity for one connection is free, whatever freed it.
 
     Capacity is free where the budget exceeds what the leases hold that are not over by every clock.
 

@@ -1,4 +1,4 @@
-"""Runs many worlds on all processors, adds up what was met, and explains a world that fails.
+"""Run many worlds on all processors, add up what they met, and explain a world that fails.
 
 python -m tests.simulation.runs                                  SIMULATION_STEPS steps, and the table of what was met
 python -m tests.simulation.runs --replay SEED [--without NAMES]  one world: its history up to what broke

@@ -1,4 +1,4 @@
-"""The simulated MySQL: the ground truth. It speaks the protocol, so that the production code's connection talks to it.
+"""The simulated MySQL: the ground truth. It speaks the protocol with the production code's connection.
 
 It knows what a server knows: sessions with a name, `wait_timeout` from the last command, limits of a statement, KILL,
 `max_connections`, sockets that end or fall silent. It does not know leases; whoever watches it does.
@@ -79,7 +79,7 @@ class Peer(Protocol):
 
 
 class Watcher(Protocol):
-    """Who is told what becomes of sessions."""
+    """Learns what becomes of sessions."""
 
     def opened(self, session: ServerSession) -> None:
         """Note a session that has signed in."""

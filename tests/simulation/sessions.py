@@ -1,4 +1,4 @@
-"""Promise 5, checked where it is kept: what MySQL counts, against what is lent.
+"""Promise 5, checked at its place: MySQL's count against the leases.
 
 Not counted against the budget, because no promise covers them, but counted in the report: a session whose statement
 runs past every limit; one that heard its goodbye and is slow to go; one whose client has not yet set it up; one that

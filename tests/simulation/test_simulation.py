@@ -116,7 +116,7 @@ def test_the_same_seed_gives_the_same_history_byte_for_byte() -> None:
 
 
 def test_another_seed_gives_another_history() -> None:
-    """Else a million steps would be one world again and again."""
+    """A million steps would be one world repeated."""
     assert _digest(seed="5", hash_seed="1") != _digest(seed="6", hash_seed="1")
 
 

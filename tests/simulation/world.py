@@ -87,7 +87,7 @@ class Settings:
 
 
 class World:
-    """Runs a world until so many steps were made, checking after each; then ends everybody and counts the slots.
+    """Runs a world until so many steps were made, checking after each; then ends every actor and counts the slots.
 
     Args:
         seed: names the world.

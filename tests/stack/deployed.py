@@ -145,7 +145,7 @@ class Fleet:
 
 
 class Pressure:
-    """One load after the other, in a thread, and one more when the fault is over."""
+    """One load after the other, in a thread, and one more after the fault."""
 
     def __init__(self, stack: Stack) -> None:
         self._stack = stack

@@ -1,7 +1,7 @@
-"""Real worker processes for the drills: forked from one warm process, each telling a journal what it holds.
+"""Real worker processes for the drills: forked from one warm process, each writing its holds to a journal.
 
 Run as a program it reads orders, one JSON object a line: how many workers to start, and with which environment. Each
-worker has the production Governor, made from that environment, and takes, holds and gives back a governed connection
+worker has the production Governor, made from that environment, and takes, holds and releases a governed connection
 again and again until SIGTERM. The journal is standard output: one line for each step, written at once, so that a worker
 that is killed has still said where it was. When the orders end, all workers are killed.
 """
@@ -93,7 +93,7 @@ class Worker:
     def _invoke(self, invocation: Invocation) -> None:
         say("asking")
         timeout_s = self._order.timeout_s
-        with self._governor.connection(timeout=timeout_s, context=invocation) as connection, _in_words(connection):
+        with self._governor.connection(timeout=timeout_s, context=invocation) as connection, _journalled(connection):
             self._hold(connection, invocation)
         say("closed")
 
@@ -109,7 +109,7 @@ class Worker:
 
 
 @contextmanager
-def _in_words(connection: FencedConnection) -> Iterator[None]:
+def _journalled(connection: FencedConnection) -> Iterator[None]:
     """Report what is held, from the grant (before connecting to MySQL) until just before the release."""
     lease = connection.lease
     assert lease is not None

@@ -51,7 +51,7 @@ ROWS = BUILD / "faults.md"
 
 @dataclass(frozen=True)
 class Ground:
-    """One drill's own table, with a budget of six and nothing lent; the servers are shared.
+    """One drill's own table, with a budget of six and nothing in use; the servers are shared.
 
     Attributes:
         mariadb, proxy: the servers that the faults hit.

@@ -40,7 +40,7 @@ def ground(stack: Stack) -> Iterator[Deployed]:
 
 
 def test_deployed_workers_killed_while_they_hold_cost_nothing_but_time(ground: Deployed) -> None:
-    """On Lambda, an environment that crashes would take its connection with it until somebody cleans up."""
+    """On Lambda, an environment that crashes would take its connection with it until an operator cleans up."""
     with ground.load() as load, closing(ground.stack.database.root()) as root:
         crash = kill_holders(root, ground.stack.aws.group, VICTIMS, seed=3)
         fleet = load.end()
@@ -92,7 +92,7 @@ def test_trouble_with_mysql_under_the_deployed_workers(ground: Deployed) -> None
 def test_the_governor_function_killed_in_mid_call_neither_lends_twice_nor_loses_a_slot(
     ground: Deployed, moment: str
 ) -> None:
-    """With the lambda transport somebody else dies in the middle of our write: we never hear whether it was applied."""
+    """With the lambda transport another process dies in the middle of our write: its outcome is unknown."""
     name = ground.stack.deployment.outputs[GOVERNOR]
     by_function = {"GOVERNOR_TRANSPORT": "lambda", "GOVERNOR_FUNCTION": name}
     with changed_function(ground.stack, WORKER, by_function, Timeout=PATIENT_WORKER_S):

@@ -69,7 +69,7 @@ def start(workers: Crew, ground: Ground, count: int = WORKERS, **order: object) 
 
 
 def test_workers_killed_at_opening_holding_and_closing_cost_nothing_but_time(ground: Ground, workers: Crew) -> None:
-    """A crashed environment takes its connection with it for good, or somebody gets one that MySQL does not have."""
+    """A crashed environment takes its connection with it for good, or a worker is granted one that MySQL refuses."""
     start(workers, ground)
     draw, died, over_ms = random.Random(11), Counter[str](), 0
     while (step := min(STEPS, key=lambda step: died[step])) and died[step] < ROUNDS:
@@ -110,7 +110,7 @@ def test_every_holder_killed_at_once_and_the_whole_budget_is_back_in_time(ground
 def test_trouble_with_dynamodb_neither_over_grants_nor_loses_slots(
     ground: Ground, workers: Crew, name: str, faults: list[tuple[Fault, float]]
 ) -> None:
-    """A request whose outcome nobody knows is where a counter goes wrong: lent twice, or never given back."""
+    """A request of unknown outcome is where a counter goes wrong: granted twice, or never released."""
     start(workers, ground)
     workers.wait(lambda: workers.count("closed") > BUDGET)
     for fault, seconds in faults:

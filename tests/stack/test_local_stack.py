@@ -1,4 +1,4 @@
-"""The local stack itself: what is deployed answers, and what the ground promises about it holds."""
+"""The local stack itself: the deployed functions answer, and the stack's own promises hold."""
 
 import os
 import time
@@ -15,7 +15,7 @@ def test_a_deployed_worker_reads_the_seeded_table_through_the_governor(stack: St
 
 
 def test_functions_see_nothing_of_this_shell(stack: Stack) -> None:
-    """A function that works by one of the developer's variables fails on AWS, where it is not there."""
+    """A function that relies on one of the developer's variables fails on AWS, where it is not set."""
     pid = stack.invoke("WorkerFunctionName", {"hold_ms": 0, "timeout_ms": 2_000})["pid"]
     variables = Path(f"/proc/{pid}/environ").read_text(encoding="utf-8").split("\0")
     inherited = {variable.partition("=")[0] for variable in variables}

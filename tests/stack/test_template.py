@@ -85,7 +85,7 @@ def test_a_stack_with_everything_made_is_created_changed_and_deleted(stack: Stac
 
 
 def test_a_network_that_is_somebodys_is_left_alone_unless_asked(stack: Stack) -> None:
-    """Endpoints take over their services' names and routes for everybody in that network.
+    """Endpoints take over their services' names and routes for the whole network.
 
     The local AWS keeps the functions' network and does nothing with it, so they run all the same.
     """
@@ -165,7 +165,7 @@ def test_the_harness_counts_what_lambda_throttles(shop: Stack) -> None:
 
 
 def test_without_the_governor_the_same_load_is_refused_by_mysql(shop: Stack) -> None:
-    """The comparison that the demo shows: the governor's refusals instead of MySQL's errors."""
+    """The demo's comparison fails: the governor's refusals beside MySQL's errors."""
     load = {"iterations": 20, "concurrency": 10, "hold_ms": 300, "seed": 7, "governed": False}
     report = shop.invoke("HarnessFunctionName", load, timeout_s=60)
     assert report["mysql_refused_1040"] == report["errors"] > 0

@@ -1,4 +1,4 @@
-"""A store between the engine and a real one that loses requests, loses answers and repeats writes, as told."""
+"""A store between the engine and a real one that loses requests, loses answers and repeats writes, as scripted."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ class Hub:
         return [event for _, _, event in sorted(self._queue) if event.call in calls]
 
     def run(self, *, until_us: int | None = None, stop: Callable[[], bool] | None = None) -> None:
-        """Let things happen until a time, or until `stop` says so, or until nothing is left."""
+        """Run until a time, until `stop` is true, or until nothing is left to do."""
         queue = self._queue
         while queue and (until_us is None or queue[0][0] <= until_us):
             if stop is not None and stop():
@@ -195,14 +195,14 @@ class Process:
         self.frozen = True
 
     def thaw(self) -> None:
-        """Go on where it was frozen, with what came first in the meantime."""
+        """Continue where it was frozen, with the events that came meanwhile."""
         self.frozen = False
         if self._stashed is not None:
             (ticket, outcome), self._stashed = self._stashed, None
             self.wake(ticket, outcome)
 
     def end(self) -> None:
-        """Stop for ever, as by SIGKILL: called from events, never by the process itself."""
+        """Stop for good, as by SIGKILL: called from events, never by the process itself."""
         if not self.alive:
             return
         self.alive = False

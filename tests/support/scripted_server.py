@@ -44,7 +44,7 @@ class Interject(NamedTuple):
 
 
 class HangUp(NamedTuple):
-    """Close the connection: after reading a request, if so told, and rudely (RST), if so told."""
+    """Close the connection: after reading a request if asked, and with RST if asked."""
 
     after_request: bool = False
     rudely: bool = False

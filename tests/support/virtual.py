@@ -15,7 +15,7 @@ _ID_ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_
 
 
 class VirtualClock:
-    """Tells `now`; whoever sleeps moves it on, and the naps are kept.
+    """A clock at `now`; each sleep moves it on, and the naps are kept.
 
     Attributes:
         meanwhile: what others do during the next naps, one a nap.

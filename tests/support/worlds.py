@@ -55,7 +55,7 @@ def environment_of(endpoint_url: str, table: str, **more: str) -> Environment:
 
 
 def endpoint_of(endpoint_url: str) -> Endpoint:
-    """Return the production wire client's end at an emulator; whoever asks closes it."""
+    """Return the production wire client's end at an emulator; the caller closes it."""
     return environment_of(endpoint_url, "none").endpoint("dynamodb", read_timeout_s=20.0)
 
 
@@ -168,7 +168,7 @@ class World:
         return self.transport.release(lease)
 
     def status(self, database: str | None = None) -> Status:
-        """Return what is stored, without faults."""
+        """Return the stored status, without faults."""
         return Operations(self.truth, self.clock, self.entropy).status(database or self.database)
 
     def shards(self, database: str | None = None) -> tuple[Shard, ...]:

@@ -1,4 +1,4 @@
-"""The wire client against a real server on loopback that misbehaves as told."""
+"""The wire client against a real server on loopback that misbehaves as scripted."""
 
 import hashlib
 import json
@@ -108,7 +108,7 @@ def test_calls_share_one_kept_connection(endpoint_to: Endpoints) -> None:
 
 
 def test_threads_get_their_own_answers_and_few_connections_are_kept(endpoint_to: Endpoints) -> None:
-    """One thread is granted another's lease; or a burst of threads leaves sockets open for ever."""
+    """One thread is granted another's lease; or a burst of threads leaves sockets open forever."""
     wrong = []
     with ScriptedServer([Echo()]) as server:
         endpoint = endpoint_to(server, read_timeout_s=10.0)
@@ -206,7 +206,7 @@ def test_a_fresh_connection_that_is_dropped_is_an_outage_at_once(endpoint_to: En
 
 
 def test_half_an_answer_is_an_outage_and_not_repeated(endpoint_to: Endpoints) -> None:
-    """Half an answer is taken for a whole one, or the engine is not told that the outcome is unknown."""
+    """Half an answer is taken for a whole one, or the engine does not learn that the outcome is unknown."""
     with ScriptedServer([answer(), HALF, HangUp()]) as server:
         endpoint = endpoint_to(server)
         call(endpoint)
@@ -228,7 +228,7 @@ def test_a_silent_server_costs_no_more_than_the_time_given(endpoint_to: Endpoint
 
 
 def test_an_answer_that_trickles_in_is_bounded_as_a_whole(endpoint_to: Endpoints) -> None:
-    """A byte now and then keeps the worker waiting for ever, although each single read is quick."""
+    """A byte now and then keeps the worker waiting forever, although each single read is quick."""
     with ScriptedServer([Dribble()]) as server:
         started = time.monotonic()
         with pytest.raises(GovernorUnavailable, match="in time"):
@@ -237,7 +237,7 @@ def test_an_answer_that_trickles_in_is_bounded_as_a_whole(endpoint_to: Endpoints
 
 
 def test_no_time_left_means_nothing_is_sent(endpoint_to: Endpoints) -> None:
-    """A lease is taken that nobody is left to use."""
+    """A lease is acquired that no worker is left to use."""
     with ScriptedServer([Echo()]) as server:
         endpoint = endpoint_to(server)
         call(endpoint)
@@ -247,7 +247,7 @@ def test_no_time_left_means_nothing_is_sent(endpoint_to: Endpoints) -> None:
 
 
 def test_a_port_where_nobody_listens_is_an_outage(endpoint_to: Endpoints) -> None:
-    """The worker sees a bare OSError instead of an error of ours."""
+    """The worker sees a bare OSError instead of a GovernorError."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         free = listener.getsockname()[1]
     with pytest.raises(GovernorUnavailable, match="dynamodb in eu-west-1 cannot be reached"):
@@ -392,7 +392,7 @@ def test_a_refusal_quotes_only_the_first_line_of_its_message(endpoint_to: Endpoi
 def test_throttling_and_faults_are_told_apart(
     status: str, body: dict[str, object] | bytes, throttled: bool, endpoint_to: Endpoints
 ) -> None:
-    """The engine backs off where it need not, or hammers a table that is throttling."""
+    """The engine backs off without need, or hammers a table that is throttling."""
     with ScriptedServer([answer(body, status)]) as server, pytest.raises(GovernorUnavailable) as caught:
         call(endpoint_to(server))
     assert caught.value.throttled is throttled
@@ -424,7 +424,7 @@ def test_a_clock_that_is_off_is_mended_from_the_servers_for_signing_only(
 def test_a_wrong_key_is_not_taken_for_a_wrong_clock(
     headers: dict[str, str], requests: int, endpoint_to: Endpoints
 ) -> None:
-    """Each request with wrong credentials is sent twice, or for ever."""
+    """Each request with wrong credentials is sent twice, or forever."""
     with ScriptedServer([answer(SKEWED, "403 Forbidden", headers)] * 3) as server:  # noqa: SIM117  # counted while open
         with pytest.raises(ServiceError, match="InvalidSignatureException"):
             call(endpoint_to(server))

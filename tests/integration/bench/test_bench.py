@@ -1,4 +1,4 @@
-"""Each benchmark still runs, at a tiny size: their figures are checked by `make bench`, which nobody runs every day."""
+"""Each benchmark still runs, at a tiny size; `make bench`, which is run rarely, checks the figures."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_the_simulations_run(name: str) -> None:
 @pytest.mark.database
 @pytest.mark.parametrize("name", ON_EMULATORS)
 def test_the_measurements_run(name: str) -> None:
-    """`make bench` would fail for whoever wants to check our claims."""
+    """`make bench` would fail for a reader who wants to check the claims."""
     assert_reported(name)
 
 
@@ -53,7 +53,7 @@ def test_every_way_has_its_turn_in_every_round() -> None:
 
 
 def test_ratios_are_taken_round_by_round() -> None:
-    """The ratio of two medians would compare one's quiet rounds with the other's busy ones."""
+    """The ratio of two medians would compare the quiet rounds of one with the busy rounds of the other."""
     assert ratio([1, 20, 3], [2, 10, 3]) == Spread(1, 0.5, 2)
 
 

@@ -110,7 +110,7 @@ def test_giving_up_on_an_answer_is_not_the_servers_end(
 
 
 def test_a_session_that_the_server_killed_counts_as_let_go(opened: Opener, root: Connection[Cursor]) -> None:
-    """Else each thawed environment would leave its lease to expire: a slot lost for half a minute."""
+    """Each thawed environment would leave its lease to expire: a slot lost for half a minute."""
     session = opened()
     root.query(f"KILL {session.thread_id()}")
     assert not session.is_alive()

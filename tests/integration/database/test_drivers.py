@@ -88,7 +88,7 @@ async def value(connection: Any, query: str) -> Any:  # noqa: ANN401 - aiomysql 
 
 
 def test_an_async_session_is_behind_the_fence(governor: Governor, store: FaultyStore, root: Connection[Cursor]) -> None:
-    """An asyncio worker's session outlives its lease, or nobody can tell whose it is."""
+    """An asyncio worker's session outlives its lease, or no operator can match it to a worker."""
 
     async def work() -> None:
         async with AsyncGovernor(governor).connection(context=Invocation()) as connection:
@@ -177,7 +177,7 @@ def test_an_async_bodys_error_gives_the_connection_back(
 def test_a_cancelled_query_keeps_its_lease_while_mysql_works_on(
     governor: Governor, store: FaultyStore, root: Connection[Cursor]
 ) -> None:
-    """A time-out of `asyncio.timeout` lends the slot while the server still counts the session."""
+    """A time-out of `asyncio.timeout` frees the slot while the server still counts the session."""
 
     async def work() -> None:
         async with AsyncGovernor(governor).connection(context=Invocation()) as connection:
@@ -261,7 +261,7 @@ def test_a_cancelled_give_back_is_carried_out(governor: Governor, store: FaultyS
 
 
 def test_the_extension_hears_of_an_async_session(governor: Governor, tmp_path: Path) -> None:
-    """After a crash its lease is given back while MySQL still works on its statement."""
+    """After a crash its lease is released while MySQL still works on its statement."""
     notes = NoteFile(str(tmp_path))
     governor.borrower._notes = governor.sessions._notes = notes
 
@@ -282,7 +282,7 @@ def test_the_extension_hears_of_an_async_session(governor: Governor, tmp_path: P
 
 
 def test_a_server_that_cannot_be_reached_is_said_to_be(store: FaultyStore) -> None:
-    """A worker's handling of `OperationalError`, by an AttributeError of ours."""
+    """A worker's `except OperationalError` is bypassed by an AttributeError of this package."""
     target = Target("127.0.0.1", free_port(), "shop", tls="off", connect_seconds=0.3)
     governor = governor_on(store, target, keep_seconds=0)
 
@@ -344,7 +344,7 @@ def test_a_session_that_was_killed_gives_its_lease_back(
 
 
 def test_what_was_answered_counts_as_answered(governor: Governor, store: FaultyStore) -> None:
-    """A healthy session is taken for one that was cut off, and is hung up on without a goodbye."""
+    """A healthy session is taken for one that was cut off, and is closed without COM_QUIT."""
 
     async def work() -> None:
         async with AsyncGovernor(governor).connection(context=Invocation()) as connection:
@@ -376,7 +376,7 @@ def test_what_was_answered_counts_as_answered(governor: Governor, store: FaultyS
 
 
 def test_a_lease_that_comes_after_its_task_is_gone_is_given_back(governor: Governor, store: FaultyStore) -> None:
-    """Every cancelled wait may leave a lease that nobody knows of."""
+    """Every cancelled wait may leave a lease without a holder."""
     began, go_on = asyncio.Event(), threading.Event()
     loop_of: list[asyncio.AbstractEventLoop] = []
 
@@ -428,7 +428,7 @@ def test_an_async_worker_may_choose_to_connect_without_a_lease(store: FaultyStor
 
 
 def test_an_async_statement_past_the_lease_is_refused(governor: Governor) -> None:
-    """A body that outlives its lease goes on although its slot may be another's."""
+    """A body that outlives its lease continues although its slot may be another's."""
 
     async def work() -> None:
         async with AsyncGovernor(governor).connection(context=Invocation()) as connection:

@@ -74,7 +74,7 @@ def body(governor: Governor, **options: Any) -> Iterator[FencedConnection]:  # n
 
 
 def test_the_next_body_gets_the_same_session_without_asking_anybody(governor: Governor, store: FaultyStore) -> None:
-    """The warm path, which is why anybody would keep a connection."""
+    """The warm path, the only purpose of a kept connection, is lost."""
     with body(governor) as connection:
         first = ask(connection, "SELECT CONNECTION_ID()")
     del store.calls[:]
@@ -166,7 +166,7 @@ def test_a_chosen_schema_does_not_reach_the_next_body(store: FaultyStore, target
 def test_a_stopped_server_is_not_waited_for_at_the_end_of_a_body(
     governor: Governor, store: FaultyStore, shop: PrivateMariaDB
 ) -> None:
-    """An invocation whose work is done runs into its time limit. MySQL may go on with it: the lease stays."""
+    """An invocation whose work is done runs into its time limit. MySQL may continue with it: the lease stays."""
     assert SHORT.read_seconds > RESET_SECONDS + SLACK_S
     with ExitStack() as end:
         with body(governor) as connection:
@@ -226,7 +226,7 @@ def test_a_second_body_at_the_same_time_gets_a_lease_of_its_own(governor: Govern
 def test_the_server_ends_an_idle_session_before_its_lease(
     governor: Governor, store: FaultyStore, root: Connection[Cursor]
 ) -> None:
-    """The lease is lent to another while MySQL still counts the frozen environment's session."""
+    """The slot is granted to another while MySQL still counts the frozen environment's session."""
     with body(governor) as connection:
         pass
     took_s = seconds_until_gone(root, connection.thread_id(), at_most=KEEP_SECONDS + SLACK_S)
@@ -240,7 +240,7 @@ def test_the_server_ends_an_idle_session_before_its_lease(
 
 
 def test_under_pressure_nothing_is_kept(store: FaultyStore, target: Target, root: Connection[Cursor]) -> None:
-    """The last connections are kept by whoever came first."""
+    """The last connections are kept by the first environments."""
     with ExitStack() as others:
         for _ in range(8):
             others.enter_context(governor_on(store, target, keep_seconds=0).lease(context=Invocation(30)))
@@ -277,7 +277,7 @@ def test_a_lowered_budget_takes_the_kept_connection_back(store: FaultyStore, tar
 
 
 def test_an_outage_at_the_renewal_leaves_the_kept_session_for_later(store: FaultyStore, target: Target) -> None:
-    """A minute without DynamoDB costs every environment its connection, too."""
+    """A minute without DynamoDB also costs every environment its connection."""
     governor = governor_on(store, target)
     with body(governor) as connection:
         pass
@@ -301,7 +301,7 @@ def test_who_chose_to_connect_all_the_same_uses_what_it_has(store: FaultyStore, 
 
 
 def test_past_the_lease_nothing_is_sent(store: FaultyStore, target: Target) -> None:
-    """A body that outlives its lease goes on although its slot may be another's."""
+    """A body that outlives its lease continues although its slot may be another's."""
     governor = governor_on(store, target, keep_seconds=1)
     with pytest.raises(LeaseLost), governor.connection(lease_ms=1_000) as connection:  # noqa: PT012 - time must pass
         connection.usable_until_ms = SYSTEM_CLOCK.now_ms() - 1
@@ -340,7 +340,7 @@ class FrozenWorker:
 def test_the_end_of_a_process_waits_for_nobody(
     shop: PrivateMariaDB, target: Target, dynamodb_local: str, root: Connection[Cursor], how: str
 ) -> None:
-    """An environment that is shut down hangs until it is killed, and with it whoever waits for it."""
+    """An environment that is shut down hangs until it is killed, and its callers wait."""
     endpoint = endpoint_of(dynamodb_local)
     store = local_store(endpoint)
     Operations(store, SYSTEM_CLOCK, SYSTEM_ENTROPY).set_budget("orders", 4)
@@ -369,7 +369,7 @@ def test_the_end_of_a_process_waits_for_nobody(
 def test_a_frozen_environments_session_is_gone_before_its_lease_is_lent(
     shop: PrivateMariaDB, target: Target, dynamodb_local: str
 ) -> None:
-    """Promise 5. MySQL counts the frozen environment's session and that of whoever took its lease over."""
+    """Promise 5. MySQL counts the frozen environment's session and that of the lease's next holder."""
     user = Credentials("frozen", "pw")
     shop.create_user(user.username, user.password, max_user_connections=2, grants=["ALL ON shop.*"])
     endpoint = endpoint_of(dynamodb_local)

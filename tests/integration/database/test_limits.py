@@ -73,7 +73,7 @@ def test_an_idle_session_is_closed_by_the_server(opened: Opener, root: Connectio
 def test_the_session_of_a_frozen_process_ends_in_time(
     target: Target, root: Connection[Cursor], statement: str, bound_ms: int, *, let_go: bool
 ) -> None:
-    """The promise that MySQL agrees: the lease may be lent again, so the session must be gone."""
+    """The promise that MySQL agrees: the slot may be granted again, so the session must be gone."""
     process, connection_id = started_and_frozen(target, statement)
     try:
         seconds_until_gone(root, connection_id, at_most=bound_ms / 1_000 + SLACK_S)
@@ -98,7 +98,7 @@ def test_a_statement_is_stopped_at_its_limit(opened: Opener) -> None:
 
 
 def test_a_write_is_stopped_at_its_limit_and_leaves_nothing(opened: Opener, root: Connection[Cursor]) -> None:
-    """On MariaDB the limit is for every statement: an INSERT must not go on for a client that is gone."""
+    """On MariaDB the limit is for every statement: an INSERT must not continue for a client that is gone."""
     session = opened(SHORT)
     with pytest.raises(pymysql.err.OperationalError) as stopped, session.cursor() as cursor:
         cursor.execute("INSERT INTO stock SELECT seq + 100, SLEEP(0.01) FROM seq_1_to_100000")
@@ -148,7 +148,7 @@ def test_a_statement_sent_by_half_ends_the_session(opened: Opener, root: Connect
 
 
 def test_no_statement_starts_once_the_lease_could_end_before_it(opened: Opener, root: Connection[Cursor]) -> None:
-    """A thawed environment would otherwise work on a connection that is lent to somebody else by now."""
+    """A thawed environment would work on a connection that another worker has by now."""
     session = opened(usable_until_ms=SYSTEM_CLOCK.now_ms() + 60_000)
     session.query("UPDATE stock SET pieces = 99 WHERE id = 2")
     session.usable_until_ms = SYSTEM_CLOCK.now_ms() - 1

@@ -74,7 +74,7 @@ def test_only_the_governed_users_are_listed(opened: Opener, janitor: Connection[
 
 @pytest.mark.parametrize("name", ["", "governor", "governor:short:0", "governor:k3Zq81Bd", "xgovernor:k3Zq81Bd:a#0"])
 def test_a_name_of_another_form_is_no_lease(name: str) -> None:
-    """Somebody's own program must never be taken for a holder whose lease is over."""
+    """Another program must never be taken for a holder with an expired lease."""
     assert Session(1, "u", "h", "Sleep", 0, name).lease_id is None
 
 
@@ -91,7 +91,7 @@ def test_kill_ends_the_session_of_that_lease(
 def test_kill_spares_whoever_is_not_that_lease(
     opened: Opener, janitor: Connection[Cursor], root: Connection[Cursor]
 ) -> None:
-    """Killing somebody's live connection is worse than leaving a dead one."""
+    """Killing a live connection is worse than leaving a dead one."""
     governed, ungoverned = opened(program_name=NAME), opened()
     other = "governor:Other_00:orders#3"
     assert not kill(janitor, dataclasses.replace(_seen(janitor, governed.thread_id()), program_name=other))

@@ -93,7 +93,7 @@ def test_another_authority_is_refused(target: Target, tmp_path: Path) -> None:
 
 
 def test_another_name_is_refused(target: Target) -> None:
-    """A certificate of the right authority for another host is somebody else's server."""
+    """A certificate of the right authority for another host is another server."""
     with pytest.raises(pymysql.err.OperationalError, match="CERTIFICATE_VERIFY_FAILED"):
         open_session(dataclasses.replace(target, host="127.1"), WORKER)
 
@@ -203,7 +203,7 @@ def test_a_bad_setting_reaches_no_server(target: Target) -> None:
 
 
 class CountedConnection(FencedConnection):
-    """Counts what is written: after each write but the one that starts TLS, an answer is waited for."""
+    """Counts writes: each but the one that starts TLS waits for an answer."""
 
     writes = 0
 

@@ -37,7 +37,7 @@ def test_the_settings_are_in_force_again(opened: Opener) -> None:
 
 
 def test_no_state_survives(opened: Opener) -> None:
-    """One invocation's leftovers in the next are wrong results, and somebody else's data."""
+    """One invocation's state in the next means wrong results, and another customer's data."""
     session = opened()
     with session.cursor() as cursor:
         cursor.execute("SET @mine = 'secret'")
@@ -143,7 +143,7 @@ def test_a_session_that_the_server_ended_says_so(opened: Opener, root: Connectio
 def test_a_reset_that_the_server_refuses_leaves_no_session_out_of_step(
     opened: Opener, root: Connection[Cursor]
 ) -> None:
-    """After a half-read answer the next query would get somebody else's rows."""
+    """After a half-read answer the next query would get the wrong rows."""
     session = opened()
     session._after_reset = (session._after_reset[0], b"\x02nowhere", *session._after_reset[2:])
     with pytest.raises(pymysql.err.OperationalError):

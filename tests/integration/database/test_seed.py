@@ -147,7 +147,7 @@ def test_the_janitors_user_may_see_and_end_the_workers_sessions_and_read_no_data
 
 
 def test_an_administrator_who_may_not_grant_the_right_to_end_sessions_still_seeds(world: World) -> None:
-    """A managed server may keep that right to itself: the governor works without it, and the seed says so."""
+    """A managed server may keep that right to itself: the governor works without it, and the seed reports that."""
     assert world.seeder.make(world.wanted) is True
     world.server.execute(
         f"REVOKE CONNECTION ADMIN ON *.* FROM '{ADMINISTRATOR.username}'@'%'",
@@ -186,7 +186,7 @@ def test_lowering_waits_for_those_who_hold_before_mysqls_limit_follows(
 
 
 def test_a_budget_that_the_server_cannot_hold_is_refused_and_changes_nothing(world: World) -> None:
-    """The governor would lend what MySQL refuses: error 1040 in every worker."""
+    """The governor would grant what MySQL refuses: error 1040 in every worker."""
     world.seeder.make(world.wanted)
     with pytest.raises(SeedError, match="AllowedConnections is 20, but the server takes 20"):
         world.seeder.make(replace(world.wanted, allowed=20))
@@ -203,7 +203,7 @@ def test_a_wrong_password_of_the_administrator_is_said_without_showing_it(world:
 
 @pytest.mark.parametrize("removes", [False, True])
 def test_deleting_keeps_or_removes_as_asked(removes: bool, world: World) -> None:
-    """Data that should stay must stay, and what should go must not cost storage for ever."""
+    """Data to keep must stay, and data to remove must not cost storage."""
     world.seeder.make(world.wanted)
     world.seeder.remove(replace(world.wanted, removes=removes))
     left = world.ask("SELECT COUNT(*) FROM information_schema.schemata WHERE schema_name = 'company'")
@@ -250,7 +250,7 @@ def test_removing_leaves_an_empty_schema_that_was_there_before(world: World) -> 
     ],
 )
 def test_a_table_that_was_there_before_gets_no_rows_and_is_never_dropped(statement: str, world: World) -> None:
-    """`Employees` is a likely name for somebody's payroll."""
+    """`Employees` is a likely name for a real payroll."""
     world.server.execute("CREATE DATABASE company", statement)
     before = world.ask("SELECT COUNT(*) FROM company.Employees")
     world.seeder.make(world.wanted)
@@ -276,7 +276,7 @@ def test_removing_twice_is_removing_once(world: World) -> None:
 
 
 def test_a_renamed_worker_leaves_no_old_user_behind(world: World) -> None:
-    """An account whose password nobody knows any more is still a way in."""
+    """A forgotten account with a password is still a way in."""
     world.server.execute("CREATE USER 'seeded_before'@'%'")
     before = replace(world.wanted, users=("seeded_before", MONITOR.username))
     world.seeder.make(world.wanted, replaces=before)

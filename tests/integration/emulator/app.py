@@ -46,7 +46,7 @@ def die() -> None:
 
 
 def handler(event: dict[str, Any], context: Any) -> Any:  # noqa: ANN401 - awslambdaric's own
-    """Do as told."""
+    """Do as the event says."""
     act = event["act"]
     if act == "nothing":
         return act

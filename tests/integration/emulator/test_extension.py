@@ -169,7 +169,7 @@ def test_a_crashed_environments_lease_is_back_before_its_caller_is_answered(
 def test_the_lease_of_a_running_statement_is_left_to_expire(
     worker: LambdaEnvironment, table: Table, mariadb: PrivateMariaDB
 ) -> None:
-    """The slot is lent again while MySQL still works for the one who crashed, and counts two."""
+    """The slot is granted again while MySQL still works for the crashed worker, and counts two."""
     worker.invoke("kill in a statement")
     assert sessions(mariadb) == 1
     assert len(table.held()) == 1
@@ -194,7 +194,7 @@ def test_a_kept_connection_is_given_back_when_the_environment_is_shut_down(
 def test_when_everything_is_killed_the_lease_ends_by_itself(
     worker: LambdaEnvironment, table: Table, mariadb: PrivateMariaDB
 ) -> None:
-    """Nobody is left to say so, and still the slot must come back: by its end, not by any goodbye."""
+    """No process is left to release: the slot must come back when its lease expires."""
     worker.invoke("use", keep=2)
     worker.server.process.kill()
     worker.server.process.wait()

@@ -51,7 +51,7 @@ def test_a_second_run_in_the_same_checkout_is_refused_by_name(tmp_path: Path) ->
 
 
 def test_a_run_that_was_killed_holds_nothing(tmp_path: Path) -> None:
-    """After a crash no run starts until somebody finds and removes a file."""
+    """After a crash no run starts until a user finds and removes a file."""
     lock = tmp_path / "run.lock"
     with another_run(lock) as other:
         other.kill()

@@ -1,4 +1,4 @@
-"""Servers are started, waited for and stopped, whatever happens to whoever started them."""
+"""Servers are started, waited for and stopped, whatever happens to their parent."""
 
 import signal
 import socket
@@ -84,7 +84,7 @@ def test_a_server_that_ends_at_its_start_is_explained_by_its_log(tmp_path: Path)
 
 
 def test_a_port_that_is_taken_is_named() -> None:
-    """The user asked for it: another one would not be found by whoever waits there."""
+    """The user asked for this port: a client that expects it would not find another."""
     with socket.create_server((LOOPBACK, 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(StackError, match=f"port {port} is taken"):

@@ -227,6 +227,6 @@ def test_a_batch_after_which_the_next_is_refused_is_kept() -> None:
 
 
 def test_settings_of_an_older_version_get_the_defaults(store: DynamoDBStore, call: Recorded) -> None:
-    """A table that was made before a setting existed must go on working."""
+    """A table that was made before a setting existed must continue working."""
     call.answer = {"Item": {"pk": {"S": "orders"}, "allowed": {"N": "5"}, "shards": {"N": "1"}, "plan": {"N": "2"}}}
     assert store.settings("orders", consistent=True) == Settings("orders", 5, 1, 2)

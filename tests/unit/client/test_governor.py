@@ -302,7 +302,7 @@ def test_an_outage_while_time_is_left_stays_one(world: World, governor: Governor
 
 
 def test_a_lease_that_is_over_when_its_answer_comes_is_not_handed_out(world: World, governor: Governor) -> None:
-    """Frozen before the answer, a worker would go on under a lease that others may take over at any moment."""
+    """Frozen before the answer, a worker would continue under a lease that others may take over at any moment."""
     world.store.before["grant"] = lambda: world.clock.advance(40_000)
     with pytest.raises(GovernorUnavailable, match="after the lease's end"), governor.lease(timeout=0):
         pass

@@ -85,7 +85,7 @@ def test_the_verbs_are_those_of_the_direct_transport(world: World, remote: Remot
 
 
 def test_an_overdrawn_budget_comes_back_as_a_refusal(world: World, remote: RemoteGovernor) -> None:
-    """Taken for a lost lease, it would end work that may go on."""
+    """Taken for a lost lease, it would end work that may continue."""
     lease = world.lend(connections=3)
     world.operations.set_budget("orders", 1)
     assert isinstance(remote.renew(lease, expires_at_ms=world.clock.now + 2 * LEASE_MS), Refusal)
@@ -164,7 +164,7 @@ def test_another_function_than_the_governor_is_an_outage_and_no_stack_trace(
 
 
 def test_a_newer_function_may_say_more(world: World, remote: RemoteGovernor, invoked: Invoked) -> None:
-    """The function is updated before its workers: they must go on."""
+    """The function is updated before its workers: they must continue."""
     wanted = world.wanted()
     grant = {
         "granted": True,

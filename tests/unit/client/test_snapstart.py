@@ -143,7 +143,7 @@ def test_after_a_restore_leases_are_noted_in_a_new_file(governor: Governor, hook
 
 
 def test_kept_connections_to_aws_are_closed_before_the_snapshot(monkeypatch: pytest.MonkeyPatch, hooks: Hooks) -> None:
-    """Several environments go on with one TLS stream, with the same keys and the same record numbers."""
+    """Several environments continue with one TLS stream, with the same keys and the same record numbers."""
     closed: list[Environment] = []
 
     def close(environment: Environment) -> None:

@@ -113,7 +113,7 @@ def test_a_refusal_by_a_shard_that_is_short_finishes_the_plan_now_and_then(world
 
 
 def test_a_plan_that_cannot_be_finished_is_no_reason_to_fail(world: World) -> None:
-    """A worker may lack the right to make shards: it is refused, and the janitor goes on."""
+    """A worker may lack the right to make shards: it is refused, and the janitor continues."""
     for _ in range(3):
         world.lend(ends_in_ms=20 * LEASE_MS)
     world.operations.set_budget("orders", 3, shards=3)
