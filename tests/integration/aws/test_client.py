@@ -171,7 +171,7 @@ def test_a_connection_closed_while_we_write_is_replaced_and_the_request_repeated
 def test_a_refused_condition_after_a_repeated_request_says_that_the_first_may_have_been_applied(
     endpoint_to: Endpoints,
 ) -> None:
-    """Breaks: a release that was applied looks like a rival's, and a second lease is given back."""
+    """A release that was applied looks like a rival's, and a second lease is given back."""
     failed = {"__type": "com.amazonaws.dynamodb.v20120810#ConditionalCheckFailedException", "Item": {}}
     with ScriptedServer(
         [answer(failed, "400 Bad Request"), answer(), HangUp(after_request=True)], [answer(failed, "400 Bad Request")]
