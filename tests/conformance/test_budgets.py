@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 import pytest
 
 from connection_governor.core.lease import Grant
+from connection_governor.core.memory import MemoryStore
 from connection_governor.core.operations import Operations
 from connection_governor.core.retry import GIVING_BACK
 from connection_governor.core.rules import share
 from connection_governor.errors import GovernorUnavailable, InvalidRequest
 from tests.support.faulty_store import LOST, LOST_ANSWER, WRITES
-from tests.support.worlds import LEASE_MS, SKEW_MS
+from tests.support.worlds import LEASE_MS, SKEW_MS, World
 
 if TYPE_CHECKING:
     from connection_governor.core.lease import Lease
-    from tests.support.worlds import World
 
 
 def capacity(world: World) -> int:
@@ -240,3 +240,25 @@ def test_an_outage_in_the_middle_says_so(world: World) -> None:
     assert (status.settings.allowed, status.settled) == (1, False)
     assert world.operations.settle(status.settings).settled
     assert world.shard().allowed == 1
+
+
+# Bounds
+
+
+@pytest.mark.parametrize(("budget", "shards"), [(100_000, 1), (100_000, 99), (1_001, 1), (3, 4), (0, 2), (1, 4_096)])
+def test_shards_too_large_for_an_item_or_without_a_connection_are_refused(
+    world: World, budget: int, shards: int
+) -> None:
+    """A shard of 10,000 leases ends at DynamoDB's 400 KB, and one without a connection turns each look into a loss."""
+    before = world.picture()
+    with pytest.raises(InvalidRequest) as refused:
+        world.operations.set_budget(world.database, budget, shards=shards)
+    assert refused.value.field == "shards"
+    assert world.picture() == before
+
+
+@pytest.mark.parametrize(("budget", "shards"), [(1_000, 1), (4, 4), (0, 1), (100_000, 100)])
+def test_shards_at_their_bounds_are_accepted(budget: int, shards: int) -> None:
+    """An operator with good reasons may use a few large shards, or one for each connection."""
+    world = World(MemoryStore())
+    assert len(world.operations.set_budget(world.database, budget, shards=shards).shards) == shards

@@ -265,6 +265,20 @@ def test_the_whole_budget_comes_back_when_every_holder_has_died(world: World) ->
     world.refuse()
 
 
+@pytest.mark.parametrize("look_first", [True, False])
+def test_however_much_has_expired_the_next_acquire_takes_over_what_it_needs(world: World, look_first: bool) -> None:
+    """After a lowered budget hundreds may have expired: all would be refused until the janitor comes."""
+    world.operations.set_budget(world.database, 400, shards=1)
+    for _ in range(300):
+        world.lend()
+    world.operations.set_budget(world.database, 3)
+    world.clock.advance(60_000)
+    outcome = world.engine.acquire(world.wanted(connections=2), look_first=look_first)
+    assert isinstance(outcome, Grant)
+    assert outcome.expired == 300
+    assert set(world.shard().leases) == {outcome.lease.lease_id}
+
+
 def test_a_lease_may_be_renewed_until_its_very_end(world: World) -> None:
     """A holder would lose the last millisecond of its lease, and get `LeaseLost`."""
     lease = world.lend()

@@ -204,7 +204,7 @@ class SeveralShards(RuleBasedStateMachine):
     def begin(self, budget: int, shards: int) -> None:
         self.world = World(self.store, database=f"model-{next(names)}")
         self.world.entropy.share = 0.0  # no pause between retries: time is what the rules let pass
-        self.world.operations.set_budget(self.world.database, budget, shards=shards)
+        self.world.operations.set_budget(self.world.database, budget, shards=min(shards, budget))
         self.budgets: dict[int, int] = {}  # plan -> what it allows
         self.stamped: dict[int, set[ShardKey]] = defaultdict(set)  # plan -> shards that have carried it
         self.in_force_at_ms: dict[int, int] = {}  # plan -> when it was last in force
@@ -269,7 +269,7 @@ class SeveralShards(RuleBasedStateMachine):
         """Change the budget, perhaps cut off in the middle: the next operator continues from there."""
         self.world.store.crash = crash
         with suppress(GovernorUnavailable):
-            self.world.operations.set_budget(self.world.database, budget, shards=shards)
+            self.world.operations.set_budget(self.world.database, budget, shards=min(shards, budget))
         self.world.store.crash = None
         self.note_what_is_in_force()
 

@@ -69,7 +69,8 @@ def _actors(random: Random, budget: int) -> tuple[str, ...]:
 
 def _budget(random: Random, usual: int) -> tuple[int, int]:
     shards = random.choice((1, 1, 2, 3, 4, 5))
-    return max(0, usual + random.randint(-usual, usual)), shards
+    budget = max(0, usual + random.randint(-usual, usual))
+    return budget, min(shards, max(1, budget))
 
 
 def _fence(random: Random) -> Fence:

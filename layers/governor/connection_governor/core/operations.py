@@ -11,7 +11,7 @@ from connection_governor.core.lease import Lease, Settings
 from connection_governor.core.retry import GIVING_BACK, Retry
 from connection_governor.core.status import Status
 from connection_governor.core.values import replace
-from connection_governor.errors import GovernorUnavailable, UnknownDatabase
+from connection_governor.errors import GovernorUnavailable, InvalidRequest, UnknownDatabase
 
 if TYPE_CHECKING:
     from connection_governor.core.clock import Clock
@@ -71,7 +71,9 @@ class Operations:
         """
         checks.database_name(database)
         checks.whole_number("allowed", allowed, least=0, most=checks.MAX_BUDGET)
-        _check_changes(shards=shards, lease_ms=lease_ms, skew_ms=skew_ms, anonymous_lease_ms=anonymous_lease_ms)
+        _check_changes(lease_ms=lease_ms, skew_ms=skew_ms, anonymous_lease_ms=anonymous_lease_ms)
+        if shards is not None:
+            _check_shards(shards, allowed)
         for _ in range(ROUNDS):
             stored = self._plans.settings(database)
             base = stored or Settings(database, allowed, shards=1, plan=0, shards_made=0)
@@ -102,11 +104,17 @@ class Operations:
         return self._plans.reclaim(self.status(database).settings)
 
 
-def _check_changes(
-    *, shards: int | None, lease_ms: int | None, skew_ms: int | None, anonymous_lease_ms: int | None
-) -> None:
+def _check_shards(shards: int, allowed: int) -> None:
+    checks.whole_number("shards", shards, least=1, most=checks.MAX_SHARDS)
+    fewest, most = rules.shard_bounds(allowed)
+    if shards < fewest:
+        raise InvalidRequest("shards", f"must be {fewest} or more: one shard holds at most {rules.MOST_PER_SHARD}")
+    if shards > most:
+        raise InvalidRequest("shards", f"must be {most} or fewer: each shard needs a connection to lend")
+
+
+def _check_changes(*, lease_ms: int | None, skew_ms: int | None, anonymous_lease_ms: int | None) -> None:
     bounds = {
-        "shards": (shards, 1, checks.MAX_SHARDS),
         "lease_ms": (lease_ms, checks.MIN_LEASE_MS, checks.MAX_LEASE_MS),
         "skew_ms": (skew_ms, 0, checks.MAX_SKEW_MS),
         "anonymous_lease_ms": (anonymous_lease_ms, checks.MIN_LEASE_MS, checks.MAX_LEASE_MS),

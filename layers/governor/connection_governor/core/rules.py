@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from connection_governor.core.lease import Counter, Leases, Settings, Shard
 
 LEASES_PER_SHARD = 36  # so many fit into 1 KB, which is one write unit
+MOST_PER_SHARD = 1_000  # connections: an explicit number of shards may not be smaller
 TAKEN_AT_ONCE = 40  # bounds the length of one update expression
 PRESSURE_SHARE = 4  # pressure: less than a quarter of the shard is left, so that what is kept idle leaves room
 WAIT_REMEMBERED_MS = 600_000  # pressure: somebody had to wait so recently
@@ -111,6 +112,15 @@ NextStep: TypeAlias = AlreadyGranted | Write | GiveBack | Full | IdInUse | NoSuc
 def shards_for(budget: int) -> int:
     """How many shards a budget is split among: one up to 36 connections, then as few as keep each within 1 KB."""
     return max(1, -(-budget // LEASES_PER_SHARD))
+
+
+def shard_bounds(budget: int) -> tuple[int, int]:
+    """Return among how few and how many shards a budget may be split.
+
+    Too few make items that are slow and dear: a shard of 1,000 leases has some 40 KB of the 400 KB that an item may
+    have, and each write of it costs 40 units. More shards than connections would leave shards that lend nothing.
+    """
+    return max(1, -(-budget // MOST_PER_SHARD)), max(1, budget)
 
 
 def share(budget: int, shards: int, index: int) -> int:
