@@ -3,69 +3,43 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Generic, Self, TypeVar
+from concurrent.futures import Future
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from types import TracebackType
+    from collections.abc import Callable, Iterator
 
 T = TypeVar("T")
 
 
-class Task(Generic[T]):
-    """A call that runs in a thread; `result` returns its result or raises its exception."""
+def in_background(call: Callable[[], T]) -> Future[T]:
+    """Run a call in a thread of its own, which does not keep the program from ending: an executor's threads would."""
+    future: Future[T] = Future()
 
-    def __init__(self, call: Callable[[], T]) -> None:
-        self._call = call
-        self._result: T | None = None
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
+    def run() -> None:
         try:
-            self._result = self._call()
-        except BaseException as error:  # noqa: BLE001 - raised again in `result`, where the caller can act on it
-            self._error = error
+            future.set_result(call())
+        except BaseException as error:  # noqa: BLE001 - raised again by `Future.result`, where it can be acted on
+            future.set_exception(error)
 
-    def done(self) -> bool:
-        """Return whether the call has ended."""
-        return not self._thread.is_alive()
-
-    def result(self) -> T:
-        """Wait for the end; return the call's result, or raise its exception."""
-        self._thread.join()
-        if self._error is not None:
-            raise self._error
-        return self._result  # type: ignore[return-value] # set by the ended call
+    threading.Thread(target=run, daemon=True).start()
+    return future
 
 
-class Repeating:
-    """A context manager that makes a call each `each_s` seconds, and once more on leaving."""
+@contextmanager
+def repeating(call: Callable[[], None], each_s: float) -> Iterator[None]:
+    """Make a call each `each_s` seconds, and once more at the end; raise its exception, unless the body raised one."""
+    over = threading.Event()
 
-    def __init__(self, call: Callable[[], None], each_s: float) -> None:
-        self._call = call
-        self._each_s = each_s
-        self._over = threading.Event()
-        self._task: Task[None] | None = None
+    def repeat() -> None:
+        while not over.wait(each_s):
+            call()
+        call()
 
-    def __enter__(self) -> Self:
-        """Start calling."""
-        self._task = Task(self._repeat)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Stop; raise a call's exception, unless the block raised one itself."""
-        self._over.set()
-        if self._task is not None and kind is None:
-            self._task.result()
-
-    def _repeat(self) -> None:
-        while not self._over.wait(self._each_s):
-            self._call()
-        self._call()
+    running = in_background(repeat)
+    try:
+        yield
+    finally:
+        over.set()
+    running.result()

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from harness.demo.background import Task
+from harness.demo.background import in_background
 from harness.demo.capacity import leaked, wait_for_full_budget
 from harness.demo.drill import Crash, kill_holders
 from harness.demo.load import Wave, run, together
@@ -77,7 +77,7 @@ class _Play:
 
     def _run(self, wave: Wave, meanwhile: Callable[[], None]) -> Load:
         """Run one wave, and call `meanwhile` again and again."""
-        load = Task(lambda: run(self.stack, wave))
+        load = in_background(lambda: run(self.stack, wave))
         while not load.done():
             time.sleep(POLL_S)
             meanwhile()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING
 
-from harness.demo.background import Repeating
+from harness.demo.background import repeating
 from harness.demo.observer import MySQLObserver, TableObserver, now_ms, operations_of
 from harness.stack.bridge import MetricsBridge
 
@@ -55,8 +55,8 @@ def watching(stack: Stack) -> Iterator[Watch]:
             MetricsBridge(stack.aws, groups, since_ms=now_ms()),
         )
         with (
-            Repeating(watch.mysql.sample, MYSQL_EACH_S),
-            Repeating(watch.table.sample, TABLE_EACH_S),
-            Repeating(watch.bridge.pump, METRICS_EACH_S),
+            repeating(watch.mysql.sample, MYSQL_EACH_S),
+            repeating(watch.table.sample, TABLE_EACH_S),
+            repeating(watch.bridge.pump, METRICS_EACH_S),
         ):
             yield watch

@@ -15,7 +15,7 @@ from connection_governor.core.engine import Engine
 from connection_governor.core.lease import Grant, Lease, Wanted
 from connection_governor.core.operations import Operations
 from connection_governor.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
-from harness.demo.background import Task
+from harness.demo.background import in_background
 from harness.demo.load import Wave, load_of, together
 from harness.demo.observer import SESSIONS, WORKER_USER, now_ms
 from harness.demo.recording import Hold
@@ -150,7 +150,7 @@ class Pressure:
     def __init__(self, stack: Stack) -> None:
         self._stack = stack
         self._over = threading.Event()
-        self._task = Task(self._run)
+        self._task = in_background(self._run)
 
     def end(self) -> Fleet:
         """Let the last load begin and end; return all loads as one."""

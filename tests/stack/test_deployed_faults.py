@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from harness.demo.background import Task
+from harness.demo.background import in_background
 from harness.demo.drill import kill_holders
 from harness.demo.observer import WORKER_USER, now_ms
 from harness.demo.recording import Hold
@@ -102,7 +102,7 @@ def test_the_governor_function_killed_in_mid_call_neither_lends_twice_nor_loses_
         seen = ground.proxy.injected[kind]
         if moment != "at-the-release":
             ground.proxy.inject(withheld)
-        task = Task(lambda: _invoke(ground, hold_ms=1_000))
+        task = in_background(lambda: _invoke(ground, hold_ms=1_000))
         if moment == "at-the-release":
             ground.wait_for_sessions(1)
             ground.proxy.inject(withheld)
