@@ -2,7 +2,6 @@
 
 import contextlib
 import http.client
-import os
 import shutil
 import subprocess
 import tarfile
@@ -17,6 +16,7 @@ from harness.stack.processes import LOOPBACK, free_port, short_folder, start, st
 # An npm package that carries DynamoDBLocal.jar as it is.
 PACKAGE = "amplify-dynamodb-simulator@2.9.30"
 FOLDER = TOOLS / "dynamodb-local"
+CONFIGURATION = Path(__file__).with_suffix(".xml")
 START_TIMEOUT_S = 60.0
 
 
@@ -57,31 +57,14 @@ def dynamodb_local(port: int | None = None) -> Iterator[str]:
     emulator, port = fetch(), free_port(port)
     with short_folder("gov-ddb-") as folder:
         command = [java, "-Xmx512m", f"-Djava.io.tmpdir={folder}", "-Djava.library.path=./DynamoDBLocal_lib"]
-        command += ["-jar", "DynamoDBLocal.jar", "-inMemory", "-sharedDb", "-port", str(port)]
-        env = {**os.environ, "LD_PRELOAD": str(_loopback_only())}
-        server = start("DynamoDB Local", command, log=folder / "server.log", env=env, cwd=emulator)
+        command += ["-cp", "DynamoDBLocal.jar", "org.eclipse.jetty.xml.XmlConfiguration"]
+        command += [f"host={LOOPBACK}", f"port={port}", str(CONFIGURATION)]
+        server = start("DynamoDB Local", command, log=folder / "server.log", cwd=emulator)
         try:
             wait_until_ready(server, lambda: _answers(port), timeout_s=START_TIMEOUT_S)
             yield f"http://{LOOPBACK}:{port}"
         finally:
             stop(server)
-
-
-def _loopback_only() -> Path:
-    """Return the library that makes a server's binds loopback ones: DynamoDB Local itself has no such option."""
-    source = Path(__file__).with_name("loopback.c")
-    library = TOOLS / "loopback.so"
-    if not library.exists() or library.stat().st_mtime < source.stat().st_mtime:
-        compiler = require_program("cc", ["gcc", "libc6-dev"])
-        library.parent.mkdir(parents=True, exist_ok=True)
-        with short_folder("gov-cc-") as folder:
-            built = folder / library.name
-            command = [compiler, "-shared", "-fPIC", "-O1", "-o", str(built), str(source), "-ldl"]
-            done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-            if done.returncode != 0:
-                raise StackError(f"{source.name} could not be compiled:\n{done.stderr.strip()}")
-            shutil.move(built, library)
-    return library
 
 
 def _answers(port: int) -> bool:
