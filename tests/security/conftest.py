@@ -8,43 +8,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import yaml
 
 from harness.paths import ROOT, TEMPLATE
 from harness.stack.tools import uv
+from tests.support.cloudformation import NO_VALUE, load
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 Node = dict[str, Any]
 
-NO_VALUE = {"Ref": "AWS::NoValue"}
-
-
-class TemplateLoader(yaml.SafeLoader):
-    """Reads CloudFormation's short forms (`!Ref x`) as their long ones (`{"Ref": x}`)."""
-
-
-def _long_form(loader: TemplateLoader, suffix: str, node: yaml.Node) -> Node:
-    if isinstance(node, yaml.ScalarNode):
-        value: Any = loader.construct_scalar(node)
-        value = value.split(".", 1) if suffix == "GetAtt" else value
-    elif isinstance(node, yaml.SequenceNode):
-        value = loader.construct_sequence(node, deep=True)
-    else:
-        assert isinstance(node, yaml.MappingNode)
-        value = loader.construct_mapping(node, deep=True)
-    return {suffix if suffix in ("Ref", "Condition") else f"Fn::{suffix}": value}
-
-
-TemplateLoader.add_multi_constructor("!", _long_form)
-
 
 @pytest.fixture(scope="session")
 def template() -> Node:
     """Return template.yaml as data."""
-    loaded: Node = yaml.load(TEMPLATE.read_text(), TemplateLoader)  # a SafeLoader
-    return loaded
+    return load(TEMPLATE)
 
 
 @pytest.fixture(scope="session")
@@ -94,29 +72,6 @@ def statements(resource: Node) -> Iterator[Node]:
 def _either(node: Node) -> list[Node]:
     """Return a node as it stands, or those between which a condition chooses."""
     return [branch for branch in node.get("Fn::If", ["", node])[1:] if branch != NO_VALUE]
-
-
-def holds(template: Node, condition: str, **given: str) -> bool:
-    """Return whether a condition of the template holds with these parameters, and the defaults of the others."""
-    defaults = {name: str(parameter.get("Default", "")) for name, parameter in template["Parameters"].items()}
-    return _true(template, {"Condition": condition}, defaults | given)
-
-
-def _true(template: Node, node: Node, given: dict[str, str]) -> bool:
-    ((function, argument),) = node.items()
-    if function == "Condition":
-        return _true(template, template["Conditions"][argument], given)
-    if function == "Fn::Equals":
-        left, right = (_text(side, given) for side in argument)
-        return left == right
-    each = [_true(template, part, given) for part in argument]
-    return {"Fn::And": all(each), "Fn::Or": any(each), "Fn::Not": not each[0]}[function]
-
-
-def _text(node: object, given: dict[str, str]) -> str:
-    if not isinstance(node, dict):
-        return str(node)
-    return given[node["Ref"]] if "Ref" in node else "".join(_text(node["Fn::Join"][1], given))
 
 
 def listed(value: object) -> list[Any]:

@@ -9,6 +9,7 @@ import pytest
 
 from harness.paths import ROOT
 from tests.security.conftest import listed, statements, walk
+from tests.support.cloudformation import Given
 
 Node = dict[str, Any]
 Resources = dict[str, Node]
@@ -19,11 +20,13 @@ SECRET = {"secretsmanager:GetSecretValue"}
 INVOKE = {"lambda:InvokeFunction"}
 ALLOWED = {
     "GovernorRole": LOGS | LEASES,
-    "WorkerRole": LOGS | SECRET | INVOKE | LEASES,  # INVOKE or LEASES, by the transport
+    "WorkerRole": LOGS,  # and WorkerPolicy
+    "WorkerPolicy": SECRET | INVOKE | LEASES,  # INVOKE or LEASES, by the transport
     "JanitorRole": LOGS | LEASES | SECRET | {"dynamodb:PutItem"},
-    "SeedRole": LOGS | LEASES | SECRET | {"dynamodb:PutItem"},
+    "SeedRole": LOGS | LEASES | SECRET | {"dynamodb:PutItem", "kms:Decrypt"},  # the key of a brought secret
     "HarnessRole": LOGS | INVOKE,
 }
+ROLES = ALLOWED.keys() - {"WorkerPolicy"}
 
 
 def _granted(resource: Node) -> set[str]:
@@ -45,27 +48,64 @@ def test_a_role_may_do_exactly_what_its_code_does(role: str, resources: Resource
 
 def test_every_role_is_looked_at(resources: Resources) -> None:
     """A new role must be added to the list above, with what it may do."""
-    assert {name for name, resource in resources.items() if resource["Type"] == "AWS::IAM::Role"} == ALLOWED.keys()
+    assert {name for name, resource in resources.items() if resource["Type"] == "AWS::IAM::Role"} == ROLES
 
 
 def test_the_table_s_actions_are_those_that_the_code_calls(resources: Resources) -> None:
     """An action that no code uses any more must be removed from the template."""
-    source = (ROOT / "layers" / "governor" / "connection_governor" / "dynamodb.py").read_text()
+    source = (ROOT / "layers" / "governor" / "connection_governor" / "aws" / "dynamodb.py").read_text()
     called = {f"dynamodb:{name}" for name in re.findall(r'"((?:Batch)?(?:Get|Put|Update|Delete|Write)Item)"', source)}
     assert called == {action for role in ALLOWED for action in _granted(resources[role]) if "dynamodb" in action}
-    assert called == _granted(resources["DynamoDbEndpoint"])
+
+
+def _identities(resources: Resources) -> Resources:
+    """Roles and policies, which grant; an endpoint's policy only limits what passes through it."""
+    return {name: r for name, r in resources.items() if r["Type"] in ("AWS::IAM::Role", "AWS::IAM::ManagedPolicy")}
 
 
 def test_no_action_is_a_wildcard(resources: Resources) -> None:
     """`dynamodb:*` would let a worker delete the table."""
-    assert not [action for resource in resources.values() for action in _granted(resource) if "*" in action]
+    assert not [action for r in _identities(resources).values() for action in _granted(r) if "*" in action]
+
+
+def test_a_made_networks_endpoints_let_through_whatever_stays_in_the_account(resources: Resources) -> None:
+    """Narrowed to this stack's table and secrets, they would deny a user's own function its own secret."""
+    for name in ("DynamoDbEndpoint", "S3Endpoint", "SecretsEndpoint", "LambdaEndpoint"):
+        within, *others = statements(resources[name])
+        assert (within["Effect"], within["Action"], within["Resource"]) == ("Allow", "*", "*")
+        assert within["Condition"] == {
+            "StringEquals": {
+                "aws:PrincipalAccount": {"Ref": "AWS::AccountId"},
+                "aws:ResourceAccount": {"Ref": "AWS::AccountId"},
+            }
+        }
+        assert [other["Action"] for other in others] == (["s3:PutObject"] if name == "S3Endpoint" else [])
+
+
+def test_a_worker_reaches_the_leases_of_its_database_only(template: Node) -> None:
+    """UpdateItem on the whole table would let any worker change the budget of every database."""
+    given = Given(template, DatabaseName="orders")
+    _, leases = statements(given.made()["WorkerPolicy"])
+    assert leases["Condition"] == {"ForAllValues:StringLike": {"dynamodb:LeadingKeys": ["orders", "orders#*"]}}
+    _, every = statements(Given(template, WorkerPolicyScope="table").made()["WorkerPolicy"])
+    assert "Condition" not in every
+
+
+def test_a_secrets_key_is_used_through_secrets_manager_only(template: Node) -> None:
+    """The key may encrypt other things, which the seed has no business to read."""
+    secret = {"DatabaseSecretArn": "arn:aws:secretsmanager:us-east-1:1:secret:x"}
+    key = "arn:aws:kms:us-east-1:1:key/k"
+    *_, decrypt = statements(Given(template, **secret, DatabaseSecretKmsKeyArn=key).made()["SeedRole"])
+    assert (decrypt["Action"], decrypt["Resource"]) == ("kms:Decrypt", key)
+    assert decrypt["Condition"]["StringEquals"]["kms:ViaService"].startswith("secretsmanager.us-east-1.")
+    assert "kms:Decrypt" not in _granted(Given(template, **secret).made()["SeedRole"])
 
 
 def test_a_wildcard_resource_stands_only_where_aws_has_no_other_way(resources: Resources) -> None:
     """Lambda's network interfaces: and there the functions' own code is denied the same actions."""
     wide = {
         name
-        for name, resource in resources.items()
+        for name, resource in _identities(resources).items()
         for statement in statements(resource)
         if "*" in listed(statement["Resource"])
     }
@@ -113,13 +153,13 @@ def test_each_role_reads_its_own_secret_only(resources: Resources) -> None:
         (allowed,) = (s["Resource"] for s in statements(resources[role]) if "secretsmanager" in str(s["Action"]))
         return listed(allowed)
 
-    assert read("WorkerRole") == [{"Fn::GetAtt": ["WorkerSecret", "Id"]}]
+    assert read("WorkerPolicy") == [{"Fn::GetAtt": ["WorkerSecret", "Id"]}]
     assert read("JanitorRole") == [{"Fn::GetAtt": ["MonitorSecret", "Id"]}]
-    assert read("SeedRole")[1:] == read("WorkerRole") + read("JanitorRole")
+    assert read("SeedRole")[1:] == read("WorkerPolicy") + read("JanitorRole")
 
 
 def test_only_lambda_may_assume_the_roles(resources: Resources) -> None:
     """A role that others may assume is a door for them."""
-    for role in ALLOWED:
+    for role in ROLES:
         (trust,) = resources[role]["Properties"]["AssumeRolePolicyDocument"]["Statement"]
         assert (trust["Principal"], trust["Action"]) == ({"Service": "lambda.amazonaws.com"}, "sts:AssumeRole")

@@ -3,30 +3,42 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from contextlib import closing
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from harness.errors import StackError
-from harness.stack.deployment import delete, deploy
+from harness.stack.deployment import BUILT, delete, deploy
 from harness.stack.local_stack import running_stack
+from tests.support.cloudformation import load
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from harness.stack.local_stack import Stack
 
 BUDGET = 4
 
 
-def _another(stack: Stack, name: str, **changed: str) -> Stack:
+def _another(stack: Stack, name: str, *, template: Path = BUILT / "template.yaml", **changed: str) -> Stack:
     """Return one more deployment on the same local AWS and MariaDB, with MySQL users of its own."""
     users = {"WorkerUser": f"{name}_worker", "MonitorUser": f"{name}_monitor", "DatabaseSchema": name}
     parameters = {**stack.parameters, **users, "AllowedConnections": str(BUDGET), **changed}
-    return dataclasses.replace(
-        stack, deployment=deploy(stack.aws, parameters, stack_name=name), allowed=BUDGET, parameters=parameters
-    )
+    deployed = deploy(stack.aws, parameters, stack_name=name, template=template)
+    return dataclasses.replace(stack, deployment=deployed, allowed=BUDGET, parameters=parameters)
+
+
+def _without_rule(name: str) -> Path:
+    """The built template, less one rule: the local AWS makes an instance that nobody can connect to."""
+    template = load(BUILT / "template.yaml")
+    del template["Rules"][name]
+    changed = BUILT / f"without-{name}.yaml"  # beside the code that it names
+    changed.write_text(json.dumps(template))
+    return changed
 
 
 @pytest.fixture(scope="module")
@@ -65,17 +77,19 @@ def test_a_stack_with_everything_made_is_created_changed_and_deleted(stack: Stac
 
     The instance is made by the local AWS's control plane only, so the endpoint and the secret are brought all the same.
     """
-    made = _another(stack, "whole", CreateDatabase="true", Transport="lambda")
+    template = _without_rule("DatabaseIsNotBroughtAndMade")
+    made = _another(stack, "whole", template=template, CreateDatabase="true", Transport="lambda")
     assert made.invoke("WorkerFunctionName", {"hold_ms": 0})["rows"] == 3
+    redeploy = partial(_another, stack, "whole", template=template, CreateDatabase="true", Transport="lambda")
     users = "SELECT user, max_user_connections FROM mysql.user WHERE user LIKE 'whole%' ORDER BY user"
-    assert _ask(stack, users) == [("whole_monitor", 2), ("whole_worker", BUDGET)]
+    assert _ask(stack, users) == [("whole_monitor", 3), ("whole_worker", BUDGET)]
 
-    made.redeploy(AllowedConnections="6")
+    redeploy(AllowedConnections="6")
     assert _status(made)["allowed"] == 6
-    assert _ask(stack, users) == [("whole_monitor", 2), ("whole_worker", 6)]
+    assert _ask(stack, users) == [("whole_monitor", 3), ("whole_worker", 6)]
 
     with pytest.raises(StackError):
-        made.redeploy(AllowedConnections="500")
+        redeploy(AllowedConnections="500")
     assert "AllowedConnections is 500, but the server takes 13" in _reason(stack, "whole", "UPDATE_FAILED")
     assert _status(made)["allowed"] == 6
 
@@ -95,7 +109,10 @@ def test_a_network_that_is_somebodys_is_left_alone_unless_asked(stack: Stack) ->
     routes = ec2.create_route_table(VpcId=vpc)["RouteTable"]["RouteTableId"]
     its_endpoints = [{"Name": "vpc-id", "Values": [vpc]}]
 
-    brought = _another(stack, "brought", VpcId=vpc, SubnetIds=subnet, RouteTableIds=routes)
+    own = {"VpcId": vpc, "VpcSubnetIds": subnet, "RouteTableIds": routes}
+    with pytest.raises(StackError, match="Give DatabaseSecurityGroupId"):
+        _another(stack, "brought", **own)
+    brought = _another(stack, "brought", **own, DatabaseSecurityGroupId="none")
     assert ec2.describe_vpc_endpoints(Filters=its_endpoints)["VpcEndpoints"] == []
     with pytest.raises(StackError, match="Give VpcCidr"):
         brought.redeploy(CreateEndpoints="true")
@@ -120,6 +137,34 @@ def test_a_database_that_cannot_be_reached_fails_the_stack_and_says_why(stack: S
     with pytest.raises(StackError):
         _another(stack, "lost", DatabasePort="1")
     assert "cannot connect to MySQL as the administrator" in _reason(stack, "lost", "CREATE_FAILED")
+
+
+def test_a_production_stack_is_the_governor_and_no_example(stack: Stack) -> None:
+    """Worker, harness and a sample's table have no place beside somebody's data; what a user's function needs has."""
+    bare = _another(stack, "bare", WithExample="false", WorkerRights="read", DataOnDelete="keep")
+    left_out = stack.deployment.outputs.keys() - bare.deployment.outputs.keys()
+    assert left_out == {"WorkerFunctionName", "HarnessFunctionName"}
+    names = {f["FunctionName"] for f in stack.aws.client("lambda").list_functions()["Functions"]}
+    assert {name for name in names if name.startswith("bare-")} == {"bare-governor", "bare-janitor", "bare-seed"}
+    assert _ask(stack, "SHOW TABLES FROM bare") == []
+    secret = stack.aws.client("secretsmanager").get_secret_value(SecretId=bare.deployment.outputs["WorkerSecretArn"])
+    assert json.loads(secret["SecretString"])["username"] == "bare_worker"
+    layer = stack.aws.client("ssm").get_parameter(Name="/connection-governor/bare/layer-arn")["Parameter"]["Value"]
+    assert layer == bare.deployment.outputs["LayerArn"]
+    delete(stack.aws, "bare")
+
+
+def test_another_user_is_another_secret_and_a_failed_change_keeps_the_old_password(stack: Stack) -> None:
+    """A secret whose template changes gets a new password, also on rollback: MySQL would refuse every worker."""
+    before = _another(stack, "rename", DataOnDelete="remove")
+    old = before.deployment.outputs["WorkerSecretArn"]
+    with pytest.raises(StackError):
+        before.redeploy(WorkerUser="renamed_worker", DatabasePort="1")
+    assert before.invoke("WorkerFunctionName", {"hold_ms": 0})["rows"] == 3
+    after = before.redeploy(WorkerUser="renamed_worker")
+    assert after.outputs["WorkerSecretArn"] != old
+    assert before.invoke("WorkerFunctionName", {"hold_ms": 0})["rows"] == 3
+    delete(stack.aws, "rename")
 
 
 def test_data_is_kept_where_it_is_to_be_kept(stack: Stack) -> None:

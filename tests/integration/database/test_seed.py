@@ -17,14 +17,14 @@ from connection_governor.core.operations import Operations
 from connection_governor.mysql.connect import FencedConnection, Target, open_session
 from connection_governor.mysql.credentials import Credentials
 from connection_governor.server.sample_table import EMPLOYEES
-from connection_governor.server.seed import Seeder, SeedError, SeedProperties
+from connection_governor.server.seed import NAMES_UNKNOWN, ONLY_COUNTED, Seeder, SeedError, SeedProperties
+from harness.stack.mariadb import PrivateMariaDB
 from tests.support.virtual import SetEntropy, VirtualClock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from connection_governor.core.deadline import Deadline
-    from harness.stack.mariadb import PrivateMariaDB
 
 ADMINISTRATOR, WORKER, MONITOR = (
     Credentials(name, f"{name}Secret1") for name in ("seeding_admin", "seeded_worker", "seeded_monitor")
@@ -148,12 +148,12 @@ def test_the_janitors_user_may_see_and_end_the_workers_sessions_and_read_no_data
 
 def test_an_administrator_who_may_not_grant_the_right_to_end_sessions_still_seeds(world: World) -> None:
     """A managed server may keep that right to itself: the governor works without it, and the seed reports that."""
-    assert world.seeder.make(world.wanted) is True
+    assert world.seeder.make(world.wanted) == ()
     world.server.execute(
         f"REVOKE CONNECTION ADMIN ON *.* FROM '{ADMINISTRATOR.username}'@'%'",
         f"DROP USER '{MONITOR.username}'@'%'",
     )
-    assert world.seeder.make(world.wanted) is False
+    assert world.seeder.make(world.wanted) == (ONLY_COUNTED,)
     assert world.operations.status("orders").settings.allowed == 5
 
 
@@ -188,8 +188,8 @@ def test_lowering_waits_for_those_who_hold_before_mysqls_limit_follows(
 def test_a_budget_that_the_server_cannot_hold_is_refused_and_changes_nothing(world: World) -> None:
     """The governor would grant what MySQL refuses: error 1040 in every worker."""
     world.seeder.make(world.wanted)
-    with pytest.raises(SeedError, match="AllowedConnections is 20, but the server takes 20"):
-        world.seeder.make(replace(world.wanted, allowed=20))
+    with pytest.raises(SeedError, match="AllowedConnections is 18, but the server takes 20"):
+        world.seeder.make(replace(world.wanted, allowed=18))
     assert (world.operations.status("orders").settings.allowed, world.limit()) == (5, 5)
 
 
@@ -281,3 +281,83 @@ def test_a_renamed_worker_leaves_no_old_user_behind(world: World) -> None:
     before = replace(world.wanted, users=("seeded_before", MONITOR.username))
     world.seeder.make(world.wanted, replaces=before)
     assert world.ask("SELECT COUNT(*) FROM mysql.user WHERE user = 'seeded_before'") == (0,)
+
+
+def test_without_the_example_there_is_no_table(world: World) -> None:
+    """A production database is no place for a sample's table."""
+    world.seeder.make(replace(world.wanted, with_example=False))
+    assert world.ask("SELECT COUNT(*) FROM information_schema.schemata WHERE schema_name = 'company'") == (0,)
+    assert world.limit() == 5
+
+
+STATEMENTS = ("SELECT * FROM company.bills", "INSERT INTO company.bills VALUES (1)", "DELETE FROM company.bills")
+
+
+@pytest.mark.parametrize(("rights", "may"), [("none", 0), ("read", 1), ("write", 3)])
+def test_the_worker_may_do_in_the_schema_what_was_asked_for(rights: str, may: int, world: World) -> None:
+    """Nobody can reach a made database to grant it by hand; and a right that was taken back must be gone."""
+    world.server.execute("CREATE DATABASE company", "CREATE TABLE company.bills (id INT)")
+    world.seeder.make(replace(world.wanted, with_example=False, rights="write"))
+    world.seeder.make(replace(world.wanted, with_example=False, rights=rights))
+    target = replace(world.wanted.target, database=None)
+    allowed = 0
+    with contextlib.closing(open_session(target, WORKER)) as session, session.cursor() as cursor:
+        for statement in STATEMENTS:
+            with contextlib.suppress(err.OperationalError):
+                cursor.execute(statement)
+                allowed += 1
+    assert allowed == may
+
+
+def test_a_schemas_underscore_is_no_wildcard(world: World) -> None:
+    """`shop_a` in a grant also means `shopxa`, which belongs to somebody else."""
+    wanted = replace(world.wanted, with_example=False, schema="shop_a", rights="read")
+    world.server.execute("CREATE DATABASE shopxa", "CREATE TABLE shopxa.bills (id INT)")
+    try:
+        world.seeder.make(wanted)
+        target = replace(world.wanted.target, database=None)
+        with (
+            contextlib.closing(open_session(target, WORKER)) as session,
+            session.cursor() as cursor,
+            pytest.raises(err.OperationalError) as refused,
+        ):
+            cursor.execute("SELECT * FROM shopxa.bills")
+        assert refused.value.args[0] == 1142
+    finally:
+        world.server.execute("DROP DATABASE shopxa", "DROP DATABASE IF EXISTS shop_a")
+
+
+def test_a_password_that_another_account_shadows_fails_the_seed(world: World) -> None:
+    """Every worker would be refused (1045), though the deployment succeeded."""
+    world.server.execute(f"CREATE USER '{WORKER.username}'@'127.0.0.1' IDENTIFIED BY 'another'")
+    try:
+        with pytest.raises(SeedError, match=f"refuses the password of {WORKER.username}") as failed:
+            world.seeder.make(world.wanted)
+    finally:
+        world.server.execute(f"DROP USER '{WORKER.username}'@'127.0.0.1'")
+    assert WORKER.password not in str(failed.value)
+
+
+def test_a_worker_whose_limit_is_used_up_does_not_fail_the_seed(world: World) -> None:
+    """A deployment under full load must not roll back."""
+    world.seeder.make(replace(world.wanted, allowed=2))
+    with contextlib.ExitStack() as sessions:
+        for _ in range(2):
+            sessions.callback(world.sign_in(WORKER).close)
+        assert world.seeder.make(replace(world.wanted, allowed=2)) == ()
+
+
+def test_a_server_that_cannot_be_reached_yet_is_tried_again(world: World) -> None:
+    """A rule of a security group takes some seconds; giving up at once rolls a whole stack back."""
+    with pytest.raises(SeedError, match="cannot connect to MySQL as the administrator"):
+        world.seeder.make(replace(world.wanted, target=replace(world.wanted.target, port=1)))
+    assert sum(world.clock.naps) == 30
+
+
+def test_a_server_without_session_names_is_noted() -> None:
+    """The janitor then ends nothing and its alarm is silent: the deployment must say so."""
+    with PrivateMariaDB(max_connections=20, options=["--performance-schema=OFF"]) as server:
+        server.create_user(ADMINISTRATOR.username, ADMINISTRATOR.password, grants=["ALL ON *.*"])
+        server.execute(f"GRANT GRANT OPTION ON *.* TO '{ADMINISTRATOR.username}'@'%'")
+        world = World(server)
+        assert world.seeder.make(world.wanted) == (NAMES_UNKNOWN,)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from connection_governor.errors import InvalidRequest
+from connection_governor.mysql import tls
 from connection_governor.mysql.tls import RDS_BUNDLE, context_for, rds_authorities
 
 RDS_HOST = "orders.c1abcdefgh.eu-west-1.rds.amazonaws.com"
@@ -51,6 +52,28 @@ def test_every_region_of_the_bundle_is_told_from_its_name() -> None:
     for region in regions:
         trusted = _authorities(context_for("verify", None, f"db.c1.{region}.rds.amazonaws.com"))
         assert {name.split()[2] for name in trusted if "Amazon RDS" in name} == {region}
+
+
+@pytest.mark.parametrize(
+    ("host", "region"),
+    [
+        ("db.c1.us-gov-west-1.rds.amazonaws.com", "us-gov-west-1"),
+        ("db.c1.rds.cn-north-1.amazonaws.com.cn", "cn-north-1"),
+        ("db.c1.cn-northwest-1.rds.amazonaws.com.cn", "cn-northwest-1"),
+    ],
+)
+def test_other_partitions_hosts_tell_their_region_too(host: str, region: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """China's names end otherwise; a miss would read the whole bundle in each cold start."""
+    asked: list[str] = []
+
+    def noted(named: str) -> bytes:
+        asked.append(named)
+        return rds_authorities(named)
+
+    monkeypatch.setattr(tls, "rds_authorities", noted)
+    tls._shared_context.cache_clear()
+    context_for("verify", None, host)
+    assert asked == [region]
 
 
 def test_the_bundle_is_whole_where_it_has_nothing_for_a_region() -> None:

@@ -13,16 +13,16 @@ Event = dict[str, Any]
 
 
 class RecordingSeeder(Seeder):
-    """Notes what it is asked for; may end sessions only where `may_kill`."""
+    """Notes what it is asked for, and says what it is given to say."""
 
-    def __init__(self, *, may_kill: bool = True) -> None:
-        self.may_kill = may_kill
+    def __init__(self, *notes: str) -> None:
+        self.notes = notes
         self.asked: list[tuple[object, ...]] = []
 
-    def make(self, wanted: SeedProperties, *, replaces: SeedProperties | None = None) -> bool:
+    def make(self, wanted: SeedProperties, *, replaces: SeedProperties | None = None) -> tuple[str, ...]:
         """Make nothing."""
         self.asked.append(("make", wanted.allowed, replaces and replaces.allowed))
-        return self.may_kill
+        return self.notes
 
     def remove(self, wanted: SeedProperties) -> None:
         """Remove nothing."""
@@ -64,5 +64,5 @@ def test_each_request_asks_for_one_thing(request_to_create: Event) -> None:
 
 def test_a_missing_right_is_noted(request_to_create: Event) -> None:
     """An operator does not learn that the janitor cannot end sessions."""
-    assert carry_out(request_to_create, lambda: RecordingSeeder(may_kill=False)).notes == (ONLY_COUNTED,)
+    assert carry_out(request_to_create, lambda: RecordingSeeder(ONLY_COUNTED)).notes == (ONLY_COUNTED,)
     assert carry_out(request_to_create, RecordingSeeder).notes == ()

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from connection_governor.mysql.connect import FencedConnection
     from connection_governor.mysql.fence import Fence
 
-LONGEST_KEEP_S = 900
+LONGEST_KEEP_S = 300
 FIRST_CALM_MS = 5_000  # a new holder looks again soon: it may have come at the beginning of a rush
 CALM_MS = 40_000
 

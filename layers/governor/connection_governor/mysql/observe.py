@@ -117,7 +117,7 @@ def observe(connection: Connection[Cursor], users: Collection[str]) -> Observati
     if not users:
         raise InvalidRequest("users", "must name at least one")
     with connection.cursor() as cursor:
-        names_known = _keeps_names(cursor)
+        names_known = keeps_names(cursor)
         cursor.execute(_FROM_THREADS if names_known else _FROM_PROCESS_LIST, (tuple(users), _NOT_CLIENTS))
         sessions = tuple(_session(row) for row in cursor.fetchall())
     return Observation(sessions, names_known=names_known)
@@ -156,7 +156,7 @@ def _kill(cursor: Cursor, connection_id: int) -> bool:
     return True
 
 
-def _keeps_names(cursor: Cursor) -> bool:
+def keeps_names(cursor: Cursor) -> bool:
     """Whether the server keeps what sessions call themselves: the observer, as any client, gave attributes, too."""
     cursor.execute("SELECT @@performance_schema")
     if cursor.fetchone() != (1,):

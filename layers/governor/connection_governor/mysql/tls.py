@@ -21,7 +21,8 @@ RDS_BUNDLE = os.path.join(os.path.dirname(__file__), "rds-ca-bundle.pem")  # noq
 MODES = ("verify", "require", "off")
 """`DB_TLS`: `verify` checks the certificate and the host's name, `require` only encrypts, `off` does without."""
 
-_RDS_HOST = re.compile(r"\.([a-z]+(?:-[a-z]+)+-[0-9])\.rds\.amazonaws\.com$")
+_REGION = r"[a-z]+(?:-[a-z]+)+-[0-9]"
+_RDS_HOST = re.compile(rf"\.(?:({_REGION})\.rds|rds\.({_REGION}))\.amazonaws\.com(?:\.cn)?$")  # China's put it last
 _CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----(.+?)-----END CERTIFICATE-----", re.DOTALL)
 
 
@@ -65,7 +66,7 @@ def context_for(mode: str, ca_path: str | None, host: str) -> ResumingContext | 
         InvalidRequest: unknown mode (`tls`), or a file that is missing or holds no certificate (`tls_ca`).
     """
     named = _RDS_HOST.search(host)
-    return _shared_context(mode, ca_path, named[1] if named else None)
+    return _shared_context(mode, ca_path, named[1] or named[2] if named else None)
 
 
 @lru_cache(maxsize=16)

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from pymysql import err
+from pymysql.constants import CR, ER
 
 from connection_governor.errors import GovernorError, UnknownDatabase
 from connection_governor.mysql.connect import Target, open_session
 from connection_governor.mysql.credentials import DatabaseCredentials
 from connection_governor.mysql.fence import Fence, SessionStart
+from connection_governor.mysql.observe import keeps_names
 from connection_governor.server import sample_table
 from connection_governor.server.custom_resource import NEVER_MADE
 
@@ -26,11 +28,21 @@ if TYPE_CHECKING:
     from connection_governor.mysql.credentials import Credentials, Fetch
 
 ONLY_COUNTED: Final = "the administrator may not grant the right to end sessions: the janitor will only count them"
-DRAIN_SECONDS: Final = 20  # of the custom resource's 60
-_PATIENT: Final = Fence(idle_seconds=60, statement_seconds=20)
-_MONITOR_CONNECTIONS: Final = 2
+NAMES_UNKNOWN: Final = (
+    "the server does not keep what sessions call themselves (performance_schema is off): the janitor will end none, "
+    "and cannot tell sessions without a lease"
+)
+DRAIN_SECONDS: Final = 60  # of the function's 240
+RESERVED_CONNECTIONS: Final = 3  # of max_connections: the janitor's, a deployment's, an operator's
+_PATIENT: Final = Fence(idle_seconds=120, statement_seconds=20)
+_MONITOR_CONNECTIONS: Final = 3  # a round's, an operator's action, and one that MySQL has not yet seen closed
+# A server that is just made, that fails over, or whose security group was changed a second ago.
+_NOT_YET_REACHED: Final = (ER.CON_COUNT_ERROR, CR.CR_CONN_HOST_ERROR, CR.CR_SERVER_GONE_ERROR, CR.CR_SERVER_LOST)
+_CONNECT_TRIES: Final = 7
+_CONNECT_PAUSE_SECONDS: Final = 5
 # The right to end another user's session: MariaDB's name for it, MySQL's, and what RDS has in its place.
 _KILL_RIGHTS: Final = ("CONNECTION ADMIN ON *.*", "CONNECTION_ADMIN ON *.*", "EXECUTE ON PROCEDURE mysql.rds_kill")
+_RIGHTS: Final = {"none": (), "read": ("SELECT",), "write": ("SELECT", "INSERT", "UPDATE", "DELETE")}
 
 
 class SeedError(Exception):
@@ -53,6 +65,8 @@ class SeedProperties:
     monitor_secret: str
     users: tuple[str, str]
     removes: bool
+    with_example: bool = True
+    rights: str = "none"
 
     @classmethod
     def of(cls, properties: Mapping[str, Any]) -> SeedProperties:
@@ -75,6 +89,8 @@ class SeedProperties:
             monitor_secret=properties["MonitorSecretArn"],
             users=(properties["WorkerUser"], properties["MonitorUser"]),
             removes=properties["OnDelete"] == "remove",
+            with_example=properties.get("Example", "true") == "true",
+            rights=properties.get("WorkerRights", "none"),
         )
 
     @property
@@ -97,19 +113,23 @@ class Seeder:
         self._operations = operations
         self._clock = clock
 
-    def make(self, wanted: SeedProperties, *, replaces: SeedProperties | None = None) -> bool:
+    def make(self, wanted: SeedProperties, *, replaces: SeedProperties | None = None) -> tuple[str, ...]:
         """Create or change the schema, the users and the budget.
 
         Returns:
-            Whether the janitor's user may end sessions. Without that right no slot is lost or granted twice, but a
-            statement that outlives its lease is only counted.
+            What the janitor cannot do on this server. No slot is lost or granted twice for it, but a statement that
+            outlives its lease is only counted.
+
+        Raises:
+            SeedError: the server cannot be reached, cannot hold the budget, or refuses a password that was just set.
 
         A raised budget raises MySQL's own limit first. A lowered budget waits for today's holders to release before
         MySQL's limit follows, so that MySQL refuses no holder of a lease.
         """
         with closing(self._administrator(wanted)) as connection, connection.cursor() as cursor:
             _check_room(cursor, wanted.allowed)
-            sample_table.make(cursor, wanted.schema)
+            if wanted.with_example:
+                sample_table.make(cursor, wanted.schema)
             before = self._allowed_now(wanted.database)
             self._make_worker(cursor, wanted, limit=max(before, wanted.allowed))
             may_kill = self._make_monitor(cursor, wanted)
@@ -125,7 +145,10 @@ class Seeder:
                 self._make_worker(cursor, wanted, limit=wanted.allowed)
             if replaces:
                 _drop_users(cursor, set(replaces.users) - set(wanted.users))
-        return may_kill
+            names_known = keeps_names(cursor)
+        for secret in (wanted.worker_secret, wanted.monitor_secret):
+            self._check_sign_in(wanted, secret)
+        return (*(() if may_kill else (ONLY_COUNTED,)), *(() if names_known else (NAMES_UNKNOWN,)))
 
     def remove(self, wanted: SeedProperties) -> None:
         """Drop the users, and of table and schema what the seed made; drop nothing where the data is to be kept."""
@@ -140,10 +163,27 @@ class Seeder:
             start = SessionStart(autocommit=True)
             return open_session(wanted.target, credentials, _PATIENT, program_name="governor-seed", start=start)
 
+        for tries_left in reversed(range(_CONNECT_TRIES)):
+            try:
+                return self._credentials.sign_in(wanted.administrator_secret, connect)
+            except err.MySQLError as refused:
+                if tries_left == 0 or refused.args[0] not in _NOT_YET_REACHED:
+                    raise SeedError(f"cannot connect to MySQL as the administrator: {refused.args}") from None
+            self._clock.sleep(_CONNECT_PAUSE_SECONDS)
+        raise AssertionError("the last try returns or raises")
+
+    def _check_sign_in(self, wanted: SeedProperties, secret: str) -> None:
+        """Sign in as a user that was just made: an account for a narrower host would go before it."""
+        credentials = self._credentials.get(secret)
         try:
-            return self._credentials.sign_in(wanted.administrator_secret, connect)
+            open_session(wanted.target, credentials, program_name="governor-seed").close()
         except err.MySQLError as refused:
-            raise SeedError(f"cannot connect to MySQL as the administrator: {refused.args}") from None
+            if refused.args[0] == ER.ACCESS_DENIED_ERROR:
+                raise SeedError(
+                    f"MySQL refuses the password of {credentials.username} that was just set: "
+                    "is there another account of that name, for a narrower host than '%'?"
+                ) from None
+            # Anything else, such as a limit that is used up, says nothing about the password.
 
     def _allowed_now(self, database: str) -> int:
         try:
@@ -161,7 +201,9 @@ class Seeder:
 
     def _make_worker(self, cursor: Cursor, wanted: SeedProperties, *, limit: int) -> None:
         user = self._make_user(cursor, wanted.worker_secret, wanted.transport, limit)
-        cursor.execute(f"GRANT SELECT ON `{wanted.schema}`.`Employees` TO %s@'%%'", (user,))
+        if wanted.with_example:
+            cursor.execute(f"GRANT SELECT ON `{wanted.schema}`.`Employees` TO %s@'%%'", (user,))
+        _grant_schema(cursor, user, wanted.schema, wanted.rights)
 
     def _make_monitor(self, cursor: Cursor, wanted: SeedProperties) -> bool:
         user = self._make_user(cursor, wanted.monitor_secret, wanted.transport, _MONITOR_CONNECTIONS)
@@ -207,16 +249,31 @@ def carry_out(event: Mapping[str, Any], seeder: Callable[[], Seeder]) -> Seeded:
     wanted, before = SeedProperties.of(event["ResourceProperties"]), event.get("OldResourceProperties")
     if event["RequestType"] == "Delete":
         seeder().remove(wanted)
-    elif not seeder().make(wanted, replaces=SeedProperties.of(before) if before else None):
-        return Seeded(physical_id, (ONLY_COUNTED,))
-    return Seeded(physical_id)
+        return Seeded(physical_id)
+    return Seeded(physical_id, seeder().make(wanted, replaces=SeedProperties.of(before) if before else None))
 
 
 def _check_room(cursor: Cursor, allowed: int) -> None:
     cursor.execute("SELECT @@GLOBAL.max_connections")
     (room,) = cursor.fetchone() or (0,)
-    if allowed >= room:
-        raise SeedError(f"AllowedConnections is {allowed}, but the server takes {room} in all (max_connections)")
+    if allowed > room - RESERVED_CONNECTIONS:
+        raise SeedError(
+            f"AllowedConnections is {allowed}, but the server takes {room} in all (max_connections), "
+            f"of which {RESERVED_CONNECTIONS} are for the janitor, a deployment and an operator"
+        )
+
+
+def _grant_schema(cursor: Cursor, user: str, schema: str, rights: str) -> None:
+    """Give the worker what `rights` says on the whole schema, and take what an earlier seed gave beyond it."""
+    pattern = schema.replace("_", r"\_")  # an underscore in a grant stands for any character
+    wanted = _RIGHTS[rights]
+    if wanted:
+        cursor.execute(f"CREATE DATABASE IF NOT EXISTS `{schema}`")
+        cursor.execute(f"GRANT {', '.join(wanted)} ON `{pattern}`.* TO %s@'%%'", (user,))
+    beyond = [right for right in _RIGHTS["write"] if right not in wanted]
+    if beyond:
+        with suppress(err.MySQLError):  # 1141: there was no grant
+            cursor.execute(f"REVOKE {', '.join(beyond)} ON `{pattern}`.* FROM %s@'%%'", (user,))
 
 
 def _drop_users(cursor: Cursor, users: set[str]) -> None:
