@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import ssl
 from contextlib import ExitStack, closing, redirect_stdout
-from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -27,35 +26,23 @@ from harness.stack.mariadb import PrivateMariaDB
 from tests.support.calm_sessions import CalmOpener
 from tests.support.fleet import Fleet
 from tests.support.hub import MS, SECOND
+from tests.support.invocation import Invocation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from bench.measure import Effort, Series
     from connection_governor.client.ports import Outside
-    from connection_governor.core.clock import Clock
 
 NAME = "connections"
 USER, PASSWORD = "worker", "benchmark-only"  # of a server that lives as long as this run
 QUERY = "SELECT 1"
-DEADLINE_MS = 3_000
+DEADLINE_S = 3.0
 KEEP_SECONDS = 60
 MOST_ADDED_MS = 0.3
 MOST_EXTRA_TRIPS = 2
 MOST_OPENING = 1.10
 MOST_REQUESTS = 0.05
-
-
-@dataclass(frozen=True, slots=True)
-class Invocation:
-    """A Lambda context that has just begun."""
-
-    clock: Clock = SYSTEM_CLOCK
-    begun_ms: int = field(default_factory=SYSTEM_CLOCK.now_ms)
-
-    def get_remaining_time_in_millis(self) -> int:
-        """Return the time until the deadline."""
-        return self.begun_ms + DEADLINE_MS - self.clock.now_ms()
 
 
 def rows(effort: Effort = FULL) -> Iterator[Row]:
@@ -155,7 +142,7 @@ def _with_opener(outside: Outside, opener: Callable[[], Any]) -> Outside:
 
 def _governed(governor: Governor) -> Callable[[], object]:
     def invocation() -> None:
-        with governor.connection(context=Invocation()) as connection:
+        with governor.connection(context=Invocation(DEADLINE_S)) as connection:
             _ask(connection)
 
     return invocation
@@ -169,7 +156,7 @@ def _ask(connection: Any) -> None:  # noqa: ANN401  # either connection
 
 def _round_trips(governor: Governor) -> int:
     """Return how often a warm invocation writes to MySQL's socket: each write waits for its answer."""
-    with governor.connection(context=Invocation()) as connection:
+    with governor.connection(context=Invocation(DEADLINE_S)) as connection:
         counted = _CountedSocket(connection._sock)  # noqa: SLF001  # where PyMySQL writes
         connection._sock = counted  # type: ignore[assignment]  # noqa: SLF001
     counted.writes = 0
@@ -208,7 +195,7 @@ def warm_requests(invocations: int) -> float:
 
     def environment() -> None:
         for _ in range(invocations):
-            with governor.connection(context=Invocation(fleet.clock, fleet.clock.now_ms())):
+            with governor.connection(context=Invocation(DEADLINE_S, fleet.clock)):
                 fleet.hub.sleep(10 * MS)
             fleet.hub.sleep(990 * MS)
 

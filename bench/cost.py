@@ -104,18 +104,18 @@ def rows(effort: Effort = FULL) -> Iterator[Row]:
 def modes(cycles: int) -> dict[str, Counted]:
     """Return one cycle of each mode, averaged over many, on a shard with 18 other leases."""
     with dynamodb_local() as url:
-        here = governed_table(url, held=18)
+        worker = governed_table(url, held=18)
         return {
-            "`direct`": _direct(here, cycles),
-            "`lambda`": _function(here, cycles, _acquire_and_release, invocations=2),
+            "`direct`": _direct(worker, cycles),
+            "`lambda`": _function(worker, cycles, _acquire_and_release, invocations=2),
             f"kept (`direct`, one a second, keep_seconds {KEEP_SECONDS})": _kept(),
-            "the sample's payload to our function": _function(here, cycles, _reference, invocations=2),
+            "the sample's payload to our function": _function(worker, cycles, _reference, invocations=2),
             "the published sample": Counted(write_units=2, invocations=2, metric_calls=2),
         }
 
 
-def _direct(here: Environment, cycles: int) -> Counted:
-    parts = governor_parts(here)
+def _direct(worker: Environment, cycles: int) -> Counted:
+    parts = governor_parts(worker)
     meter, governor = Meter(_store_behind(parts["transport"])), Governor(**parts)
     return _counted(meter, cycles, lambda: governor.release(governor.acquire()))
 
@@ -126,9 +126,9 @@ def _kept() -> Counted:
 
 
 def _function(
-    here: Environment, cycles: int, cycle: Callable[[Callable[[Any], Any]], object], *, invocations: int
+    worker: Environment, cycles: int, cycle: Callable[[Callable[[Any], Any]], object], *, invocations: int
 ) -> Counted:
-    handler = requests(here)
+    handler = requests(worker)
     meter = Meter(_store_behind(handler._service))  # noqa: SLF001  # see above
     counted = _counted(meter, cycles, lambda: cycle(handler.answer))
     return Counted(counted.write_units, counted.read_units, invocations, 0, counted.log_bytes)

@@ -50,21 +50,21 @@ def rows(effort: Effort = FULL) -> Iterator[Row]:
 
 def measured(url: str, held: int, effort: Effort) -> dict[str, Series]:
     """Return the times of our client, boto3 and the floor."""
-    here = governed_table(url, held=held)
+    worker = governed_table(url, held=held)
     with ExitStack() as until_end:
         log = until_end.enter_context(Path("/dev/null").open("w", encoding="utf-8"))
         until_end.enter_context(redirect_stdout(log))  # our metric lines are written in the measured time
-        ways = {"ours": governor_cycle(here), "boto3": boto3_pair(url, update_pair(here))}
+        ways = {"ours": governor_cycle(worker), "boto3": boto3_pair(url, update_pair(worker))}
         unsigned = until_end.enter_context(closing(http.client.HTTPConnection(url.removeprefix("http://"))))
-        ways["unsigned"] = unsigned_pair(unsigned, update_pair(here))
+        ways["unsigned"] = unsigned_pair(unsigned, update_pair(worker))
         bare = until_end.enter_context(closing(BareConnection(url)))
-        ways["bytes"] = bare.pair(update_pair(here))
+        ways["bytes"] = bare.pair(update_pair(worker))
         return interleaved(ways, effort)
 
 
-def governor_cycle(here: Environment) -> Callable[[], object]:
+def governor_cycle(worker: Environment) -> Callable[[], object]:
     """Return what a worker calls, with checks and metric lines."""
-    governor = Governor(**governor_parts(here))
+    governor = Governor(**governor_parts(worker))
 
     def cycle() -> None:
         governor.release(governor.acquire())

@@ -86,11 +86,11 @@ def rows(effort: Effort = FULL) -> Iterator[Row]:
 
 
 def _governed(aws: LocalAws, client: Any) -> Callable[[], object]:  # noqa: ANN401  # boto3's
-    here = governed_table(aws.endpoint_url)
-    variables = {"GOVERNOR_TABLE": here.required("GOVERNOR_TABLE"), "GOVERNOR_TRANSPORT": "direct"}
+    worker = governed_table(aws.endpoint_url)
+    variables = {"GOVERNOR_TABLE": worker.required("GOVERNOR_TABLE"), "GOVERNOR_TRANSPORT": "direct"}
     _create(client, "governor", "governor.handler", _sources(), variables)
-    worker = {**here.variables, "GOVERNOR_TRANSPORT": "lambda", "GOVERNOR_FUNCTION": "governor"}
-    parts = governor_parts(Environment(worker | {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": KEY}))
+    invoking = {**worker.variables, "GOVERNOR_TRANSPORT": "lambda", "GOVERNOR_FUNCTION": "governor"}
+    parts = governor_parts(Environment(invoking | {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": KEY}))
     governor = Governor(**parts)
 
     def cycle() -> None:

@@ -57,8 +57,8 @@ def measured(effort: Effort) -> dict[str, Series]:
     with dynamodb_local() as url:
         command = [str(python), "-m", "bench.peer_cycles", url, "full" if effort is FULL else "tiny"]
         paths = os.pathsep.join([str(ROOT), str(ROOT / "layers" / "governor")])
-        here = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), "PYTHONPATH": paths}
-        done = subprocess.run(command, cwd=ROOT, env=here, stdout=subprocess.PIPE, text=True, check=True)
+        variables = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), "PYTHONPATH": paths}
+        done = subprocess.run(command, cwd=ROOT, env=variables, stdout=subprocess.PIPE, text=True, check=True)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return {name: Series(tuple(each["cpu_ms"]), tuple(each["wall_ms"])) for name, each in found.items()}
 

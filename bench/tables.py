@@ -56,12 +56,12 @@ def caller(endpoint_url: str) -> DynamoDBCaller:
 
 def governed_table(endpoint_url: str, *, budget: int = 36, held: int = 0) -> Environment:
     """Make a table with a budget of which `held` connections stay in use; return the caller that reaches it."""
-    here = environment(endpoint_url, new_table(endpoint_url))
-    operations_of(here).set_budget(DATABASE, budget)
-    store = dynamodb_store(here)
+    worker = environment(endpoint_url, new_table(endpoint_url))
+    operations_of(worker).set_budget(DATABASE, budget)
+    store = dynamodb_store(worker)
     for number in range(held):
         store.grant(ShardKey(DATABASE, 0), f"held{number:04}", pack_record(FAR_MS, 1, "checkout"))
-    return here
+    return worker
 
 
 class Recorder:
@@ -79,9 +79,9 @@ class Recorder:
         return self._send(operation, payload, deadline)
 
 
-def update_pair(here: Environment) -> list[dict[str, Any]]:
+def update_pair(worker: Environment) -> list[dict[str, Any]]:
     """Return the bodies of the two requests that an acquire and its release make, taken from the production code."""
-    store = dynamodb_store(here)
+    store = dynamodb_store(worker)
     recorder = Recorder(store)
     record = pack_record(FAR_MS, 1, "checkout")
     store.grant(ShardKey(DATABASE, 0), "k3Zq81Bd", record)

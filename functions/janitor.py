@@ -24,10 +24,12 @@ logger = Logger(service="janitor")
 
 def handler(_event: object, _context: LambdaContext) -> dict[str, Any]:
     """Do one round, and raise the error that kept it from watching MySQL: an alarm counts failed rounds."""
-    here = Environment.current()
-    watch = MySQLWatch(partial(opener, here), lambda: here.required("DB_WORKER_USERS").split(","))
+    environment = Environment.current()
+    watch = MySQLWatch(partial(opener, environment), lambda: environment.required("DB_WORKER_USERS").split(","))
     with closing(watch):
-        done = Janitor(operations(here), watch, Reporter(), SYSTEM_CLOCK).round(here.required("GOVERNOR_DATABASE"))
+        done = Janitor(operations(environment), watch, Reporter(), SYSTEM_CLOCK).round(
+            environment.required("GOVERNOR_DATABASE")
+        )
     if done.blind:
         logger.error("MySQL could not be watched", extra={"error": str(done.blind.args)})
         raise done.blind

@@ -23,8 +23,8 @@ KEEP_ACTIVE = "KeepActive"
 
 def seeder() -> Seeder:
     """Return the seeder of the database that the environment names."""
-    here = Environment.current()
-    return Seeder(secret_fetcher(here), operations(here), SYSTEM_CLOCK)
+    environment = Environment.current()
+    return Seeder(secret_fetcher(environment), operations(environment), SYSTEM_CLOCK)
 
 
 def handler(event: dict[str, Any], context: LambdaContext) -> None:

@@ -39,8 +39,10 @@ def uv() -> str:
 
 def _sync(group: str, environment: Path) -> None:
     command = [uv(), "sync", "--locked", "--only-group", group, "--no-install-project", "--quiet"]
-    here = {**os.environ, "UV_PROJECT_ENVIRONMENT": str(environment), "UV_PYTHON_DOWNLOADS": "never"}
-    here.pop("VIRTUAL_ENV", None)
-    done = subprocess.run(command, cwd=ROOT, env=here, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False)
+    variables = {**os.environ, "UV_PROJECT_ENVIRONMENT": str(environment), "UV_PYTHON_DOWNLOADS": "never"}
+    variables.pop("VIRTUAL_ENV", None)
+    done = subprocess.run(
+        command, cwd=ROOT, env=variables, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False
+    )
     if done.returncode != 0:
         raise StackError(f"{group} could not be installed:\n{done.stderr.decode(errors='replace').strip()}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,6 +13,7 @@ from connection_governor.core.lease import Lease
 from connection_governor.errors import GovernorUnavailable
 from connection_governor.system import SYSTEM_CLOCK
 from connection_governor.wiring import Environment
+from tests.support.invocation import Invocation
 from tests.support.scripted_server import ScriptedServer, Silence
 
 if TYPE_CHECKING:
@@ -22,21 +22,6 @@ if TYPE_CHECKING:
 LEFT_MS = 700
 SLACK_S = 0.5  # of a busy machine; without a deadline each of these takes two seconds at least
 LEASE = Lease("k3Zq81Bd", "orders", "checkout/1", 1, 1, SYSTEM_CLOCK.now_ms() + 600_000, 0)
-
-
-class Invocation:
-    """A Lambda context that really runs out."""
-
-    def __init__(self, left_ms: int) -> None:
-        self._ends_s = time.monotonic() + left_ms / 1_000
-
-    def get_remaining_time_in_millis(self) -> int:
-        """Return the time left."""
-        return max(0, int((self._ends_s - time.monotonic()) * 1_000))
-
-    def overrun_s(self) -> float:
-        """Return the seconds since the deadline."""
-        return time.monotonic() - self._ends_s
 
 
 @pytest.fixture
@@ -68,7 +53,7 @@ VERBS: dict[str, Callable[[Governor, Any], object]] = {
 def test_a_silent_service_is_given_up_before_the_deadline(silent: dict[str, str], transport: str, verb: str) -> None:
     """Lambda kills the worker where an error was promised, and what it was to do in an outage is not done."""
     governor = Governor(**env.governor_parts(Environment({**silent, "GOVERNOR_TRANSPORT": transport})))
-    context = Invocation(LEFT_MS)
+    context = Invocation(LEFT_MS / 1_000)
     with pytest.raises(GovernorUnavailable):
         VERBS[verb](governor, context)
     assert context.overrun_s() < SLACK_S
@@ -79,7 +64,7 @@ def test_the_function_answers_before_it_is_killed(silent: dict[str, str], monkey
     for name, value in silent.items():
         monkeypatch.setenv(name, value)
     function.requests.cache_clear()
-    context: Any = Invocation(LEFT_MS)
+    context: Any = Invocation(LEFT_MS / 1_000)
     answer = function.handler({"incrementCounter": True, "RDBMSName": "orders"}, context)
     function.requests.cache_clear()
     assert answer is False

@@ -69,8 +69,8 @@ def run(steps: int, *, shown: bool = False) -> Outcome:
     numbers = range(-(-steps // STEPS_A_WORLD))
     with ProcessPoolExecutor(len(os.sched_getaffinity(0)), initializer=_leave_ctrl_c_to_the_parent) as pool:
         outcomes = pool.map(_run_one, map(seed_of, numbers), chunksize=4)
-        told = Console(stderr=True)
-        for tally, failure in track(outcomes, f"{steps:,} steps", len(numbers), console=told, disable=not shown):
+        console = Console(stderr=True)
+        for tally, failure in track(outcomes, f"{steps:,} steps", len(numbers), console=console, disable=not shown):
             total.add(tally)
             failures += [failure] if failure else []
     return Outcome(total, tuple(failures), time.monotonic() - started)

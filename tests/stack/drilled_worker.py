@@ -23,7 +23,8 @@ from pymysql import err
 from connection_governor import Governor, GovernorError, NoConnectionsLeft
 from connection_governor.system import SYSTEM_CLOCK
 from connection_governor.wiring import Environment, governor_parts
-from tests.stack.orders import FENCE, Invocation, Order
+from tests.stack.orders import FENCE, Order
+from tests.support.invocation import Invocation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

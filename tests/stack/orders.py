@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from connection_governor.mysql.fence import Fence
-from connection_governor.system import SYSTEM_CLOCK
 
 FENCE = Fence(idle_seconds=1, statement_seconds=1.0, write_seconds=1)
 
@@ -27,14 +26,3 @@ class Order:
     hold_s: tuple[float, float] = (0.05, 0.3)
     deadline_s: float = 1.5
     timeout_s: float = 1.0
-
-
-class Invocation:
-    """A Lambda context of an invocation that begins now."""
-
-    def __init__(self, seconds: float) -> None:
-        self._ends_ms = SYSTEM_CLOCK.now_ms() + round(seconds * 1_000)
-
-    def get_remaining_time_in_millis(self) -> int:
-        """Return milliseconds until the deadline."""
-        return max(0, self._ends_ms - SYSTEM_CLOCK.now_ms())

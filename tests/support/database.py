@@ -8,7 +8,6 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from connection_governor.client.governor import Governor
@@ -81,20 +80,6 @@ def opener_for(target: Target, credentials: Credentials) -> mysql_opener.Opener:
     """Open real sessions of a user."""
     secret = json.dumps({"username": credentials.username, "password": credentials.password})
     return mysql_opener.Opener(target, DatabaseCredentials(lambda *_, **__: secret), "arn", SYSTEM_CLOCK)
-
-
-@dataclass
-class Invocation:
-    """A Lambda context with this much time left."""
-
-    seconds: float = 1.0
-
-    def __post_init__(self) -> None:
-        self._end_ms = SYSTEM_CLOCK.now_ms() + round(self.seconds * 1_000)
-
-    def get_remaining_time_in_millis(self) -> int:
-        """Return the time until the deadline."""
-        return self._end_ms - SYSTEM_CLOCK.now_ms()
 
 
 def governor_on(store: LeaseStore, target: Target, **options: Any) -> Governor:  # noqa: ANN401 - the governor's own

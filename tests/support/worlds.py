@@ -237,10 +237,10 @@ class Deployment:
     @classmethod
     def of(cls, stack: Stack) -> Deployment:
         """Return the world of a running stack."""
-        here = Environment({**stack.variables, **stack.aws.variables})
-        table, function = here.endpoint("dynamodb"), here.endpoint("lambda", read_timeout_s=20.0)
-        store = DynamoDBStore(DynamoDBCaller(table), here.required("GOVERNOR_TABLE"))
-        return cls(store, FunctionCaller(function, here.required("GOVERNOR_FUNCTION")), (table, function))
+        environment = Environment({**stack.variables, **stack.aws.variables})
+        table, function = environment.endpoint("dynamodb"), environment.endpoint("lambda", read_timeout_s=20.0)
+        store = DynamoDBStore(DynamoDBCaller(table), environment.required("GOVERNOR_TABLE"))
+        return cls(store, FunctionCaller(function, environment.required("GOVERNOR_FUNCTION")), (table, function))
 
     def world(self) -> World:
         """Return a new database in it."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import random
 from collections import Counter
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -13,28 +12,16 @@ from connection_governor.errors import NoConnectionsLeft
 from tests.support.calm_sessions import CalmOpener
 from tests.support.fleet import Fleet
 from tests.support.hub import SECOND
+from tests.support.invocation import Invocation
 
 if TYPE_CHECKING:
     from connection_governor.client.governor import Governor
-    from tests.support.hub import HubClock
 
 BUDGET = 10
 ENVIRONMENTS = 40
 KEEP_SECONDS = 60
 DEADLINE_MS = 3_000
 MEDIAN_US = 3_300  # of a request: 4 ms in the mean
-
-
-@dataclass
-class Context:
-    """As the Lambda context."""
-
-    clock: HubClock
-    end_ms: int
-
-    def get_remaining_time_in_millis(self) -> int:
-        """Return the time until the deadline."""
-        return self.end_ms - self.clock.now_ms()
 
 
 class Crowd:
@@ -61,7 +48,7 @@ class Crowd:
 
     def invoke(self, governor: Governor, number: int, hold_ms: float) -> None:
         """Run one invocation: wait for a connection, run a query, count it."""
-        context = Context(self.clock, self.clock.now_ms() + DEADLINE_MS)
+        context = Invocation(DEADLINE_MS / 1_000, self.clock)
         try:
             with governor.connection(timeout=DEADLINE_MS / 2_000, context=context):
                 self.clock.sleep(hold_ms / 1_000)

@@ -73,9 +73,9 @@ def test_the_tables_are_written_between_their_marks(tmp_path: Path, monkeypatch:
 
 def assert_reported(name: str) -> None:
     """Run it tiny, in a process of its own: what it opens is closed by its end."""
-    here = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "layers" / "governor")])}
+    variables = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "layers" / "governor")])}
     command = [sys.executable, "-m", "bench", "--quick", name]
-    done = subprocess.run(command, cwd=ROOT, env=here, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     rows = [line for line in done.stdout.splitlines() if line.startswith("| ")]
     assert rows

@@ -10,7 +10,8 @@ from connection_governor.mysql.connect import Target
 from connection_governor.mysql.credentials import Credentials
 from connection_governor.wiring import Environment
 from connection_governor.wiring.table import dynamodb_store
-from tests.support.database import Invocation, ask, governor_on
+from tests.support.database import ask, governor_on
+from tests.support.invocation import Invocation
 
 
 def main() -> None:

@@ -28,8 +28,9 @@ from connection_governor.mysql.credentials import Credentials
 from connection_governor.mysql.fence import Fence
 from connection_governor.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
 from harness.stack.processes import free_port
-from tests.support.database import SHORT, SLACK_S, WORKER, Invocation, ask, governor_on, lease_ids, stopped
+from tests.support.database import SHORT, SLACK_S, WORKER, ask, governor_on, lease_ids, stopped
 from tests.support.faulty_store import LOST, FaultyStore
+from tests.support.invocation import Invocation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

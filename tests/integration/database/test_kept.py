@@ -28,7 +28,6 @@ from tests.support.database import (
     SHORT,
     SLACK_S,
     WORKER,
-    Invocation,
     ask,
     governor_on,
     lease_ids,
@@ -37,6 +36,7 @@ from tests.support.database import (
     stopped,
 )
 from tests.support.faulty_store import LOST, FaultyStore
+from tests.support.invocation import Invocation
 from tests.support.worlds import endpoint_of, environment_of, local_store
 
 if TYPE_CHECKING:
