@@ -186,6 +186,22 @@ def test_a_refused_condition_after_a_repeated_request_says_that_the_first_may_ha
     assert said == [False, True]
 
 
+@pytest.mark.parametrize("sent_before", [False, True])
+def test_throttling_promises_that_nothing_was_applied_only_of_the_first_sending(
+    sent_before: bool, endpoint_to: Endpoints
+) -> None:
+    """The engine would go on to another shard, although the first sending was applied: two leases for one acquire."""
+    refusal = answer({"__type": "ThrottlingException"}, "400 Bad Request")
+    first = [answer(), HangUp(after_request=True)] if sent_before else [answer(), refusal]
+    with ScriptedServer(first, [refusal]) as server:
+        endpoint = endpoint_to(server)
+        call(endpoint)
+        with pytest.raises(GovernorUnavailable, match="throttling") as caught:
+            call(endpoint)
+    assert caught.value.retryable
+    assert caught.value.throttled == (not sent_before)
+
+
 def test_a_request_is_repeated_only_once(endpoint_to: Endpoints) -> None:
     """A server that drops every connection is hammered."""
     with ScriptedServer([answer(), HangUp(after_request=True)], [HangUp(after_request=True)]) as server:

@@ -22,7 +22,7 @@ from connection_governor.client.ports import Outside
 from connection_governor.core.memory import MemoryStore
 from connection_governor.metrics import Reporter
 from tests.support.calm_sessions import CalmOpener, CalmSession
-from tests.support.faulty_store import LOST, WRITES
+from tests.support.faulty_store import LOST, LOST_ANSWER, WRITES
 from tests.support.worlds import World
 
 if TYPE_CHECKING:
@@ -111,6 +111,37 @@ def test_one_try_is_the_default(world: World, governor: Governor) -> None:
     assert (refused.value.allowed, refused.value.in_use) == (3, 3)
     assert refused.value.retry_after_ms >= 20
     assert world.clock.naps == []
+
+
+def test_one_try_repeats_a_request_whose_answer_was_lost(world: World, governor: Governor) -> None:
+    """The slot would be lost for the whole lease: nobody knows of it, and nobody releases it."""
+    world.store.plan("grant", LOST_ANSWER)
+    lease = governor.acquire()
+    assert world.store.methods().count("grant") == 2
+    assert governor.release(lease)
+    assert world.shard().in_use == 0
+
+
+def test_a_clock_set_back_prolongs_no_remembered_refusal(world: World, governor: Governor) -> None:
+    """An environment would go on refusing for as long as its clock was set back."""
+    held = world.lend(connections=3)
+    with pytest.raises(NoConnectionsLeft) as refused:
+        governor.acquire()
+    world.clock.set_back(3_600_000)
+    world.release(held)
+    world.clock.advance(refused.value.retry_after_ms)
+    assert governor.acquire().connections == 1
+
+
+def test_a_clock_set_back_prolongs_no_pressure(world: World, governor: Governor) -> None:
+    """An environment would keep no connection for as long as its clock was set back."""
+    world.lend(connections=3)
+    with pytest.raises(NoConnectionsLeft):
+        governor.acquire()
+    assert governor.borrower.is_pressed("orders")
+    world.clock.set_back(3_600_000)
+    world.clock.advance(60_000)
+    assert not governor.borrower.is_pressed("orders")
 
 
 def test_who_waits_gets_what_comes_back(world: World, governor: Governor) -> None:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from connection_governor.client.remote import RemoteGovernor
+from connection_governor.core import rules
 from connection_governor.core.deadline import Deadline
-from connection_governor.core.lease import Grant, Refusal, Renewal
+from connection_governor.core.lease import Grant, Refusal, Renewal, ShardKey
 from connection_governor.core.memory import MemoryStore
 from connection_governor.core.retry import GIVING_BACK, TAKING
 from connection_governor.errors import GovernorUnavailable, InvalidRequest, UnknownDatabase
@@ -124,6 +125,19 @@ def test_no_try_starts_after_the_deadline(world: World, remote: RemoteGovernor, 
     with pytest.raises(GovernorUnavailable):
         remote.acquire(world.wanted(), deadline=Deadline.after(0, world.clock))
     assert len(invoked.payloads) == 1
+
+
+@pytest.mark.parametrize(("last", "outcome"), [(True, Grant), (False, Refusal)])
+def test_only_the_last_try_of_a_wait_visits_every_shard(
+    world: World, remote: RemoteGovernor, last: bool, outcome: type
+) -> None:
+    """A worker would be refused at the end of its wait although a shard that it did not visit has room."""
+    world.operations.set_budget("orders", 3, shards=3)
+    wanted = world.wanted()
+    order = [ShardKey("orders", index) for index in rules.shard_order(wanted.lease_id, 3)]
+    for key in order[:2]:
+        world.truth.grant(key, f"other-{key.index}", wanted.record)
+    assert isinstance(remote.acquire(wanted, waiting=True, last=last), outcome)
 
 
 @pytest.mark.parametrize("waiting", [None, True, False])

@@ -100,6 +100,20 @@ def test_no_try_starts_after_the_deadline(
     assert clock.elapsed <= left_ms
 
 
+@pytest.mark.parametrize(("takes_ms", "calls"), [(1_000, 4), (3_000, 2), (30_000, 2)])
+def test_one_retry_always_follows_and_more_only_soon(clock: VirtualClock, takes_ms: int, calls: int) -> None:
+    """A slot whose lost answer took long would be lost for its lease; or a silent service hold a worker too long."""
+    call = Failing(99)
+
+    def slow() -> str:
+        clock.advance(takes_ms)
+        return call()
+
+    with pytest.raises(GovernorUnavailable):
+        Retry(clock, SetEntropy(0.5))(slow, TAKING)
+    assert call.calls == calls
+
+
 @pytest.mark.parametrize(("policy", "longest_s"), [(GIVING_BACK, 1.2), (TAKING, 0.4)])
 def test_the_longest_that_an_outage_can_hold_a_worker_up(
     retry: Callable[..., str], clock: VirtualClock, policy: RetryPolicy, longest_s: float
