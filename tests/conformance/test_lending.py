@@ -1,6 +1,6 @@
 """Acquire, renew, release and takeover, as a worker sees them through its transport: the same in every world.
 
-Nothing here moves a clock: a lease that is over is one that was asked for with an end in the past, so that the same
+Nothing here moves a clock: a lease that is over is one that was written with an end in the past, so that the same
 bodies run against the deployed function, which has a clock of its own.
 """
 
@@ -150,7 +150,7 @@ def test_a_budget_of_nothing_refuses_everybody(world: World) -> None:
 
 def test_a_lease_that_is_over_is_taken_over_by_the_next_acquire_that_needs_it(world: World) -> None:
     """A crashed worker's connection would stay lost, however full the database is."""
-    gone = world.lend(connections=3, ends_in_ms=LONG_OVER)
+    gone = world.lend_long_ago(connections=3, ends_in_ms=LONG_OVER)
     lease = world.lend()
     shard = world.shard()
     assert set(shard.leases) == {lease.lease_id}
@@ -161,7 +161,7 @@ def test_a_lease_that_is_over_is_taken_over_by_the_next_acquire_that_needs_it(wo
 def test_one_acquire_takes_over_several_where_it_needs_them(world: World) -> None:
     """An acquire for two connections would starve behind two crashed holders of one."""
     for _ in range(3):
-        world.lend(ends_in_ms=LONG_OVER)
+        world.lend_long_ago(ends_in_ms=LONG_OVER)
     lease = world.lend(connections=2)
     assert set(world.shard().leases) == {lease.lease_id}
 
@@ -175,14 +175,14 @@ def test_within_the_allowance_for_clocks_nothing_is_taken_over(world: World) -> 
 
 def test_while_there_is_room_nobody_is_taken_over(world: World) -> None:
     """Its holder may yet release it: that is one cheap write fewer for every other caller."""
-    old = world.lend(ends_in_ms=LONG_OVER)
+    old = world.lend_long_ago(ends_in_ms=LONG_OVER)
     world.lend()
     assert old.lease_id in world.shard().leases
 
 
 def test_a_holder_that_was_taken_over_cannot_renew_or_release_what_is_now_anothers(world: World) -> None:
     """A frozen worker that wakes would end the session of its successor."""
-    old = world.lend(connections=3, ends_in_ms=LONG_OVER)
+    old = world.lend_long_ago(connections=3, ends_in_ms=LONG_OVER)
     new = world.lend(connections=3)
     before = world.picture()
     assert world.renew(old) is None
@@ -244,7 +244,7 @@ def test_a_lease_of_another_database_changes_neither(world: World) -> None:
 
 def test_a_lease_past_its_end_that_is_still_stored_can_be_released(world: World) -> None:
     """A slow worker that closes late would have to leave its connection to expiry."""
-    lease = world.lend(ends_in_ms=LONG_OVER)
+    lease = world.lend_long_ago(ends_in_ms=LONG_OVER)
     assert world.release(lease)
     assert world.shard().remaining == 3
 
@@ -384,7 +384,7 @@ def test_totals_of_one_shard_are_scaled_and_marked(sharded: World) -> None:
 
 def test_an_expired_lease_in_any_shard_is_found(sharded: World) -> None:
     """A slot would stay lost for those whose id starts at another shard."""
-    dead = [sharded.lend(ends_in_ms=LONG_OVER) for _ in range(6)]
+    dead = [sharded.lend_long_ago(ends_in_ms=LONG_OVER) for _ in range(6)]
     alive = [sharded.lend() for _ in range(6)]
     sharded.refuse()
     held = {lease_id for shard in sharded.shards() for lease_id in shard.leases}

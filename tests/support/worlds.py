@@ -141,6 +141,12 @@ class World:
         assert isinstance(outcome, Grant), outcome
         return outcome.lease
 
+    def lend_long_ago(self, *, connections: int = 1, ends_in_ms: int) -> Lease:
+        """Return a lease that has expired: written past the function, which refuses an expiry in the past."""
+        outcome = self.engine.acquire(self.wanted(connections=connections, ends_in_ms=ends_in_ms))
+        assert isinstance(outcome, Grant), outcome
+        return outcome.lease
+
     def refuse(self, database: str | None = None, **options: Any) -> Refusal:  # noqa: ANN401 - as `wanted`
         """Return a refusal that must come."""
         outcome = self.acquire(database, **options)

@@ -21,7 +21,7 @@ from connection_governor.core.deadline import Deadline
 from connection_governor.errors import GovernorUnavailable, InvalidRequest
 from connection_governor.system import SYSTEM_CLOCK
 from harness.stack.tls import ServerCertificate
-from tests.support.scripted_server import Dribble, Echo, HangUp, Interject, Say, ScriptedServer, Silence, answer
+from tests.support.scripted_server import Dribble, Echo, HangUp, Interject, Say, ScriptedServer, Silence, Step, answer
 from tests.support.virtual import SetClock
 
 NOW_MS = 1_800_000_000_000
@@ -186,14 +186,33 @@ def test_a_refused_condition_after_a_repeated_request_says_that_the_first_may_ha
     assert said == [False, True]
 
 
+@pytest.mark.parametrize(
+    ("off_ms", "least", "most"),
+    [(0, 0, 0), (-30_000, -30_000, -29_000), (30_000, 28_900, 30_000), (-900, -900, 0), (900, 0, 0)],
+)
+def test_each_answer_shows_how_far_this_clock_is_certainly_off(
+    off_ms: int, least: int, most: int, endpoint_to: Endpoints, clock: SetClock
+) -> None:
+    """A worker's wrong clock would write leases that others take over while it works."""
+    date = answer(headers={"Date": "Fri, 15 Jan 2027 08:00:00 GMT"})
+    with ScriptedServer([date, answer()]) as server:
+        endpoint = endpoint_to(server)
+        clock.now = NOW_MS + off_ms
+        call(endpoint)
+        assert least <= endpoint.clock_error_ms <= most
+        found = endpoint.clock_error_ms
+        call(endpoint)
+        assert endpoint.clock_error_ms == found, "an answer without a date says nothing"
+
+
 @pytest.mark.parametrize("sent_before", [False, True])
 def test_throttling_promises_that_nothing_was_applied_only_of_the_first_sending(
     sent_before: bool, endpoint_to: Endpoints
 ) -> None:
     """The engine would go on to another shard, although the first sending was applied: two leases for one acquire."""
     refusal = answer({"__type": "ThrottlingException"}, "400 Bad Request")
-    first = [answer(), HangUp(after_request=True)] if sent_before else [answer(), refusal]
-    with ScriptedServer(first, [refusal]) as server:
+    second: Step = HangUp(after_request=True) if sent_before else refusal
+    with ScriptedServer([answer(), second], [refusal]) as server:
         endpoint = endpoint_to(server)
         call(endpoint)
         with pytest.raises(GovernorUnavailable, match="throttling") as caught:

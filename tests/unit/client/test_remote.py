@@ -13,8 +13,10 @@ from connection_governor.core.deadline import Deadline
 from connection_governor.core.lease import Grant, Refusal, Renewal, ShardKey
 from connection_governor.core.memory import MemoryStore
 from connection_governor.core.retry import GIVING_BACK, TAKING
+from connection_governor.core.values import replace
 from connection_governor.errors import GovernorUnavailable, InvalidRequest, UnknownDatabase
 from tests.support.faulty_store import LOST
+from tests.support.virtual import VirtualClock
 from tests.support.worlds import LEASE_MS, World
 
 if TYPE_CHECKING:
@@ -101,7 +103,8 @@ def test_a_lost_invocation_is_repeated_to_the_letter(
     grant = remote.acquire(world.wanted())
     assert isinstance(grant, Grant)
     assert len(invoked.payloads) == TAKING.tries
-    assert len(set(invoked.payloads)) == 1
+    repeated = [{**json.loads(payload), "now_ms": 0} for payload in invoked.payloads]
+    assert repeated == repeated[:1] * TAKING.tries
     assert world.shard().in_use == 1
 
 
@@ -125,6 +128,54 @@ def test_no_try_starts_after_the_deadline(world: World, remote: RemoteGovernor, 
     with pytest.raises(GovernorUnavailable):
         remote.acquire(world.wanted(), deadline=Deadline.after(0, world.clock))
     assert len(invoked.payloads) == 1
+
+
+@pytest.mark.parametrize("off_ms", [-30_000, 30_000, -2_001, 2_001])
+@pytest.mark.parametrize("verb", ["acquire", "renew"])
+def test_the_function_believes_no_clock_that_is_wrong(world: World, invoked: Invoked, verb: str, off_ms: int) -> None:
+    """A worker whose clock is behind would be taken over while it works: the budget would be over-granted."""
+    lease = world.lend()
+    wrong = VirtualClock(world.clock.now + off_ms)
+    remote = RemoteGovernor(invoked, wrong, world.entropy)
+    stored = world.shard()
+    wanted = replace(world.wanted(), expires_at_ms=wrong.now + LEASE_MS)
+    with pytest.raises(InvalidRequest) as refused:
+        remote.acquire(wanted) if verb == "acquire" else remote.renew(lease, expires_at_ms=wrong.now + 2 * LEASE_MS)
+    assert refused.value.field == "now_ms"
+    assert "clock" in refused.value.message
+    assert world.shard() == stored
+    assert len(invoked.payloads) == 1
+
+
+@pytest.mark.parametrize("off_ms", [-2_000, 0, 2_000])
+def test_a_clock_within_the_allowance_and_a_second_is_believed(world: World, invoked: Invoked, off_ms: int) -> None:
+    """Workers would be refused for differences that the leases allow for."""
+    near = VirtualClock(world.clock.now + off_ms)
+    wanted = replace(world.wanted(), expires_at_ms=near.now + LEASE_MS)
+    assert isinstance(RemoteGovernor(invoked, near, world.entropy).acquire(wanted), Grant)
+
+
+def test_a_request_that_was_held_up_is_not_taken_for_a_wrong_clock(world: World, invoked: Invoked) -> None:
+    """The first request to a cold function would fail, and with it the invocation."""
+    late = VirtualClock(world.clock.now)
+    waits = [5_000]
+
+    def cold(payload: bytes, _deadline: Deadline | None = None) -> tuple[bytes, str | None]:
+        for clock in (late, world.clock):
+            clock.advance(sum(waits))
+        waits.clear()
+        return invoked(payload)
+
+    assert isinstance(RemoteGovernor(cold, late, world.entropy).acquire(world.wanted()), Grant)
+    assert len(invoked.payloads) == 2
+
+
+def test_an_expiry_in_the_past_is_refused_by_name(world: World, remote: RemoteGovernor) -> None:
+    """A lease that anyone may take over at once is one that nobody holds."""
+    with pytest.raises(InvalidRequest) as refused:
+        remote.acquire(world.wanted(ends_in_ms=-1_001))
+    assert refused.value.field == "expires_at_ms"
+    assert world.shard().leases == {}
 
 
 @pytest.mark.parametrize(("last", "outcome"), [(True, Grant), (False, Refusal)])

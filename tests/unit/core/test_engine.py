@@ -137,6 +137,32 @@ def test_the_observed_turnover_shortens_the_advice_to_wait(world: World) -> None
     assert world.refuse().retry_after_ms == 100
 
 
+@pytest.mark.parametrize("error_ms", [-1_001, 1_001])
+def test_no_expiry_is_written_by_a_clock_that_is_known_to_be_wrong(world: World, error_ms: int) -> None:
+    """Others would take the lease over while its holder works, or wait for it for as long as the clock is ahead."""
+    lease = world.lend()
+    errors = [0]
+    engine = Engine(world.store, world.clock, world.entropy, least_skew_ms=60_000, clock_error_ms=lambda: errors[-1])
+    assert isinstance(engine.acquire(world.wanted()), Grant)
+    errors.append(error_ms)
+    stored = world.shard()
+    for verb in (lambda: engine.acquire(world.wanted()), lambda: engine.renew(lease, expires_at_ms=world.clock.now)):
+        with pytest.raises(InvalidRequest) as refused:
+            verb()
+        assert refused.value.field == "clock"
+    assert world.shard() == stored
+
+
+def test_a_lease_by_a_clock_that_turns_out_to_be_wrong_is_released(world: World) -> None:
+    """The first grant after a freeze would be by the wrong clock, and stay."""
+    errors = [5_000, 0]  # the last comes first
+    engine = Engine(world.store, world.clock, world.entropy, clock_error_ms=errors.pop)
+    with pytest.raises(InvalidRequest):
+        engine.acquire(world.wanted())
+    assert "grant" in world.store.methods()
+    assert world.shard().leases == {}
+
+
 def test_looks_while_waiting_spread_over_the_shards(world: World) -> None:
     """Looks at shards just seen full find out nothing, and at the end all the others have to be read at once."""
     world.operations.set_budget("orders", 4, shards=4)

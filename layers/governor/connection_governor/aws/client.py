@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from connection_governor.aws.endpoints import endpoint_url
 from connection_governor.aws.http1 import Address, Answer, Connection, NoAnswerError, head_bytes
+from connection_governor.aws.server_date import date_ms
 from connection_governor.aws.sigv4 import Form, Signer, percent_encode
 from connection_governor.core.deadline import Deadline
 from connection_governor.errors import GovernorUnavailable
@@ -54,7 +55,8 @@ _PERHAPS_SKEWED: Final = frozenset(
     }
 )
 # Signatures are accepted within five minutes of the server's time, and a Date header is exact to a second.
-_SKEW_WORTH_MENDING_MS: Final = 60_000
+_SKEW_WORTH_CORRECTING_MS: Final = 60_000
+_DATE_RESOLUTION_MS: Final = 1_000
 # NAT gateways and network load balancers forget a flow after 350 s, some without a word: do not wait to find out.
 _LONGEST_IDLE_MS: Final = 300_000
 _MOST_IDLE: Final = 4
@@ -87,6 +89,10 @@ class Endpoint:
     Safe to share among threads: each exchange has a connection to itself, and up to four are kept. The times are in
     seconds; a call's deadline can only shorten them. `ca_file` names the only authorities to trust (default: Amazon's,
     then the system's).
+
+    Attributes:
+        clock_error_ms: by how much this machine's clock is certainly ahead of the service's, as its last answer showed;
+            negative: behind.
     """
 
     def __init__(  # most have a default
@@ -111,6 +117,8 @@ class Endpoint:
         self._read_timeout_ms = round(read_timeout_s * 1_000)
         self._ca_file = ca_file
         self._skew_ms = 0
+        self._date = ("", 0)
+        self.clock_error_ms = 0
         self._forms: dict[object, tuple[Form, bytes]] = {}
         # Taken from and put back at the end: append and pop of a list are atomic, so no lock is needed.
         self._idle: list[tuple[int, int, Connection]] = []
@@ -126,28 +134,50 @@ class Endpoint:
         timeout_ms = self._connect_timeout_ms + self._read_timeout_ms
         limit = deadline.within(timeout_ms) if deadline else Deadline.after(timeout_ms, self._clock)
         request = self._signed(self._prefix + path, headers, body)
+        sent_ms = self._clock.now_ms()
         try:
-            return self._send(request, limit)
+            answer, sent_before = self._send(request, limit)
         except TimeoutError as error:
             if deadline is not None and deadline.has_passed():
                 raise GovernorUnavailable(f"{self.name} did not answer before the deadline", retryable=False) from error
             raise GovernorUnavailable(f"{self.name} did not answer in time") from error
         except OSError as error:
             raise GovernorUnavailable(f"{self.name} cannot be reached: {error}") from error
+        self._compare_clocks(answer, sent_ms)
+        return answer, sent_before
 
     def correct_clock(self, answer: Answer) -> bool:
         """Sign by the server's clock from now on, and say whether that changes anything. Leases never see it."""
-        from email.utils import parsedate_to_datetime  # noqa: PLC0415  # 20 ms to import, and hardly ever needed
-
-        try:
-            server_ms = int(parsedate_to_datetime(answer.headers.get("date", "")).timestamp() * 1000)
-        except ValueError:
+        server_ms = self._server_ms(answer)
+        if server_ms is None:
             return False
         skew_ms = server_ms - self._clock.now_ms()
-        changed = abs(skew_ms - self._skew_ms) > _SKEW_WORTH_MENDING_MS
+        changed = abs(skew_ms - self._skew_ms) > _SKEW_WORTH_CORRECTING_MS
         if changed:
             self._skew_ms = skew_ms
         return changed
+
+    def _compare_clocks(self, answer: Answer, sent_ms: int) -> None:
+        """Note by how much this machine's clock is certainly ahead of the service's, or behind it (negative).
+
+        The service wrote its `Date` between our sending and our receiving, and left out the fraction of a second.
+        So neither a slow answer nor a freeze is taken for a wrong clock.
+        """
+        server_ms = self._server_ms(answer)
+        if server_ms is not None:
+            ahead_ms = sent_ms - (server_ms + _DATE_RESOLUTION_MS)
+            behind_ms = server_ms - self._clock.now_ms()
+            self.clock_error_ms = max(ahead_ms, 0) - max(behind_ms, 0)
+
+    def _server_ms(self, answer: Answer) -> int | None:
+        header = answer.headers.get("date", "")
+        known, server_ms = self._date
+        if header == known and header:
+            return server_ms
+        found = date_ms(header)
+        if found is not None:
+            self._date = (header, found)
+        return found
 
     def close(self) -> None:
         """Close the kept connections; the endpoint can still be used."""

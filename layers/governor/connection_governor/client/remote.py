@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 Payload = dict[str, Any]
 
+SLOW_MS = 1_000
+_TIMES = ("now_ms", "expires_at_ms")
 _TELLTALE = {"acquire": "granted", "renew": "renewed", "release": "released", "status": "allowed"}
 
 
@@ -39,6 +41,7 @@ class RemoteGovernor:
 
     def __init__(self, invoke: Invoke, clock: Clock, entropy: Entropy) -> None:
         self._invoke = invoke
+        self._clock = clock
         self._retry = Retry(clock, entropy)
 
     def acquire(
@@ -84,16 +87,19 @@ class RemoteGovernor:
         return self._ask({"action": "status", "database": database}, TAKING, deadline)
 
     def _ask(self, payload: Payload, policy: RetryPolicy, deadline: Deadline | None) -> Payload:
-        body = json.dumps(payload, separators=(",", ":")).encode()
-        return self._retry(lambda: self._once(body, payload, deadline), policy, deadline)
+        return self._retry(lambda: self._once(payload, deadline), policy, deadline)
 
-    def _once(self, body: bytes, payload: Payload, deadline: Deadline | None) -> Payload:
-        answer, function_error = self._invoke(body, deadline)
+    def _once(self, payload: Payload, deadline: Deadline | None) -> Payload:
+        """Send the payload, stamped with the time: the function refuses an expiry by a clock that is wrong."""
+        sent_ms, began_ms = self._clock.now_ms(), self._clock.monotonic_ms()
+        stamped = payload | {"now_ms": sent_ms} if "expires_at_ms" in payload else payload
+        answer, function_error = self._invoke(json.dumps(stamped, separators=(",", ":")).encode(), deadline)
         if function_error:
             raise GovernorUnavailable(f"the governor function failed ({function_error})")
         parsed = _parsed(answer)
         if error := parsed.get("error"):
-            raise _raised(error, payload)
+            took_ms = max(self._clock.now_ms() - sent_ms, self._clock.monotonic_ms() - began_ms)
+            raise _raised(error, payload, took_ms)
         if _TELLTALE[payload["action"]] not in parsed:
             raise GovernorUnavailable("the invoked function is not a governor function", retryable=False)
         return parsed
@@ -118,8 +124,10 @@ def _refusal(answer: Payload) -> Refusal:
     return Refusal(answer["retry_after_ms"], answer["allowed"], answer["in_use"], answer["remaining"])
 
 
-def _raised(error: Payload, payload: Payload) -> Exception:
+def _raised(error: Payload, payload: Payload, took_ms: int) -> Exception:
     if error["code"] == "invalid_request":
+        if error["field"] in _TIMES and took_ms > SLOW_MS:  # a cold start, or a freeze, and not a wrong clock
+            return GovernorUnavailable(f"the request reached the governor function too late: {error['message']}")
         return InvalidRequest(error["field"], error["message"])
     if error["code"] == "unknown_database":
         return UnknownDatabase(payload.get("database") or payload["lease"]["database"])

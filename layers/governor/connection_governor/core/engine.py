@@ -25,10 +25,10 @@ from connection_governor.core.retry import GIVING_BACK, TAKING, Doubt, Retry
 from connection_governor.core.shard_stats import ShardStats
 from connection_governor.core.store import Unwritten, Written
 from connection_governor.core.values import replace
-from connection_governor.errors import GovernorUnavailable, UnknownDatabase
+from connection_governor.errors import GovernorUnavailable, InvalidRequest, UnknownDatabase
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from connection_governor.core.clock import Clock
     from connection_governor.core.deadline import Deadline
@@ -50,11 +50,22 @@ class Engine:
         store: where the leases are.
         clock: tells the time that is written into leases.
         entropy: where lease ids and jitter come from.
-        least_skew_ms: allow for at least this difference between clocks, even where the settings name less.
+        least_skew_ms: judge others' leases with at least this allowance for clocks, even where the settings name less.
+        clock_error_ms: by how much the clock is certainly ahead of the store's; negative: behind.
     """
 
-    def __init__(self, store: LeaseStore, clock: Clock, entropy: Entropy, *, least_skew_ms: int = 0) -> None:
+    def __init__(
+        self,
+        store: LeaseStore,
+        clock: Clock,
+        entropy: Entropy,
+        *,
+        least_skew_ms: int = 0,
+        clock_error_ms: Callable[[], int] = lambda: 0,
+    ) -> None:
         self._least_skew_ms = least_skew_ms
+        self._clock_error_ms = clock_error_ms
+        self._agreed_skew_ms: dict[str, int] = {}
         self._store = store
         self._clock = clock
         self._entropy = entropy
@@ -79,9 +90,15 @@ class Engine:
         settings = self._retry(lambda: store.settings(database, consistent=False), TAKING, deadline)
         if settings is None:
             raise UnknownDatabase(database)
+        self._agreed_skew_ms[database] = settings.skew_ms
         settings = replace(settings, skew_ms=max(settings.skew_ms, self._least_skew_ms))
         self._settings[database] = (settings, now_ms)
         return settings
+
+    def agreed_skew_ms(self, database: str, *, deadline: Deadline | None = None) -> int:
+        """Return the allowance for clocks in the settings, that all writers of leases share. Raises as `settings`."""
+        self.settings(database, deadline=deadline)
+        return self._agreed_skew_ms[database]
 
     def known_settings(self, database: str) -> Settings | None:
         """The database's settings as last read, however long ago; no request."""
@@ -107,11 +124,12 @@ class Engine:
             deadline: no request outlasts it.
 
         Raises:
-            InvalidRequest: more connections than a shard can ever lend, or an id that is in use.
+            InvalidRequest: more connections than a shard can ever lend, an id that is in use, or a wrong clock.
             UnknownDatabase: no budget was ever set for it.
             GovernorUnavailable: the store could not be reached within bounded retries.
         """
         settings = self.settings(wanted.database, deadline=deadline)
+        self._check_clock(wanted.database)
         smallest = rules.share(settings.allowed, settings.shards, settings.shards - 1)
         checks.connection_count(wanted.connections, most=max(1, smallest))
         order = [ShardKey(wanted.database, index) for index in rules.shard_order(wanted.lease_id, settings.shards)]
@@ -120,7 +138,20 @@ class Engine:
         grant = acquisition.run(order)
         if grant is None:
             self._look_after(settings, acquisition.full_shards, missed=acquisition.missed, deadline=deadline)
-        return grant or self._refusal(settings, acquisition.full_shards)
+            return self._refusal(settings, acquisition.full_shards)
+        try:
+            self._check_clock(wanted.database)  # it may have become wrong since, as after a freeze
+        except InvalidRequest:
+            self.release(grant.lease, deadline=deadline)
+            raise
+        return grant
+
+    def _check_clock(self, database: str) -> None:
+        """Refuse to write an expiry by a clock that is known to be wrong: others would take the lease over early."""
+        error_ms = self._clock_error_ms()
+        if abs(error_ms) > self._agreed_skew_ms.get(database, abs(error_ms)):
+            where = "ahead of" if error_ms > 0 else "behind"
+            raise InvalidRequest("clock", f"this machine's clock is {abs(error_ms)} ms {where} DynamoDB's: set it")
 
     def renew(
         self, lease: Lease, *, expires_at_ms: int, any_end: bool = False, deadline: Deadline | None = None
@@ -142,6 +173,7 @@ class Engine:
         Raises:
             GovernorUnavailable: the store could not be reached: whether the lease was renewed is not known.
         """
+        self._check_clock(lease.database)
         end_ms = max(expires_at_ms, lease.expires_at_ms)
         wanted, record = pack_record(end_ms, lease.connections, holder_tag(lease.holder)), lease.record
         for _ in range(RENEWS_OUTRUN):

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 Payload = dict[str, Any]
 
+DELAY_ALLOWED_MS = 1_000  # that a request may be under way, beyond the allowance for clocks
 ANONYMOUS = ""  # the published sample's payload names nobody; no holder with a name has this tag
 
 
@@ -133,15 +134,27 @@ class Requests:
 
     def _end_ms(self, request: Payload, database: str, deadline: Deadline | None) -> int:
         """The end asked for: `expires_at_ms` as the bundled client sends it, or `lease_ms` from now, or the default."""
-        now_ms = self._clock.now_ms()
         end_ms = request.get("expires_at_ms")
         if end_ms is not None:
-            most = now_ms + checks.MAX_LEASE_MS + checks.MAX_SKEW_MS
-            return checks.whole_number("expires_at_ms", end_ms, least=now_ms - checks.MAX_SKEW_MS, most=most)
+            return self._checked_end_ms(request, self._service.agreed_skew_ms(database, deadline=deadline))
         length_ms = request.get("lease_ms")
         if length_ms is None:
-            return now_ms + self._service.default_lease_ms(database, deadline=deadline)
-        return now_ms + checks.lease_length_ms(length_ms)
+            return self._clock.now_ms() + self._service.default_lease_ms(database, deadline=deadline)
+        return self._clock.now_ms() + checks.lease_length_ms(length_ms)
+
+    def _checked_end_ms(self, request: Payload, skew_ms: int) -> int:
+        """Return an end that the caller's clock named, where that clock is not known to be wrong.
+
+        A worker whose clock is behind names ends that come too early: others would take its leases over while it works.
+        """
+        now_ms, theirs_ms = self._clock.now_ms(), request.get("now_ms")
+        if theirs_ms is not None:
+            ahead_ms = checks.whole_number("now_ms", theirs_ms, least=0, most=checks.MAX_END_MS) - now_ms
+            if abs(ahead_ms) > skew_ms + DELAY_ALLOWED_MS:
+                where = "ahead of" if ahead_ms > 0 else "behind"
+                raise InvalidRequest("now_ms", f"is {abs(ahead_ms)} ms {where} the governor's clock: set the caller's")
+        most = now_ms + checks.MAX_LEASE_MS + checks.MAX_SKEW_MS
+        return checks.whole_number("expires_at_ms", request.get("expires_at_ms"), least=now_ms - skew_ms, most=most)
 
 
 def lease_of(payload: object) -> Lease:

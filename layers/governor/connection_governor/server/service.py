@@ -39,6 +39,10 @@ class Service:
         settings = self._engine.settings(database, deadline=deadline)
         return settings.anonymous_lease_ms if anonymous else settings.lease_ms
 
+    def agreed_skew_ms(self, database: str, *, deadline: Deadline | None = None) -> int:
+        """Return the database's allowance for clocks. Raises as `Engine.settings`."""
+        return self._engine.agreed_skew_ms(database, deadline=deadline)
+
     def acquire(
         self,
         wanted: Wanted,

@@ -12,22 +12,32 @@ from connection_governor.server.service import Service
 from connection_governor.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
 
 if TYPE_CHECKING:
+    from connection_governor.aws.client import Endpoint
     from connection_governor.server.payloads import Requests
     from connection_governor.wiring.environment import Environment
 
 
 def dynamodb_store(environment: Environment) -> DynamoDBStore:
     """Return the store in the table that `GOVERNOR_TABLE` names."""
-    caller = DynamoDBCaller(environment.endpoint("dynamodb"))
-    return DynamoDBStore(caller, environment.required("GOVERNOR_TABLE"))
+    return _store_at(environment.endpoint("dynamodb"), environment)
 
 
 def transport(environment: Environment) -> Service:
     """Return the governor in this process: what the function serves, and the `direct` transport."""
-    store = dynamodb_store(environment)
-    skew_ms = environment.number("GOVERNOR_SKEW_MS", 0)
-    engine = Engine(store, SYSTEM_CLOCK, SYSTEM_ENTROPY, least_skew_ms=skew_ms)
+    endpoint = environment.endpoint("dynamodb")
+    store = _store_at(endpoint, environment)
+    engine = Engine(
+        store,
+        SYSTEM_CLOCK,
+        SYSTEM_ENTROPY,
+        least_skew_ms=environment.number("GOVERNOR_SKEW_MS", 0),
+        clock_error_ms=lambda: endpoint.clock_error_ms,
+    )
     return Service(engine, Operations(store, SYSTEM_CLOCK, SYSTEM_ENTROPY), Reporter(), SYSTEM_CLOCK)
+
+
+def _store_at(endpoint: Endpoint, environment: Environment) -> DynamoDBStore:
+    return DynamoDBStore(DynamoDBCaller(endpoint), environment.required("GOVERNOR_TABLE"))
 
 
 def operations(environment: Environment) -> Operations:
