@@ -1,12 +1,42 @@
-"""What unit tests share: a Lambda context, and CloudFormation's request."""
+"""What unit tests share: a Lambda context, CloudFormation's request, and no way out of the process."""
 
 from __future__ import annotations
 
-from typing import Any
+import os
+import socket
+import subprocess
+import time
+from typing import Any, NoReturn
 
 import pytest
 
 from tests.support.invocation import FakeContext
+
+LEAVES_THE_PROCESS = [
+    (socket.socket, "bind"),
+    (socket.socket, "connect"),
+    (subprocess.Popen, "__init__"),
+    (os, "fork"),
+]
+
+
+@pytest.fixture(autouse=True)
+def nothing_leaves_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refuse sockets, processes and real waiting: what needs them stands in tests/integration."""
+
+    def refuse(*_: object, **__: object) -> NoReturn:
+        raise AssertionError(
+            "a unit test opens no socket, starts no process and waits for nothing: see tests/integration"
+        )
+
+    def sleep(seconds: float) -> None:
+        if seconds > 0:
+            refuse()
+
+    for owner, name in LEAVES_THE_PROCESS:
+        monkeypatch.setattr(owner, name, refuse)
+    monkeypatch.setattr(time, "sleep", sleep)
+
 
 ANSWER_URL = "https://answers.example/?X-Amz-Signature=5ec2e7"
 
