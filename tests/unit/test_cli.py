@@ -48,11 +48,11 @@ def acquire(store: MemoryStore, lease_id: str, *, ends_in_ms: int) -> None:
 def test_a_budget_is_created_changed_and_shown(run: Callable[..., tuple[int, str, str]]) -> None:
     """Without it an operator could not set the first budget, or would not see what they set."""
     status, out, _ = run("set-budget", "orders", "50")
-    assert (status, out.splitlines()[0]) == (0, "orders: 0 of 50 connections lent, 50 left")
+    assert (status, out.splitlines()[0]) == (0, "orders: 0 of 50 connections in use, 50 left")
     assert "WITH MAX_USER_CONNECTIONS 50" in out  # which MySQL would go on to enforce
     status, out, _ = run("set-budget", "orders", "10", "--lease-ms", "5000")
-    assert (status, out.splitlines()[0]) == (0, "orders: 0 of 10 connections lent, 10 left")
-    assert run("status", "orders")[1] == "orders: 0 of 10 connections lent, 10 left\n"
+    assert (status, out.splitlines()[0]) == (0, "orders: 0 of 10 connections in use, 10 left")
+    assert run("status", "orders")[1] == "orders: 0 of 10 connections in use, 10 left\n"
 
 
 def test_status_names_each_lease_its_holder_and_its_end(
@@ -63,14 +63,14 @@ def test_status_names_each_lease_its_holder_and_its_end(
     acquire(store, "expired1", ends_in_ms=-10_000)
     acquire(store, "holding1", ends_in_ms=60_000)
     out = run("status", "orders")[1]
-    assert "2 of 2 connections lent, 0 left" in out
+    assert "2 of 2 connections in use, 0 left" in out
     first, second = out.splitlines()[-2:]
     assert first.split()[:4] == ["expired1", "checkou", "1", "0"]
     assert "takes it over" in first
     assert second.split()[:5] == ["holding1", "checkou", "1", "0", "in"]
 
 
-def test_a_budget_lowered_below_what_is_lent_is_explained(
+def test_a_budget_lowered_below_what_is_in_use_is_explained(
     store: MemoryStore, run: Callable[..., tuple[int, str, str]]
 ) -> None:
     """A negative figure with no words would look like a fault at 3 a.m."""
@@ -86,7 +86,7 @@ def test_reclaim_takes_back_only_what_is_over(store: MemoryStore, run: Callable[
     acquire(store, "expired1", ends_in_ms=-10_000)
     acquire(store, "holding1", ends_in_ms=60_000)
     assert json.loads(run("reclaim", "orders", "--json")[1]) == [{"lease_id": "expired1", "holder": "checkou"}]
-    assert "1 of 2 connections lent" in run("status", "orders")[1]
+    assert "1 of 2 connections in use" in run("status", "orders")[1]
 
 
 def test_json_output_has_the_contracts_fields(run: Callable[..., tuple[int, str, str]]) -> None:

@@ -6,7 +6,7 @@ class GovernorError(Exception):
 
 
 class InvalidRequest(GovernorError):
-    """A request that can never be right: `field` names what to mend; nothing was written."""
+    """A request that can never succeed: `field` names what to correct; nothing was written."""
 
     def __init__(self, field: str, message: str) -> None:
         super().__init__(f"{field}: {message}")
@@ -25,7 +25,7 @@ class UnknownDatabase(GovernorError):
 class NoConnectionsLeft(GovernorError):
     """Every connection of the budget stayed in use until the time-out; try again after `retry_after_ms`.
 
-    Where too little of the invocation was left to ask for one, the `reason` says so, and the figures are 0.
+    If too little of the invocation was left to ask, the `reason` says it, and the figures are 0.
     """
 
     def __init__(
@@ -49,4 +49,4 @@ class GovernorUnavailable(GovernorError):
 
 
 class LeaseLost(GovernorError):
-    """The lease is over: whoever held it must not use its connections any more."""
+    """The lease is lost: its holder must not use its connections any more."""

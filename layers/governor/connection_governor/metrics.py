@@ -1,7 +1,7 @@
 """Metrics as log lines in CloudWatch's embedded metric format: no PutMetricData call on any path.
 
-Written here and not with Powertools, because the worker's package cannot afford that import; the functions use the same
-lines, so that a metric has one definition.
+Written here and not with Powertools: a worker cannot afford that import. The functions use the same lines, so that a
+metric has one definition.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ METRICS: Final[dict[str, dict[str, str | int]]] = {
 
 
 def emf_line(database: str, values: Mapping[str, float], *, now_ms: int, **properties: object) -> str:
-    """One log line that CloudWatch turns into these metrics of the database.
+    """Return one log line that CloudWatch turns into these metrics of the database.
 
     Args:
         database: the only dimension, `DBName`.
         values: metric name -> value, in the unit of `METRICS`.
         now_ms: time of the measurement, milliseconds since 1970 UTC.
-        properties: what else the line should tell a reader of the log.
+        properties: other fields for a reader of the log.
     """
     told = _as_json({DIMENSION: database, **values, **properties})
     return f'{{"_aws":{{"Timestamp":{now_ms},"CloudWatchMetrics":[{_directive(tuple(values))}]}},{told[1:]}'
@@ -51,13 +51,13 @@ def emf_line(database: str, values: Mapping[str, float], *, now_ms: int, **prope
 
 @lru_cache(maxsize=32)
 def _directive(names: tuple[str, ...]) -> str:
-    """The part that tells CloudWatch which values are metrics: the same for every line of one kind."""
+    """Return the part that names the metrics for CloudWatch: the same for every line of one kind."""
     definitions = [{"Name": name, **METRICS[name]} for name in names]
     return _as_json({"Namespace": NAMESPACE, "Dimensions": [[DIMENSION]], "Metrics": definitions})
 
 
 def write_to_log(line: str) -> None:
-    """Print the line in one write; a log that cannot be written never fails whoever measures."""
+    """Print the line in one write; a failing log never fails the caller."""
     try:
         sys.stdout.write(line + "\n")
         sys.stdout.flush()
@@ -66,7 +66,7 @@ def write_to_log(line: str) -> None:
 
 
 class Reporter:
-    """Says what happened to a database's leases.
+    """Reports what happened to a database's leases.
 
     Args:
         write: takes a finished line.
@@ -76,24 +76,24 @@ class Reporter:
         self._write = write
 
     def say(self, database: str, values: Mapping[str, float], *, now_ms: int, **properties: object) -> None:
-        """Write one line of metrics. A log that fails must not fail whoever measures: a lease would be left behind."""
+        """Write one line of metrics. A failing log must not fail the caller: a lease would be left behind."""
         with suppress(Exception):
             self._write(emf_line(database, values, now_ms=now_ms, **properties))
 
     def granted(self, database: str, gauges: Mapping[str, float], *, took_ms: int, now_ms: int, **who: object) -> None:
-        """An acquire ended with a lease."""
+        """Report an acquire that ended with a lease."""
         self.say(database, {**gauges, "Granted": 1, "AcquireLatency": took_ms}, now_ms=now_ms, **who)
 
     def refused(self, database: str, gauges: Mapping[str, float], *, took_ms: int, now_ms: int, **who: object) -> None:
-        """An acquire ended without one: one line per refused call, however often it tried."""
+        """Report an acquire that ended refused: one line for each call, however often it tried."""
         self.say(database, {**gauges, "NoConnLeftError": 1, "AcquireLatency": took_ms}, now_ms=now_ms, **who)
 
     def released(self, database: str, gauges: Mapping[str, float], *, now_ms: int, **who: object) -> None:
-        """A lease was given back."""
+        """Report a release."""
         self.say(database, {**gauges, "Released": 1}, now_ms=now_ms, **who)
 
     def ungoverned(self, database: str, reason: str, *, now_ms: int, **who: object) -> None:
-        """A worker chose to connect without a lease, because the governor could not be reached."""
+        """Report a worker that connects without a lease, because the governor could not be reached."""
         self.say(database, {"UngovernedConnections": 1}, now_ms=now_ms, reason=reason, **who)
 
     def note(self, message: str, **properties: object) -> None:
@@ -103,7 +103,7 @@ class Reporter:
 
 
 def gauges(*, allowed: int, in_use: int, exact: bool) -> dict[str, float]:
-    """The gauges of a database; where they were estimated from one of several shards, only the janitor's count."""
+    """Return the gauges of a database; none if they were estimated from one of several shards."""
     if not exact:
         return {}
     utilization = round(100 * in_use / allowed, 1) if allowed else 0.0

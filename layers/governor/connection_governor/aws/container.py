@@ -1,4 +1,4 @@
-"""Credentials from the container's agent: ECS, EKS, and Lambda's SnapStart, whose snapshots outlive any given ones."""
+"""Credentials from the container's agent: ECS, EKS, and Lambda's SnapStart, whose snapshots outlive fixed ones."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class ContainerCredentials:
         self._expires_at_ms = 0
 
     def current(self) -> Credentials:
-        """Those of the agent's last answer, or new ones when these are about to end."""
+        """Return the credentials of the agent's last answer, or new ones if these are about to end."""
         credentials = self._credentials
         if credentials is not None and self._clock.now_ms() < self._refresh_at_ms:
             return credentials
@@ -77,9 +77,9 @@ class ContainerCredentials:
         return credentials
 
     def _ask(self) -> dict[str, Any]:
-        """Ask the agent, on a connection for this once."""
+        """Ask the agent, on a connection of its own."""
         headers = {"host": self._address.authority, "accept": "application/json", "connection": "close"}
-        # Read each time: the file's token is replaced while we live.
+        # Read each time: the file's token is replaced while this process runs.
         token = Path(self._token_file).read_text(encoding="utf-8").strip() if self._token_file else self._token
         if token:
             headers["authorization"] = token
@@ -103,7 +103,7 @@ class ContainerCredentials:
 
 
 def _milliseconds(expiration: str | None, now_ms: int) -> int:
-    """An ISO 8601 time as milliseconds since the epoch; an hour from now where the agent names no end."""
+    """Return an ISO 8601 time as milliseconds since the epoch; an hour from now if the agent names no end."""
     if expiration is None:
         return now_ms + 3_600_000
     return int(datetime.fromisoformat(expiration).timestamp() * 1000)

@@ -1,6 +1,6 @@
 """Where the credentials come from: given values, the container's agent, or else botocore's chain.
 
-Nothing here reads `os.environ`: the environment is handed in.
+Nothing here reads `os.environ`: the environment is passed in.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ class CredentialSource(Protocol):
     """Gives the credentials to sign with."""
 
     def current(self) -> Credentials:
-        """Credentials that are valid now; `GovernorUnavailable` where none can be had."""
+        """Return credentials that are valid now; raise `GovernorUnavailable` if there are none."""
 
 
 class FixedCredentials:
-    """Credentials that do not change as long as the process lives, as Lambda's own."""
+    """Credentials that do not change while the process lives, as those of Lambda."""
 
     def __init__(self, access_key: str, secret_key: str, token: str | None = None) -> None:
         self._credentials = Credentials(access_key, secret_key, token)
 
     def current(self) -> Credentials:
-        """Those that were given."""
+        """Return the given credentials."""
         return self._credentials
 
 
 class ChainCredentials:
-    """Whatever botocore's chain finds (profiles, SSO, instance roles, ...), for use outside Lambda."""
+    """The credentials that botocore's chain finds (profiles, SSO, instance roles, ...), for use outside Lambda."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         try:
@@ -55,7 +55,7 @@ class ChainCredentials:
         self._found = found
 
     def current(self) -> Credentials:
-        """Those that the chain holds; botocore renews them."""
+        """Return the chain's credentials; botocore renews them."""
         with self._as_unavailable():
             frozen = self._found.get_frozen_credentials()
         if not frozen.access_key or not frozen.secret_key:
@@ -64,7 +64,7 @@ class ChainCredentials:
 
     @contextmanager
     def _as_unavailable(self) -> Iterator[None]:
-        """An unknown profile, a broken file, a lapsed sign-in: botocore's words, without its traceback."""
+        """Raise botocore's errors as `GovernorUnavailable`: an unknown profile, a broken file, an expired sign-in."""
         try:
             yield
         except self._errors as error:

@@ -5,7 +5,7 @@
     remaining  34                              the atomic counter: allowed less what the leases hold
     fence      1841                            grows with each grant
     plan       7                               the last budget plan that wrote this shard
-    waited     1800000000000                   when somebody who had been refused before last got a lease here
+    waited     1800000000000                   when a caller that was refused before last got a lease here
     leases     {"k3Zq81Bd": "<record>", …}     lease id -> record (see `lease.pack_record`)
 
 and one item a database, `pk` = its name, for its settings. Conditions allow no arithmetic, which is why the counter is
@@ -33,13 +33,13 @@ if TYPE_CHECKING:
 # Each clause of a condition, and the race that it closes.
 HAS_ROOM = "remaining >= :n"  # two acquires at the last connection: one of them is refused
 NEW_ID = "attribute_not_exists(leases.#id)"  # a retry, or a duplicate, of a grant that was applied: not granted twice
-AS_SEEN = "leases.{id} = {record}"  # the holder renewed or released, or another took it over, since it was seen
+AS_SEEN = "leases.{id} = {record}"  # the holder renewed or released it, or another took it over, since it was read
 OLDER_PLAN = "#plan < :plan"  # two operators: once the newer plan has stamped a shard, the older one cannot write it
 THIS_PLAN = "#plan = :plan"  # capacity is handed out only when no older plan can write any more
 ALLOWED_AS_READ = "allowed = :read"  # two executors of a plan: what one has raised is not raised again
-NOT_OVERFULL = "remaining >= :zero"  # a lowered budget: a renewal would carry what is too much past its own end
+NOT_OVERFULL = "remaining >= :zero"  # a lowered budget: a renewal would carry the excess past its expiry
 NO_ITEM = "attribute_not_exists(pk)"  # creating twice must not wipe the leases
-PLAN_AS_READ = "#plan = :read"  # two operators: one of the two results, whole
+PLAN_AS_READ = "#plan = :read"  # two operators: one of the two results, complete
 
 _TAKE = "SET remaining = remaining - :n, fence = fence + :one, leases.#id = :lease"
 _WAITED = ", waited = :waited"
@@ -60,10 +60,10 @@ Item = dict[str, Any]
 
 
 class DynamoDBCall(Protocol):
-    """Sends one request; raises `ServiceError` for what DynamoDB refuses, `GovernorUnavailable` for the rest."""
+    """Sends one request; raises `ServiceError` if DynamoDB refuses it, `GovernorUnavailable` for other failures."""
 
     def __call__(self, operation: str, payload: Mapping[str, Any], deadline: Deadline | None = None, /) -> Item:
-        """`operation` is DynamoDB's name for it ("UpdateItem"); returns the answer's JSON object."""
+        """Send DynamoDB's `operation`, such as "UpdateItem"; return the answer's JSON object."""
 
 
 class DynamoDBStore:
@@ -239,7 +239,7 @@ class DynamoDBStore:
 
 
 def _removal(leases: Leases) -> tuple[str, str, dict[str, str], Item]:
-    """The condition and the REMOVE clause for leases exactly as seen, with the names and values they use."""
+    """Return the condition and the REMOVE clause for leases exactly as seen, with the names and values they use."""
     names = {f"#o{n}": lease_id for n, (lease_id, _) in enumerate(leases)}
     values: Item = {f":o{n}": {"S": record} for n, (_, record) in enumerate(leases)}
     condition = " AND ".join(AS_SEEN.format(id=f"#o{n}", record=f":o{n}") for n in range(len(leases)))

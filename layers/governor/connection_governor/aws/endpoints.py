@@ -1,4 +1,4 @@
-"""Where a service is reached: its public URL, or the override that the environment names (an emulator, an endpoint)."""
+"""A service's URL: the public one, or the override that the environment names (an emulator, an endpoint)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from connection_governor.errors import InvalidRequest
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# The variable's ending where it is not the service's name in capitals: AWS derives it from the service's long name.
+# The variable's ending if it is not the service's name in capitals: AWS derives it from the service's long name.
 _VARIABLE_ENDING = {"secretsmanager": "SECRETS_MANAGER"}
 _SUFFIX_BY_REGION_PREFIX = {"cn-": "amazonaws.com.cn", "eusc-": "amazonaws.eu"}
 _REGION_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-")
@@ -18,11 +18,11 @@ _REGION_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-")
 def endpoint_url(service: str, region: str, environment: Mapping[str, str]) -> str:
     """Return the URL of `service` ("dynamodb", "lambda", "secretsmanager") in `region`.
 
-    `AWS_ENDPOINT_URL_DYNAMODB`, `_LAMBDA` or `_SECRETS_MANAGER` wins, then `AWS_ENDPOINT_URL` (neither counts where
+    `AWS_ENDPOINT_URL_DYNAMODB`, `_LAMBDA` or `_SECRETS_MANAGER` wins, then `AWS_ENDPOINT_URL` (neither counts if
     `AWS_IGNORE_CONFIGURED_ENDPOINT_URLS` is true), then the public regional endpoint of the partitions aws, aws-cn,
     aws-us-gov and aws-eusc. FIPS and dual-stack endpoints are named by one of these variables.
 
-    Proxies are NOT supported: `HTTPS_PROXY` and its kin are not looked at, and every request goes straight to the
+    Proxies are NOT supported: `HTTPS_PROXY` and the like are ignored, and every request goes straight to the
     endpoint. Inside a VPC use a gateway or interface endpoint, or NAT.
     """
     if environment.get("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "").lower() != "true":

@@ -1,8 +1,8 @@
-"""One HTTP/1.1 connection: opens it, sends a request, reads the answer within a deadline. Knows nothing of AWS.
+"""One HTTP/1.1 connection: open it, send a request, read the answer within a deadline. Knows nothing of AWS.
 
-Ours because `http.client` parses answers' headers with the `email` package: two DynamoDB requests, signing included,
-cost 0.38 ms of CPU over it and 0.22 over this. NOT bounded by a deadline: the name look-up, which the system does.
-No redirects, no proxies, no compression (we never ask for it).
+Written here because `http.client` parses answers' headers with the `email` package: two DynamoDB requests, signing
+included, cost 0.38 ms of CPU over it and 0.22 over this. NOT bounded by a deadline: the name lookup, which the system
+does. No redirects, no proxies, no compression (no request asks for it).
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from connection_governor.core.deadline import Deadline
 
 _MOST_HEAD_BYTES = 64 * 1024
-_MOST_BODY_BYTES = 8 * 1024 * 1024  # Lambda answers at most 6 MB, and what we read from DynamoDB is far below
+_MOST_BODY_BYTES = 8 * 1024 * 1024  # Lambda answers at most 6 MB, and the reads from DynamoDB are far below
 _RECEIVE_BYTES = 64 * 1024
 _HAS_NO_BODY = (204, 304)
 
 
 class Answer(NamedTuple):
-    """What the server said; header names are in lower case."""
+    """The server's answer; header names are in lower case."""
 
     status: int
     headers: Mapping[str, str]
@@ -37,7 +37,7 @@ class NoAnswerError(ConnectionError):
 
 
 class GarbledAnswerError(ConnectionError):
-    """What came back is not an answer in HTTP/1.1, breaks off, or is larger than we accept."""
+    """The answer is not HTTP/1.1, breaks off, or is too large."""
 
 
 class Address(NamedTuple):
@@ -50,7 +50,7 @@ class Address(NamedTuple):
 
     @classmethod
     def of(cls, url: str) -> Address:
-        """Split a URL; `InvalidRequest` where it has another form."""
+        """Split a URL; raise `InvalidRequest` if it has another form."""
         scheme, _, rest = url.partition("://")
         authority, slash, path = rest.partition("/")
         host, port = _split_port(authority)
@@ -85,10 +85,10 @@ class Connection:
             raise
 
     def is_stale(self) -> bool:
-        """Tell whether the server has closed it, or said something unasked, since the last answer. No round trip."""
+        """Return whether the server has closed it, or sent something unasked, since the last answer. No round trip."""
         try:
             self._socket.settimeout(0)
-            # Past the TLS layer, whose own recv knows no flags: any waiting byte, even an alert, ends the reuse.
+            # Below the TLS layer, whose own recv takes no flags: any waiting byte, even an alert, ends the reuse.
             socket.socket.recv(self._socket, 1, socket.MSG_PEEK)
         except BlockingIOError:
             return False
@@ -97,7 +97,7 @@ class Connection:
         return True
 
     def exchange(self, request: bytes, deadline: Deadline) -> Answer:
-        """Send one request and read its answer; `TimeoutError`, `NoAnswerError`, `GarbledAnswerError` or `OSError`."""
+        """Return a request's answer; raise `TimeoutError`, `NoAnswerError`, `GarbledAnswerError` or `OSError`."""
         self.reusable = False
         reader = _Reader(self._socket, deadline)
         try:
@@ -112,7 +112,7 @@ class Connection:
         return answer
 
     def close(self) -> None:
-        """Close it; says nothing to the server."""
+        """Close it without a word to the server."""
         self._socket.close()
 
 
@@ -128,7 +128,7 @@ class _Reader:
         self._position = 0
 
     def fill(self) -> None:
-        """Wait for more bytes; `GarbledAnswerError` where none will come."""
+        """Wait for more bytes; raise `GarbledAnswerError` if none will come."""
         self._socket.settimeout(_left(self._deadline))
         received = self._socket.recv(_RECEIVE_BYTES)
         if not received:
@@ -173,7 +173,7 @@ class _Reader:
             if self._exactly(2) != b"\r\n":
                 raise GarbledAnswerError("a chunk does not end where it said")
         while self._until(b"\r\n"):
-            pass  # trailers: nothing that we ask for is sent in them
+            pass  # trailers: no answer that is asked for here uses them
         return bytes(body)
 
     def _until(self, mark: bytes) -> bytes:
@@ -216,12 +216,12 @@ class _Reader:
 
 
 def request_bytes(method: str, target: str, headers: Mapping[str, str], body: bytes = b"") -> bytes:
-    """Put a request in one piece, so that it leaves in one packet; `InvalidRequest` if a value holds a line break."""
+    """Return a request as one piece, to leave in one packet; raise `InvalidRequest` if a value holds a line break."""
     return head_bytes(method, target, headers) + b"\r\n" + body
 
 
 def head_bytes(method: str, target: str, headers: Mapping[str, str]) -> bytes:
-    """A request's head, but for the empty line that ends it; `InvalidRequest` if a value holds a line break."""
+    """Return a request's head without its last, empty line; raise `InvalidRequest` if a value holds a line break."""
     lines = [f"{method} {target} HTTP/1.1", *[f"{name}: {value}" for name, value in headers.items()]]
     head = "\r\n".join(lines)
     if head.count("\n") != len(lines) - 1 or head.count("\r") != len(lines) - 1:
@@ -230,7 +230,7 @@ def head_bytes(method: str, target: str, headers: Mapping[str, str]) -> bytes:
 
 
 def _split_port(authority: str) -> tuple[str, str]:
-    """Host and port ("0" = the scheme's own); an IPv6 address stands in brackets."""
+    """Return host and port ("0": the scheme's default); an IPv6 address stands in brackets."""
     if authority.startswith("["):
         host, _, port = authority[1:].partition("]")
         return host, port.removeprefix(":") or "0"
@@ -244,7 +244,7 @@ def _connect(address: Address, deadline: Deadline) -> socket.socket:
     found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
     for tried, (family, kind, protocol, _, where) in enumerate(found, start=1):
         try:
-            # Half of what is left, but for the last: an address that says nothing must not use up the others' time.
+            # Half of the time left, but for the last: a silent address must not use up the others' time.
             share = 1.0 if tried == len(found) else 0.5
             return _opened(socket.socket(family, kind, protocol), where, _left(deadline) * share)
         except OSError as error:

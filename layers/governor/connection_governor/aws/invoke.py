@@ -1,4 +1,4 @@
-"""Invokes a Lambda function over the lean client."""
+"""Invoke a Lambda function over the lean client."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads a secret from Secrets Manager over the lean client."""
+"""Read a secret from Secrets Manager over the lean client."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SECRETS_JSON = "application/x-amz-json-1.1"
 
 
 class SecretFetcher:
-    """From a secret's ARN to its string; connects to Secrets Manager when first asked."""
+    """Reads secrets by their ARN; connects to Secrets Manager at the first read."""
 
     def __init__(self, endpoint: Callable[[], Endpoint], retry: Retry) -> None:
         self._make_endpoint = endpoint

@@ -1,7 +1,7 @@
-"""Signs requests to AWS: Signature Version 4 in an Authorization header. Pure: told the time, reads no clock.
+"""Sign requests to AWS: Signature Version 4 in an Authorization header. Pure: the time is passed in.
 
 Source: https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html
-Not done, because nothing of ours needs it: streaming or presigned requests, S3's path rules, dot segments in paths.
+Left out, because no request here needs it: streaming or presigned requests, S3's path rules, dot segments in paths.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Credentials(NamedTuple):
 
 
 class Form:
-    """What of a request stays the same from one to the next: its path, its headers and the token, canonical already.
+    """The parts that all requests of one kind share: path, headers and token, already canonical.
 
     Attributes:
         headers: names in lower case, as given, with the token; without the date and the authorization.
@@ -53,7 +53,7 @@ class Form:
         self._after_date = f"\n{''.join(lines[date_at + 1 :])}\n{self.names}\n"
 
     def digest(self, timestamp: str, body: bytes) -> str:
-        """The canonical request's hash."""
+        """Return the canonical request's hash."""
         canonical = f"{self._before_date}{timestamp}{self._after_date}{sha256(body).hexdigest()}"
         return sha256(canonical.encode()).hexdigest()
 
@@ -81,7 +81,7 @@ class Signer:
         return {**form.headers, "x-amz-date": timestamp, "authorization": authorization}
 
     def authorize(self, form: Form, body: bytes, credentials: Credentials, now_ms: int) -> tuple[str, str]:
-        """The values of the two headers that change with each request: x-amz-date and authorization."""
+        """Return the values of the two headers that change with each request: x-amz-date and authorization."""
         timestamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now_ms // 1000))
         day = timestamp[:8]
         scope = f"{day}/{self._region}/{self._service}/aws4_request"
@@ -110,7 +110,7 @@ def percent_encode(text: str) -> str:
 
 
 def _canonical_path(path: str) -> str:
-    # What is sent is encoded once already; every service but S3 signs it encoded once more.
+    # The path is sent encoded once; every service but S3 signs it encoded once more.
     return "/" if path == "/" else _encode(path, _UNRESERVED_AND_SLASH)
 
 

@@ -1,8 +1,8 @@
-"""Which certificate authorities vouch for an endpoint, and one shared TLS context for each choice.
+"""The certificate authorities to trust for an endpoint, and one shared TLS context for each choice.
 
 The system's store holds some 140 authorities, and reading them all costs 20 ms of CPU: ten times that on a small
-function. AWS's endpoints are vouched for by five, which Amazon publishes at https://www.amazontrust.com/repository/ and
-which are bundled here (under 1 ms). They are tried first; what none of them has signed is judged by the whole store.
+function. Five sign for AWS's endpoints. Amazon publishes them at https://www.amazontrust.com/repository/, and they
+are bundled here (under 1 ms). They are tried first; the whole store judges what none of them has signed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The command `governor`: who holds what, and how many may."""
+"""The command `governor`: shows leases and changes budgets."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ if TYPE_CHECKING:
     Run = Callable[[Operations, argparse.Namespace], None]
 
 _DESCRIPTION = """\
-Looks at, and changes, the connections that the governor lends.
+Shows and changes the connections that the governor grants.
 
-  governor status orders            who holds what, and what is left
+  governor status orders            the leases, and the connections left
   governor watch orders             the same, every second, until Ctrl-C
   governor set-budget orders 50     allow 50 connections (creates the database's items, or changes them)
-  governor reclaim orders           take back now what expired leases hold (an acquire would, too)
+  governor reclaim orders           remove expired leases now (an acquire also takes them over)
 
-Lowering a budget disconnects nobody: it stops new grants until enough has come back."""
+Lowering a budget disconnects no session: it stops new grants until enough connections have come back."""
 
 _LONGEST_PAUSE_S = 3_600
-_LEASE_HELP = "length of a lease where a caller of the function names none (the Python client: 30,000)"
+_LEASE_HELP = "length of a lease if a caller of the function names none (the Python client: 30,000)"
 
 _EPILOG = """\
 environment: GOVERNOR_TABLE (the stack's output TableName), AWS_REGION, AWS credentials as for the AWS CLI,
-AWS_ENDPOINT_URL for a local stack. Exit status: 0 done, 1 the governor or DynamoDB said no, 2 wrong usage."""
+AWS_ENDPOINT_URL for a local stack. Exit status: 0 done, 1 the governor or DynamoDB refused or failed, 2 wrong usage."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command.
 
     Returns:
-        The exit status: 0 done, 1 the governor said no. Wrong usage exits with 2.
+        The exit status: 0 done, 1 the governor refused or failed. Wrong usage exits with 2.
     """
     options = _parser().parse_args(arguments)
     try:
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except (KeyboardInterrupt, BrokenPipeError):
         return 0
-    except OSError as error:  # such as a full disk behind our output
+    except OSError as error:  # such as a full disk behind the output
         print(f"governor: {error}", file=sys.stderr)  # noqa: T201 - a command line prints
         return 1
     return 0
@@ -67,16 +67,16 @@ def _parser() -> argparse.ArgumentParser:
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("governor", description=_DESCRIPTION, epilog=_EPILOG, formatter_class=form)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    _command(commands, "status", _status, "who holds what, exact as of its read")
+    _command(commands, "status", _status, "the leases and their holders, exact as of the read")
     watch = _command(commands, "watch", _watch, "status again and again, until Ctrl-C")
     watch.add_argument("--every", type=_seconds, default=1.0, metavar="SECONDS", help="pause between reads (default 1)")
     budget = _command(commands, "set-budget", _set_budget, "allow so many connections")
-    budget.add_argument("allowed", type=int, help="how many connections may be lent at once")
+    budget.add_argument("allowed", type=int, help="how many connections may be in use at once")
     budget.add_argument("--shards", type=int, help="items to split the budget among (default: one per 36 connections)")
     budget.add_argument("--lease-ms", type=int, help=_LEASE_HELP)
     budget.add_argument("--skew-ms", type=int, help="how far any two clocks that write leases may differ")
     budget.add_argument("--anonymous-lease-ms", type=int, help="length of leases taken with the published payload")
-    _command(commands, "reclaim", _reclaim, "take back what expired leases hold")
+    _command(commands, "reclaim", _reclaim, "remove expired leases")
     return parser
 
 
@@ -121,7 +121,7 @@ def _set_budget(operations: Operations, options: argparse.Namespace) -> None:
     _show(status_report(status), options)
     if not options.json:
         limit = f"MAX_USER_CONNECTIONS {options.allowed}"
-        _print(f"MySQL is not told: where a worker's user has a limit, ALTER USER ... WITH {limit}")
+        _print(f"MySQL's own limit did not change: for each governed user, ALTER USER ... WITH {limit}")
 
 
 def _reclaim(operations: Operations, options: argparse.Namespace) -> None:
@@ -141,15 +141,15 @@ def _show(report: dict[str, Any], options: argparse.Namespace) -> None:
 
 
 def status_lines(report: dict[str, Any], *, now_ms: int) -> list[str]:
-    """A status for people: totals, leases by end, what to know about them."""
+    """Return a status for people: totals, leases by expiry, and hints."""
     allowed, in_use = report["allowed"], report["in_use"]
-    lines = [f"{report['database']}: {in_use} of {allowed} connections lent, {report['remaining']} left"]
+    lines = [f"{report['database']}: {in_use} of {allowed} connections in use, {report['remaining']} left"]
     if not report["settled"]:
         lines.append("a budget change waits for leases to come back; the janitor finishes it")
     if report["remaining"] < 0:
-        lines.append("more is lent than the (lowered) budget allows: nothing is granted until enough has come back")
+        lines.append("more is in use than the lowered budget allows: nothing is granted until enough has come back")
     if report["leases"]:
-        lines += ["", f"{'lease':<16}  {'holder':<8}  {'connections':>11}  {'shard':>5}  ends"]
+        lines += ["", f"{'lease':<16}  {'holder':<8}  {'connections':>11}  {'shard':>5}  expires"]
     lines += [_lease_line(lease, now_ms) for lease in report["leases"]]
     return lines
 

@@ -1,4 +1,4 @@
-"""One environment's leases: asks for them, waits and asks again, gives them back; remembers refusals and pressure."""
+"""One environment's leases: acquire with waits, renew, release; remember refusals and pressure."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 PRESSURE_REMEMBERED_MS = 60_000
-LAST_TRY_MS = 100  # a wait that the invocation bounds ends early enough for the requests of one more try
+LAST_TRY_MS = 100  # a wait that the invocation bounds ends early enough for one more try
 
 
 class Transport(Protocol):
-    """How the verbs reach the leases: `service.Service` in this process, or `remote.RemoteGovernor`.
+    """How the verbs reach the leases: `server.service.Service` in this process, or `client.remote.RemoteGovernor`.
 
     No request outlasts a verb's deadline.
     """
@@ -48,26 +48,26 @@ class Transport(Protocol):
         last: bool | None = None,
         deadline: Deadline | None = None,
     ) -> Grant | Refusal:
-        """Lend connections, or say that none is left."""
+        """Grant a lease, or refuse."""
 
     def renew(self, lease: Lease, *, expires_at_ms: int, deadline: Deadline | None = None) -> Renewal | Refusal | None:
-        """Move a lease's end; None where it is not held any more, a refusal where a lowered budget is overdrawn."""
+        """Move a lease's expiry; None if it is no longer held, a refusal if a lowered budget is overdrawn."""
 
     def release(self, lease: Lease, *, deadline: Deadline | None = None) -> bool:
-        """Give a lease back; whether there was anything to give back."""
+        """Release a lease; return whether there was anything to release."""
 
     def status(self, database: str, *, deadline: Deadline | None = None) -> dict[str, Any]:
-        """Who holds what."""
+        """Return the leases and shards of a database."""
 
 
 class Borrower:
-    """Borrows for one environment.
+    """Acquires, renews and releases for one environment.
 
     Args:
         transport: how the verbs reach the leases.
         clock, entropy: for waiting, and for the ids of leases.
         reporter: writes refusals to the log, as metrics.
-        notes: tells the extension what is held.
+        notes: tell the extension which leases are held.
         reserve_ms: how long before the invocation's deadline the last request must have ended.
     """
 
@@ -91,14 +91,14 @@ class Borrower:
         self._pressed: dict[str, Deadline] = {}
 
     def acquiring(self, ask: Ask, end_ms: Callable[[], int]) -> Generator[float, None, Lease]:
-        """Get a lease: yields how many seconds to wait before each further try, and returns the lease.
+        """Acquire a lease: yield how many seconds to wait before each further try, and return the lease.
 
         Args:
-            ask: for what, and how long to wait for it.
-            end_ms: the end to ask for, as of now: waiting takes time.
+            ask: the request, and how long to wait for it.
+            end_ms: returns the expiry to ask for, as of now: waiting takes time.
 
         Raises:
-            NoConnectionsLeft: nothing came back in time, or too little of the invocation is left.
+            NoConnectionsLeft: no connection came back in time, or too little of the invocation is left.
             As the transport's `acquire`.
         """
         began_ms = self._clock.monotonic_ms()
@@ -120,15 +120,15 @@ class Borrower:
                 self._too_late(outcome.lease, ask, wait)
 
     def acquire(self, ask: Ask, end_ms: Callable[[], int]) -> Lease:
-        """The same, waiting in this thread."""
+        """Acquire a lease, waiting in this thread."""
         return run(self.acquiring(ask, end_ms), self._clock.sleep)
 
     def renew(self, lease: Lease, end_ms: int, invocation: Deadline | None = None) -> Lease:
-        """Move the lease's end; no request outlasts the invocation.
+        """Move the lease's expiry; no request outlasts the invocation.
 
         Raises:
-            LeaseLost: it is not held any more, or past its end.
-            NoConnectionsLeft: the budget was lowered below what is lent: the lease stays as it is until its end.
+            LeaseLost: it is no longer held, or has expired.
+            NoConnectionsLeft: the budget was lowered below what is in use: the lease stays as it is until it expires.
             GovernorUnavailable: the governor could not be reached.
         """
         renewal = self._transport.renew(lease, expires_at_ms=end_ms, deadline=self._deadline(invocation))
@@ -149,14 +149,14 @@ class Borrower:
         return released
 
     def give_back(self, lease: Lease, invocation: Deadline | None = None) -> None:
-        """Release at the end of a body: an outage must not hide the body's own result; the lease ends by itself."""
+        """Release at the end of a body: an outage must not hide the body's own result; the lease then expires."""
         try:
             self.release(lease, invocation)
         except GovernorError as error:
             self.leave_to_expire(lease, str(error))
 
     def leave_to_expire(self, lease: Lease, reason: str) -> None:
-        """Give nothing back, and say so in the log: whoever looks for a missing slot finds why, and until when."""
+        """Release nothing, and log it: an operator who looks for a missing slot finds why, and until when."""
         self._reporter.note(
             "lease left to expire",
             lease_id=lease.lease_id,
@@ -167,11 +167,11 @@ class Borrower:
         )
 
     def status(self, database: str, invocation: Deadline | None = None) -> dict[str, Any]:
-        """Who holds what. Raises as the transport's `status`."""
+        """Return the leases and shards of a database. Raises as the transport's `status`."""
         return self._transport.status(database, deadline=self._deadline(invocation))
 
     def is_pressed(self, database: str) -> bool:
-        """Whether an answer of the last minute said that the budget runs low."""
+        """Return whether an answer of the last minute said that the budget runs low."""
         until = self._pressed.get(database)
         return until is not None and not until.has_passed()
 
@@ -184,7 +184,7 @@ class Borrower:
         return until if limit is None else until.within(max(0, limit.left_ms() - LAST_TRY_MS))
 
     def _pause_s(self, ask: Ask, wait: Wait, refusal: Refusal, began_ms: int) -> float:
-        """Return how long to wait after a refusal; raise it where the wait is over."""
+        """Return how long to wait after a refusal; raise it if the wait has ended."""
         pause_s = wait.pause_s(refusal.retry_after_ms)
         if pause_s is None:
             raise self._refused(ask, refusal, began_ms)
@@ -193,7 +193,7 @@ class Borrower:
     def _try_after(
         self, refusal: Refusal | None, ask: Ask, end_ms: int, wait: Wait, limit: Deadline | None
     ) -> Grant | Refusal:
-        """Try once more. Where the time runs out meanwhile, what was heard before counts: a full budget, no outage."""
+        """Try once more. If the time runs out meanwhile, the earlier refusal counts: a full budget, no outage."""
         try:
             return self._try(ask, end_ms, wait, limit)
         except GovernorUnavailable:
@@ -208,7 +208,7 @@ class Borrower:
         try:
             outcome = self._transport.acquire(wanted, waiting=wait.looks_first, last=wait.is_last, deadline=limit)
         except (InvalidRequest, UnknownDatabase):
-            self._notes.gone(wanted.lease_id)  # whereas after an outage it may have been lent
+            self._notes.gone(wanted.lease_id)  # after an outage, by contrast, it may have been granted
             raise
         if isinstance(outcome, Grant):
             self._notes.held(outcome.lease)
@@ -220,7 +220,7 @@ class Borrower:
         return outcome
 
     def _too_late(self, lease: Lease, ask: Ask, wait: Wait) -> None:
-        """The answer came after the lease's end, as after a freeze: give it back; another try if there is time."""
+        """Release a lease whose answer came after its expiry, as after a freeze; raise if no time is left."""
         self.give_back(lease, ask.invocation)
         if wait.until.has_passed():
             raise GovernorUnavailable("the governor's answer came after the lease's end")
@@ -244,7 +244,7 @@ class Borrower:
         return _no_connections_left(ask.database, refusal)
 
     def _known_refusal(self, ask: Ask) -> Refusal | None:
-        """The last refusal of as few connections, while a try is pointless: memory may refuse, never admit."""
+        """Return the last refusal of as few connections while a try is pointless: memory may refuse, never admit."""
         known = self._pointless.get(ask.database)
         if known is None:
             return None
@@ -253,14 +253,14 @@ class Borrower:
         return replace(refusal, retry_after_ms=left_ms) if left_ms > 0 and ask.connections >= connections else None
 
     def _no_time_left(self, ask: Ask) -> NoConnectionsLeft:
-        """Refuse without a request: nothing is acquired that the handler has no time to use."""
+        """Refuse without a request: the handler would have no time to use a lease."""
         why = f"no time left to acquire a connection: less than {self._reserve_ms} ms before the invocation's deadline"
         self._reporter.refused(ask.database, {}, took_ms=0, now_ms=self._clock.now_ms(), holder=ask.holder, reason=why)
         return NoConnectionsLeft(ask.database, retry_after_ms=0, allowed=0, in_use=0, reason=why)
 
 
 def run(steps: Generator[float, None, T], sleep: Callable[[float], None]) -> T:
-    """Run steps that yield the seconds to wait between them; return what they return."""
+    """Run steps that yield the seconds to wait between them; return their result."""
     while True:
         try:
             sleep(next(steps))

@@ -32,7 +32,7 @@ class Wait:
         self.looks_first = False
 
     def pause_s(self, retry_after_ms: int) -> float | None:
-        """Return how long to wait before the next try; None: give up. The last pause is followed by one full try."""
+        """Return how long to wait before the next try; None: stop. One full try follows the last pause."""
         if self.is_last:
             return None
         pause_ms = int(self._entropy.fraction() * max(self._ceiling_ms, min(retry_after_ms, LAST_CEILING_MS)))

@@ -1,4 +1,4 @@
-"""What a worker's invocation says of itself: its Lambda context, wherever it is wrapped, and its tenant."""
+"""A worker's invocation: its Lambda context, also if it is wrapped, and its tenant."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _TENANT_LENGTH = 24
 
 
 def lambda_context(context: object) -> InvocationContext:
-    """Return the Lambda context in what a handler got.
+    """Return the Lambda context of a handler's `context`.
 
-    A durable function's handler gets a `DurableContext`; its `lambda_context` is that of the invocation that runs now.
+    A durable function's handler gets a `DurableContext`; its `lambda_context` is that of the running invocation.
 
     Raises:
         InvalidRequest: `context` is neither of the two.
@@ -32,10 +32,10 @@ def lambda_context(context: object) -> InvocationContext:
 
 
 def holder_for_tenant(holder: str, context: InvocationContext | None) -> str:
-    """Return the environment's name with the invocation's tenant, where the function isolates its tenants.
+    """Return the environment's name with the invocation's tenant, if the function isolates its tenants.
 
-    A name that gets too long loses the end of its function's name first, and of the tenant only its last characters
-    stay. What stands before the first `/` goes on to name the function.
+    Too long a name first loses the end of the function's name; of the tenant only the last characters stay. The part
+    before the first `/` still names the function.
     """
     tenant = getattr(context, "tenant_id", None)
     if not isinstance(tenant, str) or not tenant.isprintable():

@@ -1,4 +1,4 @@
-"""What a governor needs of the world around it."""
+"""The interfaces that a governor needs."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class Outside:
     """What a governor needs of the world around it.
 
     Attributes:
-        clock: tells the time that is written into leases.
+        clock: the time that is written into leases.
         entropy: where lease ids and jitter come from.
         reporter: writes refusals and ungoverned connections to the log, as metrics.
-        opener: makes the opener of MySQL sessions when the first is needed; None: `lease` only.
-        operations: makes the operator's verbs when they are first needed; None: no `set_budget`.
-        notes: tells the extension what is held, where there is one.
+        opener: makes the opener of MySQL sessions at its first use; None: `lease` only.
+        operations: makes the operator's commands at their first use; None: no `set_budget`.
+        notes: tell the extension which leases are held, if there is one.
     """
 
     clock: Clock

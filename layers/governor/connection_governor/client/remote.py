@@ -1,4 +1,4 @@
-"""The `lambda` transport: the same verbs, asked of the governor function."""
+"""The `lambda` transport: the same verbs, sent to the governor function."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _TELLTALE = {"acquire": "granted", "renew": "renewed", "release": "released", "s
 
 
 class Invoke(Protocol):
-    """Invokes the governor function; raises `GovernorUnavailable` where it cannot be reached."""
+    """Invokes the governor function; raises `GovernorUnavailable` if it cannot be reached."""
 
     def __call__(self, payload: bytes, deadline: Deadline | None = None, /) -> tuple[bytes, str | None]:
         """Return its answer's payload, and the kind of its function error if it failed."""
@@ -52,7 +52,7 @@ class RemoteGovernor:
         last: bool | None = None,
         deadline: Deadline | None = None,
     ) -> Grant | Refusal:
-        """See `Service.acquire`. `expires_at_ms` goes along, so that a retry asks for the same record to the letter."""
+        """See `Service.acquire`. Sends `expires_at_ms`, so that a retry asks for exactly the same record."""
         payload: Payload = {
             "action": "acquire",
             "database": wanted.database,
@@ -62,7 +62,7 @@ class RemoteGovernor:
             "expires_at_ms": wanted.expires_at_ms,
         }
         if waiting is not None:
-            payload["waiting"] = waiting and not last  # a last try sees all, as a first
+            payload["waiting"] = waiting and not last  # the last try sees every shard, as the first does
         answer = self._ask(payload, TAKING, deadline)
         if not answer["granted"]:
             return _refusal(answer)
@@ -116,7 +116,7 @@ def _parsed(answer: bytes) -> Payload:
 
 
 def _lease(answer: Payload) -> Lease:
-    """The lease of an answer; fields that a newer function may add are left out."""
+    """Return the lease of an answer; fields that a newer function may add are left out."""
     return Lease(**{name: answer["lease"][name] for name in LEASE_FIELDS})
 
 
@@ -131,4 +131,4 @@ def _raised(error: Payload, payload: Payload, took_ms: int) -> Exception:
         return InvalidRequest(error["field"], error["message"])
     if error["code"] == "unknown_database":
         return UnknownDatabase(payload.get("database") or payload["lease"]["database"])
-    return GovernorUnavailable(error["message"], retryable=False)  # the function has tried as often as makes sense
+    return GovernorUnavailable(error["message"], retryable=False)  # the function itself has retried already

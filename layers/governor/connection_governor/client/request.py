@@ -1,4 +1,4 @@
-"""What a worker asks for: whose connections, for how long, and until when it waits for them."""
+"""A worker's request: for which database, for how long, and how long it waits."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class Ask:
     """One request for a lease, every field checked.
 
     Attributes:
-        database: whose connections.
-        holder: who wants them.
-        timeout_ms: how long to wait for them; 0: one try.
+        database: the governed database.
+        holder: the holder's name.
+        timeout_ms: how long to wait for a connection; 0: one try.
         connections: how many.
         lease_ms: for how long; None: until the invocation's deadline, or `DEFAULT_LEASE_MS`.
-        invocation: when Lambda stops the invocation, where the caller passed its context.
+        invocation: when Lambda stops the invocation, if the caller passed its context.
     """
 
     database: str
@@ -46,7 +46,7 @@ class Ask:
         lease_ms: object = None,
         invocation: Deadline | None = None,
     ) -> Ask:
-        """Return what a caller passed.
+        """Check a caller's arguments, and return them as a request.
 
         Raises:
             InvalidRequest: a value out of its bounds.
@@ -62,7 +62,7 @@ class Ask:
 
     @property
     def may_freeze(self) -> bool:
-        """Whether the holder may be frozen between its last look at the clock and its statement."""
+        """Whether the holder may be frozen between its last clock read and its statement."""
         return self.invocation is None
 
     def last_use_ms(self, clock: Clock) -> int:
@@ -72,6 +72,6 @@ class Ask:
         return clock.now_ms() + (self.lease_ms or DEFAULT_LEASE_MS)
 
     def end_ms(self, clock: Clock, margin_ms: int) -> int:
-        """Return when its lease ends: after its length, or `margin_ms` past the deadline, or after the default."""
+        """Return its lease's expiry: after its length, or `margin_ms` past the deadline, or after the default."""
         past_deadline = self.lease_ms is None and self.invocation is not None
         return self.last_use_ms(clock) + (margin_ms if past_deadline else 0)

@@ -1,7 +1,7 @@
-"""SnapStart: keeps leases, sockets and names out of the snapshot that every environment of a version starts from.
+"""SnapStart: keep leases, sockets and names out of the snapshot that every environment of a version starts from.
 
 Lambda initializes a function once when a version is published, and restores each environment from that one snapshot.
-All of them would use one lease, write to one socket with the same TLS keys, and bear one holder's name. So the snapshot
+All of them would use one lease, write to one socket with the same TLS keys, and have one holder's name. So the snapshot
 is taken after everything was released and closed, and not at all while a lease of the initialization is still held.
 """
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 def register(
     governor: Governor, notes: Notes, *, close_sockets: Callable[[], None], new_holder: Callable[[], str]
 ) -> None:
-    """Register what has to happen before the snapshot and after each restore.
+    """Register the hooks before the snapshot and after each restore.
 
     Args:
         governor: whose leases must not be in the snapshot.
-        notes: what its process holds.
+        notes: the leases that its process holds.
         close_sockets: closes the kept connections to AWS's services.
         new_holder: returns a name that no other environment has.
     """
@@ -49,7 +49,7 @@ def register(
 
 
 def leave_nothing(governor: Governor, notes: Notes) -> None:
-    """Release what is kept, and stop noting in the file that the snapshot would hold.
+    """Release the kept leases, and stop writing to the lease file that the snapshot would contain.
 
     Raises:
         InvalidRequest: a lease is still held, which fails the publishing of the version.

@@ -6,8 +6,8 @@
         with invocation(context), Session(engine) as session:
             ...
 
-The engine keeps nothing: a connection that SQLAlchemy checks in is closed, and its lease given back with it. A session
-holds one from its first statement to its commit, rollback or close.
+The engine keeps no connection: checking one in closes it and releases its lease. A session holds one from its first
+statement to its commit, rollback or close.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _context: ContextVar[InvocationContext | None] = ContextVar("invocation", defaul
 
 @contextmanager
 def invocation(context: InvocationContext) -> Iterator[None]:
-    """Within the body, every engine's leases last until this invocation's deadline, which no checkout waits past."""
+    """Bound every engine in the body: leases last until this invocation's deadline, and no checkout waits past it."""
     token = _context.set(context)
     try:
         yield
@@ -51,21 +51,21 @@ def governed_engine(
     lease_ms: int | None = None,
     **options: Any,  # noqa: ANN401 - SQLAlchemy's own
 ) -> Engine:
-    """An engine that acquires before it connects, and gives back after it has closed.
+    """Return an engine that acquires before it connects, and releases after it has closed.
 
     Args:
-        governor: lends the connections, and knows where MySQL is.
-        database: whose; default: the governor's.
+        governor: acquires the leases and opens the connections.
+        database: the governed database; default: the governor's.
         timeout: how long a checkout waits for a connection, in seconds.
-        lease_ms: how long a connection may be held where there is no `invocation`; default 30,000.
+        lease_ms: how long a connection may be held without `invocation`; default 30,000.
         options: of `sqlalchemy.create_engine`, but for `creator` and the pool's.
 
     Returns:
-        The engine. Its checkouts raise as `Governor.connect`: `NoConnectionsLeft` and so on, as they are.
+        The engine. Its checkouts raise as `Governor.connect`: `NoConnectionsLeft` and so on, not wrapped.
     """
 
     def connect() -> FencedConnection:
         return governor.connect(database, timeout=timeout, lease_ms=lease_ms, context=_context.get())
 
-    # The goodbye resets the session: SQLAlchemy's own rollback before it would be one round trip more.
+    # Closing resets the session: SQLAlchemy's own rollback before it would be one round trip more.
     return create_engine("mysql+pymysql://", creator=connect, poolclass=NullPool, pool_reset_on_return=None, **options)

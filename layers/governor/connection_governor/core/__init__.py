@@ -1,1 +1,1 @@
-"""The rules of lending: leases, admission, budget changes. No input or output, no AWS, no driver."""
+"""The rules of leases: grants, refusals, budget changes. No input or output, no AWS, no driver."""

@@ -1,4 +1,4 @@
-"""One pass of one acquire over a database's shards: carries out the moves that `placement` chooses."""
+"""One pass of one acquire over a database's shards: carry out the moves that `placement` chooses."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-RACES_ON_A_SHARD = 4  # each lost race shows the shard anew; past these, others are being served
+RACES_ON_A_SHARD = 4  # each lost race shows the shard anew; after these, other callers are being served
 
 
 @dataclass(frozen=True, slots=True)
 class AcquireCall:
-    """One call of `Engine.acquire`, with the settings that it goes by.
+    """One call of `Engine.acquire`, with its settings.
 
     Attributes:
         settings: the database's.
@@ -57,7 +57,7 @@ class Acquisition:
     Args:
         store: where the shards are.
         clock: judges which leases have expired.
-        retry: repeats what could not be reached.
+        retry: repeats failed requests.
         stats: what this environment remembers of full shards.
         call: what is asked for.
 
@@ -81,7 +81,7 @@ class Acquisition:
         return list(self._full.values())
 
     def run(self, order: Sequence[ShardKey]) -> Grant | None:
-        """Return the grant, or None where no shard that the pass may visit has room.
+        """Return the grant, or None if no shard that the pass may visit has room.
 
         Args:
             order: the database's shards in the order of the lease id.
@@ -115,7 +115,7 @@ class Acquisition:
         return placement.waiting(keys, comes_again=self._comes_again)
 
     def _not_seen_full_lately(self, keys: Sequence[ShardKey]) -> list[ShardKey]:
-        """Return those to read again. Memory may refuse, never admit; what has expired since shows in memory, too."""
+        """Return the shards to read again. Memory may refuse, never admit; it also shows what has expired since."""
         unseen = []
         for key in keys:
             shard = self._stats.seen_lately(key, now_ms=self._clock.now_ms())
@@ -133,7 +133,7 @@ class Acquisition:
             step = self._decide(shard)
             if shard is None or isinstance(step, rules.NoSuchShard):
                 self.missed = True
-            elif isinstance(step, rules.AlreadyGranted):  # by an earlier try: a write anywhere else would grant twice
+            elif isinstance(step, rules.AlreadyGranted):  # by an earlier try: a write elsewhere would grant twice
                 return [placement.Write(shard.key)]
             elif self._is_worth_a_write(shard, step):
                 taken = step.taken if isinstance(step, rules.Write) else ()
@@ -153,7 +153,7 @@ class Acquisition:
         self._stats.note(shard, now_ms=self._clock.now_ms())
 
     def _on_shard(self, move: placement.Write) -> Grant | None:
-        """Write until the shard grants, or shows that it will not."""
+        """Write until the shard grants, or shows that it cannot."""
         key, taken, doubt, expired = move.key, move.taken, Doubt(), 0
         for _ in range(RACES_ON_A_SHARD):
             outcome = self._write(key, taken, doubt, may_leave=move.may_leave)
@@ -175,7 +175,7 @@ class Acquisition:
         return None
 
     def _freed(self, shard: Shard | None) -> tuple[Shard | None, rules.NextStep, int]:
-        """Give back what has expired until one write can take over the rest; how many leases were given back."""
+        """Reclaim expired leases until one write can take over the rest; return how many were reclaimed."""
         freed = lost = 0
         while isinstance(step := self._decide(shard), rules.GiveBack) and shard is not None and lost < RACES_ON_A_SHARD:
             outcome = self._retrying(partial(self._store.give_back, shard.key, step.taken))
@@ -195,7 +195,7 @@ class Acquisition:
             try:
                 return doubt.of(partial(self._store.grant, key, wanted.lease_id, wanted.record, taken, waited_ms))
             except GovernorUnavailable as error:
-                if may_leave and not doubt.exists:  # else it may have been applied: this shard or none
+                if may_leave and not doubt.exists:  # else the write may have been applied: this shard or none
                     raise _ShardThrottledError from error
                 raise
 
@@ -214,7 +214,7 @@ class Acquisition:
 
     def _granted(self, key: ShardKey, shown: Written | Shard, fence: int | None, *, expired: int = 0) -> Grant:
         lease = self._call.wanted.lent_by(key, fence)
-        if isinstance(shown, Shard):  # granted by an earlier try: what counts is the end that is stored
+        if isinstance(shown, Shard):  # granted by an earlier try: the stored expiry counts
             lease = replace(lease, expires_at_ms=record_expiry_ms(shown.leases[lease.lease_id]))
         total, in_use, estimated = rules.totals(self._call.settings, shown.allowed, shown.allowed - shown.remaining)
         return Grant(

@@ -1,4 +1,4 @@
-"""Carries a budget plan out, and takes back what is over: for operators, for the janitor, and for who was refused."""
+"""Carry a budget plan out, and reclaim expired leases: for operators, the janitor, and refused acquires."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ ROUNDS = 20  # steps of one plan, and races lost to its other executors, before 
 
 
 class PlanExecutor:
-    """Moves capacity between shards as the settings' plan says, and no faster than it comes back.
+    """Moves capacity between shards by the settings' plan, and no faster than it comes back.
 
     Args:
         store: where the shards are; every read here is strongly consistent.
-        clock: judges which leases are over.
-        retry: repeats what could not be reached.
+        clock: judges which leases have expired.
+        retry: repeats failed requests.
         deadline: no request outlasts it.
     """
 
@@ -46,18 +46,18 @@ class PlanExecutor:
         return PlanExecutor(self._store, self._clock, self._retry, deadline)
 
     def settings(self, database: str) -> Settings | None:
-        """The settings as of now; None if no budget was ever set."""
+        """Return the settings as of now; None if no budget was ever set."""
         return self._trying(partial(self._store.settings, database, consistent=True))
 
     def read(self, settings: Settings) -> list[Shard | None]:
-        """Every shard that there ever was, as of now."""
+        """Return every shard that ever existed, as of now."""
         return Reading(self._store, settings.keys, consistent=True).to_the_end(self._retry, GIVING_BACK, self._deadline)
 
     def apply(self, settings: Settings) -> None:
-        """Bring every shard to this plan, reclaiming what is over where capacity is short; anyone may repeat it.
+        """Bring every shard to this plan, reclaiming expired leases if capacity is short; any executor may repeat it.
 
         Raises:
-            GovernorUnavailable: the store could not be reached; whoever comes next goes on from there.
+            GovernorUnavailable: the store could not be reached; the next executor continues from there.
         """
         self.reclaim(settings)
         for _ in range(ROUNDS):
@@ -66,7 +66,7 @@ class PlanExecutor:
                 return
 
     def reclaim(self, settings: Settings) -> list[Lease]:
-        """Take back every lease that is past its end and the allowance for clocks; what was taken back."""
+        """Reclaim every lease that is past its expiry and the allowance for clocks; return the reclaimed leases."""
         reclaimed: list[Lease] = []
         for shard in self.read(settings):
             if shard is not None:
@@ -76,7 +76,7 @@ class PlanExecutor:
         return reclaimed
 
     def _step(self, shards: Sequence[Shard], settings: Settings) -> bool:
-        """Write what the plan has left to write now; whether there was anything. A lost race ends the step."""
+        """Write what the plan has left to write now; return whether there was anything. A lost race ends the step."""
         stamps = plan.stamps(shards, settings)
         changes = stamps or plan.raises(shards, settings)
         write = self._store.stamp if stamps else self._store.raise_allowed
@@ -86,7 +86,7 @@ class PlanExecutor:
         return bool(changes)
 
     def _made(self, settings: Settings) -> list[Shard]:
-        """Every shard item, after creating those that are missing: a plan that skipped one could be outrun there."""
+        """Return every shard item, after creating missing ones: an older plan could write to a skipped one."""
         for key, shard in zip(settings.keys, self.read(settings), strict=True):
             if shard is None:
                 self._trying(partial(self._store.make_shard, key, settings.plan))

@@ -1,4 +1,4 @@
-"""What the rules' callers need of a clock; `connection_governor.system` has the machine's."""
+"""The clock that the rules' callers need; `connection_governor.system` has the machine's."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Wall-clock time for what is written, monotonic time for what is awaited, and a way to wait."""
+    """Wall-clock time for written times, monotonic time for waits, and a way to wait."""
 
     def now_ms(self) -> int:
-        """Milliseconds since 1970-01-01 UTC; may be set forwards and backwards."""
+        """Return milliseconds since 1970-01-01 UTC; may be set forwards and backwards."""
 
     def monotonic_ms(self) -> int:
-        """Milliseconds since some moment; never goes backwards."""
+        """Return milliseconds since some moment; never goes backwards."""
 
     def sleep(self, seconds: float) -> None:
         """Block the caller for this many seconds."""

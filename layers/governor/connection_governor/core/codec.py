@@ -11,5 +11,5 @@ LEASE_FIELDS = ("lease_id", "database", "holder", "connections", "fence", "expir
 
 
 def lease_payload(lease: Lease) -> dict[str, Any]:
-    """A lease as JSON, as the contract shows it."""
+    """Return a lease as JSON, as the contract shows it."""
     return {name: getattr(lease, name) for name in LEASE_FIELDS}

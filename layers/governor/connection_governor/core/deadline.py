@@ -1,4 +1,4 @@
-"""When something must have ended: one frozen value, made from the Lambda context and passed down to the socket."""
+"""The time limit of a request: one frozen value, made from the Lambda context and passed down to the socket."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from connection_governor.core.values import dataclass
 if TYPE_CHECKING:
     from connection_governor.core.clock import Clock
 
-RESERVE_MS = 250  # of an invocation: what a handler needs to answer after the last request
+RESERVE_MS = 250  # of an invocation: the time that a handler needs to answer after the last request
 
 
 class InvocationContext(Protocol):
-    """What is used of the Lambda context."""
+    """The part of the Lambda context that is used."""
 
     def get_remaining_time_in_millis(self) -> int:
-        """Milliseconds until Lambda stops the invocation."""
+        """Return milliseconds until Lambda stops the invocation."""
 
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
-    """A moment after which nothing is started or awaited. It follows a clock that is never set, so it cannot move.
+    """A moment after which nothing is started or awaited. It is read by a clock that is never set, so it cannot move.
 
     Attributes:
         clock: whose `monotonic_ms` it is read by.
@@ -42,7 +42,7 @@ class Deadline:
         return cls.after(context.get_remaining_time_in_millis(), clock)
 
     def left_ms(self) -> int:
-        """Return how many milliseconds are left; negative where it has passed."""
+        """Return how many milliseconds are left; negative if it has passed."""
         return self.at_ms - self.clock.monotonic_ms()
 
     def has_passed(self) -> bool:
@@ -50,7 +50,7 @@ class Deadline:
         return self.left_ms() <= 0
 
     def wall_ms(self) -> int:
-        """Return the moment in milliseconds since 1970 UTC, by what the clock shows now."""
+        """Return the moment in milliseconds since 1970 UTC, by the clock's present time."""
         return self.clock.now_ms() + self.left_ms()
 
     def before(self, length_ms: int) -> Deadline:
@@ -62,10 +62,10 @@ class Deadline:
         return Deadline(self.clock, min(self.at_ms, self.clock.monotonic_ms() + length_ms))
 
     def for_release(self, reserve_ms: int) -> Deadline | None:
-        """Return when the requests that release something must have ended; None where this moment has passed.
+        """Return the deadline of requests that release; None if this moment has passed.
 
-        They stop `reserve_ms` early, but near the end they may use half of what is left: most take 5 ms. A deadline
-        that has passed is a former invocation's. It bounds nothing in the next one.
+        They stop `reserve_ms` early, but near the end they may use half of the time left: most take 5 ms. A deadline
+        that has passed belongs to a former invocation, and bounds nothing in the next one.
         """
         left_ms = self.left_ms()
         return None if left_ms <= 0 else Deadline.after(max(left_ms - reserve_ms, left_ms // 2), self.clock)

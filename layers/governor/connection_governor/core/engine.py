@@ -1,4 +1,4 @@
-"""What a holder does: acquire, renew, release. Asks `decide` what to do and a store to do it, with bounded retries."""
+"""A holder's verbs: acquire, renew, release. The rules decide and a store writes, with bounded retries."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ T = TypeVar("T")
 
 SETTINGS_KEPT_MS = 60_000
 SETTLE_EACH_MS = 10_000
-RENEWS_OUTRUN = 4  # how many renews a release follows: each refused write shows the newest record
+RENEWS_OUTRUN = 4  # how many renews a release catches up with: each refused write shows the newest record
 
 
 class Engine:
-    """Lends, renews and takes back leases.
+    """Grants, renews and releases leases.
 
     Args:
         store: where the leases are.
-        clock: tells the time that is written into leases.
+        clock: the time that is written into leases.
         entropy: where lease ids and jitter come from.
         least_skew_ms: judge others' leases with at least this allowance for clocks, even where the settings name less.
         clock_error_ms: by how much the clock is certainly ahead of the store's; negative: behind.
@@ -76,7 +76,7 @@ class Engine:
         self._settle_from_ms: dict[str, int] = {}
 
     def settings(self, database: str, *, deadline: Deadline | None = None) -> Settings:
-        """The database's settings, at most a minute old; no request for them outlasts the deadline.
+        """Return the database's settings, at most a minute old; no request for them outlasts the deadline.
 
         Raises:
             UnknownDatabase: no budget was ever set for it.
@@ -101,7 +101,7 @@ class Engine:
         return self._agreed_skew_ms[database]
 
     def known_settings(self, database: str) -> Settings | None:
-        """The database's settings as last read, however long ago; no request."""
+        """Return the database's settings as last read, however old; send no request."""
         return self._settings.get(database, (None, 0))[0]
 
     def acquire(
@@ -112,15 +112,15 @@ class Engine:
         last: bool | None = None,
         deadline: Deadline | None = None,
     ) -> Grant | Refusal:
-        """Lend connections, or say that none is left. One pass over the shards: whoever wants to wait calls again.
+        """Grant a lease, or refuse, in one pass over the shards: a caller that waits calls again.
 
         Args:
             wanted: the lease asked for; its id must be new.
-            look_first: read before writing, and write only where that shows room: for those who have been refused and
-                wait. Their grant is marked as such, which others see as pressure.
-            last: whether the caller's wait ends with this pass. Before the last pass it can call again, so a pass looks
-                at a few shards and writes to one; only the last has to see them all. None: the caller is not in this
-                process, and may repeat a pass.
+            look_first: read before writing, and write only where that shows room: for callers that were refused and
+                wait. Their grant carries a mark, which other environments see as pressure.
+            last: whether the caller's wait ends with this pass. While it can call again, a pass reads a few shards and
+                writes to one; only the last pass checks all. None: the caller is not in this process, and may
+                repeat a pass.
             deadline: no request outlasts it.
 
         Raises:
@@ -156,22 +156,22 @@ class Engine:
     def renew(
         self, lease: Lease, *, expires_at_ms: int, any_end: bool = False, deadline: Deadline | None = None
     ) -> Renewal | Refusal | None:
-        """Move the lease's end to `expires_at_ms`; never shortens it.
+        """Move the lease's expiry to `expires_at_ms`; never shorten it.
 
-        A renew whose answer was lost may have moved the end already: then this goes on from the record that is stored.
+        A renew whose answer was lost may have moved the expiry already. This one then continues from the stored record.
 
         Args:
             lease: as its holder knows it.
-            expires_at_ms: the new end.
-            any_end: the caller gave a length, so a later end than `lease` has counts as this very renew, repeated.
+            expires_at_ms: the new expiry.
+            any_end: the caller gave a length, so a later expiry than that of `lease` counts as this renew, repeated.
             deadline: no request outlasts it.
 
         Returns:
-            The lease with its new end; None where it is not held any more, or past its end. A refusal where a lowered
-            budget is overdrawn: the lease then stays as it is until its end, and may still be released.
+            The lease with its new expiry; None if it is no longer held, or has expired. A refusal if a lowered budget
+            is overdrawn: the lease then stays as it is until it expires, and may still be released.
 
         Raises:
-            GovernorUnavailable: the store could not be reached: whether the lease was renewed is not known.
+            GovernorUnavailable: the store could not be reached; whether the lease was renewed is unknown.
         """
         self._check_clock(lease.database)
         end_ms = max(expires_at_ms, lease.expires_at_ms)
@@ -197,7 +197,7 @@ class Engine:
         return None
 
     def _renew_once(self, lease: Lease, record: str, wanted: str, deadline: Deadline | None) -> Written | Unwritten:
-        """Write the renewal; past the end that the holder knows only read, for that record is never renewed."""
+        """Write the renewal; past the expiry that the holder knows only read, since that record is never renewed."""
         store = self._store.within(deadline)
         if record_expiry_ms(record) < self._clock.now_ms():
             (shard,) = self._retry(partial(store.read, [lease.key], consistent=True), GIVING_BACK, deadline)
@@ -205,27 +205,27 @@ class Engine:
         return self._retry(partial(store.renew, lease.key, lease.lease_id, record, wanted), GIVING_BACK, deadline)
 
     def release(self, lease: Lease, *, deadline: Deadline | None = None) -> Written | None:
-        """Release the lease, also where a renew has moved its end since; no request outlasts the deadline.
+        """Release the lease, also if a renew has moved its expiry since; no request outlasts the deadline.
 
         Returns:
-            The shard's counter after it; None where the lease was not held any more (also after a lost answer).
+            The shard's counter after it; None if the lease was no longer held (also after a lost answer).
 
         Raises:
-            GovernorUnavailable: the store could not be reached; the lease then ends by itself.
+            GovernorUnavailable: the store could not be reached; the lease then expires.
         """
         return self._release(lease, Doubt(), deadline)
 
     def release_first(
         self, leases: Sequence[Lease], *, deadline: Deadline | None = None
     ) -> tuple[Lease, Written | None] | None:
-        """Release the first of these leases that is still held: at most one, also where an answer was lost.
+        """Release the first of these leases that is still held: at most one, also if an answer was lost.
 
         Returns:
-            The lease, with its shard's counter after it (None where only an answer that was lost could show it); None
-            where no lease was held any more.
+            The lease, with its shard's counter after it (None if only a lost answer could show it); None if no lease
+            was held any more.
 
         Raises:
-            GovernorUnavailable: the store could not be reached; whether a lease was released is not known.
+            GovernorUnavailable: the store could not be reached; whether a lease was released is unknown.
         """
         for lease in leases:
             doubt = Doubt()
@@ -250,18 +250,18 @@ class Engine:
     def _look_after(
         self, settings: Settings, seen: Sequence[Shard], *, missed: bool, deadline: Deadline | None
     ) -> None:
-        """Where a refusal shows that a budget change is unfinished, finish it: its capacity needs no janitor, either.
+        """Finish a budget change that a refusal shows to be unfinished: its capacity then needs no janitor.
 
-        The expired leases of a shard that no longer lends are in nobody's way but the plan's.
+        Expired leases of a retired shard block only the plan: no acquire visits that shard.
         """
         database, now_ms = settings.database, self._clock.now_ms()
         if any(shard.plan > settings.plan for shard in seen):
-            self._settings.pop(database, None)  # the shards know of a newer plan than we do
+            self._settings.pop(database, None)  # the shards carry a newer plan than the settings known here
             return
         short = missed or any(plan.is_short(shard, settings) for shard in seen)
         if short and now_ms >= self._settle_from_ms.get(database, 0):
             self._settle_from_ms[database] = now_ms + SETTLE_EACH_MS
-            with suppress(GovernorUnavailable):  # a worker may lack the right to create shards: others have it
+            with suppress(GovernorUnavailable):  # a worker may lack the permission to create shards: others have it
                 self._plans.within(deadline).apply(settings)
 
     def _refusal(self, settings: Settings, seen: Sequence[Shard]) -> Refusal:

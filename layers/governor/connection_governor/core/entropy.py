@@ -1,4 +1,4 @@
-"""What the engine needs of randomness; `connection_governor.system` has the machine's."""
+"""The randomness that the engine needs; `connection_governor.system` has the machine's."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ class Entropy(Protocol):
     """Where lease ids and jitter come from."""
 
     def lease_id(self) -> str:
-        """Eight characters of `[A-Za-z0-9_-]` that were never used before."""
+        """Return eight characters of `[A-Za-z0-9_-]` that were never used before."""
 
     def fraction(self) -> float:
-        """A number in [0, 1), for jitter."""
+        """Return a number in [0, 1), for jitter."""

@@ -1,4 +1,4 @@
-"""The vocabulary: what a lease, a shard, a budget's settings and a refusal are. Frozen values, no rules."""
+"""The vocabulary: lease, shard, settings, grant and refusal. Frozen values, no rules."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class ShardKey:
 
 
 class Counter(Protocol):
-    """What a write or a read shows of a shard's counter."""
+    """A shard's counter, as a write or a read shows it."""
 
     @property
     def allowed(self) -> int:
@@ -40,11 +40,11 @@ class Counter(Protocol):
 
     @property
     def remaining(self) -> int:
-        """What of it is not lent; below zero where a lowered budget is overdrawn."""
+        """The connections of it that are not in use; below zero if a lowered budget is overdrawn."""
 
     @property
     def waited_ms(self) -> int:
-        """When a caller that had been refused before last got a lease here; 0: never."""
+        """When a caller that was refused before last got a lease here; 0: never."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +54,11 @@ class Lease:
     Attributes:
         lease_id: 8 to 16 characters of `[A-Za-z0-9_-]`, never used twice.
         database: name of the governed database.
-        holder: who has it, up to 64 characters; its first 7 are stored with the lease.
-        connections: how many connections it stands for, usually 1.
-        fence: grows with each grant of this shard; None where a lost answer hid it.
-        expires_at_ms: end of the lease, milliseconds since 1970 UTC.
-        shard: index of the shard that lent it.
+        holder: the holder's name, up to 64 characters; its first 7 are stored with the lease.
+        connections: how many connections it allows, usually 1.
+        fence: grows with each grant of this shard; None if a lost answer hid it.
+        expires_at_ms: expiry of the lease, milliseconds since 1970 UTC.
+        shard: index of the shard that granted it.
     """
 
     lease_id: str
@@ -71,7 +71,7 @@ class Lease:
 
     @property
     def key(self) -> ShardKey:
-        """The shard that lent it."""
+        """The shard that granted it."""
         return ShardKey(self.database, self.shard)
 
     @property
@@ -87,9 +87,9 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A lease asked for: made before the first try, and repeated to the letter by its retries.
+    """A lease asked for: made before the first try, and repeated exactly by its retries.
 
-    `any_end`: the caller names a length and not an end, so that a retry of its asks for a later end than its first try.
+    `any_end`: the caller names a length, so a retry computes a later expiry than the first try.
     """
 
     database: str
@@ -105,15 +105,15 @@ class Wanted:
         return pack_record(self.expires_at_ms, self.connections, holder_tag(self.holder))
 
     def lent_by(self, key: ShardKey, fence: int | None) -> Lease:
-        """The lease, once a shard has lent it."""
+        """Return the lease, once a shard has granted it."""
         return Lease(self.lease_id, self.database, self.holder, self.connections, fence, self.expires_at_ms, key.index)
 
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """A lease with the totals of its database; `estimated` where they were scaled from one of several shards.
+    """A lease with the totals of its database; `estimated` if they were scaled from one of several shards.
 
-    `expired`: how many leases that were over were taken back for it.
+    `expired`: how many expired leases were taken over or reclaimed for it.
     """
 
     lease: Lease
@@ -144,11 +144,11 @@ class Settings:
         database: its name.
         allowed: the budget, in connections.
         shards: among how many shards the budget is split.
-        plan: number of the last budget plan; grows by one with each change.
-        lease_ms: length of a lease where the caller names none.
+        plan: number of the last budget change; grows by one with each.
+        lease_ms: length of a lease if the caller names none.
         skew_ms: how far any two clocks that write leases may differ.
-        anonymous_lease_ms: length of a lease taken by the published sample's payload.
-        shards_made: how many shard items there ever were; they are never deleted.
+        anonymous_lease_ms: length of a lease acquired by the published sample's payload.
+        shards_made: how many shard items ever existed; they are never deleted.
     """
 
     database: str
@@ -170,7 +170,7 @@ class Settings:
 class Shard:
     """One shard as it was read: the counter and the leases live in one item and change in one write.
 
-    `waited_ms`: when somebody who had been refused before last got a lease here; 0: never.
+    `waited_ms`: when a caller that was refused before last got a lease here; 0: never.
     """
 
     key: ShardKey
@@ -187,34 +187,34 @@ class Shard:
         return self.allowed - self.remaining
 
     def without(self, leases: Leases, *, remaining: int) -> Shard:
-        """Return the shard after these leases have left it and its counter has become `remaining`."""
+        """Return the shard without these leases, and with `remaining` as its counter."""
         gone = {lease_id for lease_id, _ in leases}
         kept = {lease_id: record for lease_id, record in self.leases.items() if lease_id not in gone}
         return replace(self, remaining=remaining, leases=kept)
 
 
 def pack_record(expires_at_ms: int, connections: int, tag: str) -> str:
-    """The stored form of a lease: expiry (7 digits, base 64), connections (2 digits), holder tag (at most 7 bytes)."""
+    """Return the stored form of a lease: expiry (7 digits, base 64), connections (2 digits), tag (up to 7 bytes)."""
     return _digits(expires_at_ms, _EXPIRY_WIDTH) + _digits(connections, _CONNECTIONS_WIDTH) + tag
 
 
 def record_expiry_ms(record: str) -> int:
-    """When the stored lease ends, milliseconds since 1970 UTC."""
+    """Return the stored lease's expiry, milliseconds since 1970 UTC."""
     return _number(record[:_EXPIRY_WIDTH])
 
 
 def record_connections(record: str) -> int:
-    """How many connections the stored lease holds."""
+    """Return how many connections the stored lease holds."""
     return _number(record[_EXPIRY_WIDTH:_TAG_AT])
 
 
 def record_tag(record: str) -> str:
-    """The tag of the holder that the stored lease carries."""
+    """Return the tag of the holder that the stored lease carries."""
     return record[_TAG_AT:]
 
 
 def stored_lease(key: ShardKey, lease_id: str, record: str) -> Lease:
-    """The lease that a shard's entry stands for; of its holder only the tag is stored, and no fence."""
+    """Return the lease of a shard's entry; of its holder only the tag is stored, and no fence."""
     return Lease(
         lease_id=lease_id,
         database=key.database,
@@ -227,7 +227,7 @@ def stored_lease(key: ShardKey, lease_id: str, record: str) -> Lease:
 
 
 def holder_tag(holder: str) -> str:
-    """At most 7 bytes that name the holder's function: what stands before its first `/`, odd characters as `_`.
+    """Return at most 7 bytes that name the holder's function: the part before its first `/`, odd characters as `_`.
 
     Only a holder without a name (the published sample's payload) has an empty tag.
     """

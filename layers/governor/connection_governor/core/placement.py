@@ -13,7 +13,7 @@ caller that was refused before reads first, and writes only where that shows roo
 
     the caller                       writes to unread   reads                            writes after the read
     -------------------------------  -----------------  -------------------------------  -----------------------
-    a newcomer that can come again   its first shard    the shard longest unseen         1
+    a newcomer with time left        its first shard    the shard longest unseen         1
     a newcomer on its only pass      its first shard    all others                       as many as show room
     a waiting caller                 none               the shard longest unseen         1
     a waiting caller's last pass     none               those not seen full lately       1
@@ -30,10 +30,8 @@ if TYPE_CHECKING:
 
     from connection_governor.core.lease import Leases, ShardKey
 
-LOOKS = 1  # shards that a caller who can come again reads in one pass
-RACES = (
-    1  # conditional writes that it may lose after the read: by then the room it read about elsewhere is usually gone
-)
+LOOKS = 1  # shards that a caller with time left reads in one pass
+RACES = 1  # conditional writes that it may lose in one pass; by then the room it read about elsewhere is usually gone
 THROTTLED = 4  # shards that a newcomer tries in turn while each is throttled, which costs nothing
 
 
@@ -41,7 +39,7 @@ THROTTLED = 4  # shards that a newcomer tries in turn while each is throttled, w
 class Write:
     """Try the grant on this shard, taking over the leases in `taken`.
 
-    `may_leave`: go on to another shard if this one is throttled and nothing sent to it can have been applied.
+    `may_leave`: try another shard if this one is throttled and nothing sent to it can have been applied.
     """
 
     key: ShardKey
@@ -83,12 +81,12 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What a pass has shown so far.
+    """The results of a pass so far.
 
     Attributes:
         throttled: how many unread shards it has left because they were throttled.
         refused: the unread shard that has answered and granted nothing.
-        rooms: what the read showed to have room and was not written to yet, the roomiest first; None: nothing was read.
+        rooms: shards with room by the read, not yet written to, the roomiest first; None: nothing was read.
         lost: how many writes were lost after the read.
     """
 
@@ -102,7 +100,7 @@ class Seen:
         return replace(self, throttled=self.throttled + 1)
 
     def after_read(self, rooms: Sequence[Write]) -> Seen:
-        """Return the same after a read that showed these writes to be worth a try."""
+        """Return the same after a read, with the writes worth trying."""
         return replace(self, rooms=tuple(rooms))
 
     def after_lost(self, write: Write) -> Seen:
@@ -121,7 +119,7 @@ def newcomer(order: Sequence[ShardKey], longest_unseen: Sequence[ShardKey], *, c
 
 
 def waiting(keys: Sequence[ShardKey], *, comes_again: bool) -> Policy:
-    """Return the policy of a caller that was refused before: `keys` are the shards worth a look."""
+    """Return the policy of a caller that was refused before: `keys` are the shards to read."""
     return Policy((), tuple(keys), reads=LOOKS if comes_again else len(keys), races=RACES)
 
 

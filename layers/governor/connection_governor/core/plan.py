@@ -1,4 +1,4 @@
-"""The rules of a budget change. Pure, like `decide`: how capacity moves between shards without being counted twice.
+"""The rules of a budget change. Pure, like `rules`: how capacity moves between shards without counting twice.
 
     phase   which shards            condition of the write            new `allowed`
     ------  ----------------------  --------------------------------  ----------------------------------------
@@ -7,7 +7,7 @@
 
 Raising starts only when every shard carries the plan's number: from then on no older plan can write any more. Several
 executors of one plan (operator, janitor) may run at once and crash anywhere: raises are made in strict index order,
-each conditional on what was read, so what two of them believe to be free is never handed out twice.
+each conditional on what was read, so capacity that two of them see as free is never handed out twice.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Change:
 
 
 def stamps(shards: Sequence[Shard], settings: Settings) -> list[Change]:
-    """What the stamp phase has left to write: every shard with an older plan, lowered to its share or left as it is."""
+    """Return what the stamp phase has left to write: every shard with an older plan, lowered to its share or kept."""
     return [
         Change(shard.key, shard.allowed, min(shard.allowed, share(settings.allowed, settings.shards, shard.key.index)))
         for shard in shards
@@ -47,24 +47,24 @@ def stamps(shards: Sequence[Shard], settings: Settings) -> list[Change]:
 
 
 def is_superseded(shards: Sequence[Shard], settings: Settings) -> bool:
-    """Whether a newer plan has begun: then this one must write nothing more."""
+    """Return whether a newer plan has begun: this one must then write nothing more."""
     return any(shard.plan > settings.plan for shard in shards)
 
 
 def raises(shards: Sequence[Shard], settings: Settings) -> list[Change]:
-    """What the raise phase may write now: in strict index order, and no more than has come back.
+    """Return what the raise phase may write now: in strict index order, and no more than has come back.
 
-    What a lowered shard still lends above its part counts as taken until it is released or reclaimed. The order is what
-    makes two executors of one plan safe: a shard is raised only once all before it have their share, so whoever finds
-    room that another has found too aims at the same shard, and only one of the two conditional writes succeeds. Where
-    more is committed than the budget has, no shard is raised even to what it lends: the reads of several items are no
-    snapshot, and one of them may show as lent what has come back and been handed out elsewhere since.
+    What a lowered shard still has in use above its part counts as taken until it is released or reclaimed.
+    The order makes two executors of one plan safe. A shard is raised only once all before it have their share. So two
+    executors that find the same room aim at the same shard, and only one of their conditional writes succeeds. If more
+    is committed than the budget has, no shard is raised, not even to what it has in use: the reads of several items are
+    no snapshot. One of them may show as in use what has since come back and been handed out elsewhere.
     """
     room = settings.allowed - sum(_committed(shard) for shard in shards)
     changes = []
     for shard in sorted(shards, key=lambda shard: shard.key.index):
         part = share(settings.allowed, settings.shards, shard.key.index)
-        target = min(part, _committed(shard) + room)  # the budget less what all others have, also where that is less
+        target = min(part, _committed(shard) + room)  # the budget less what all others have, also if that is less
         room -= max(target - _committed(shard), 0)
         if target > shard.allowed:
             changes.append(Change(shard.key, shard.allowed, target))
@@ -74,7 +74,7 @@ def raises(shards: Sequence[Shard], settings: Settings) -> list[Change]:
 
 
 def is_settled(shards: Sequence[Shard], settings: Settings) -> bool:
-    """Whether every shard carries this plan and has its whole share: nothing is left to move."""
+    """Return whether every shard carries this plan and has its whole share: nothing is left to move."""
     return all(
         shard.plan == settings.plan and shard.allowed == share(settings.allowed, settings.shards, shard.key.index)
         for shard in shards
@@ -82,7 +82,7 @@ def is_settled(shards: Sequence[Shard], settings: Settings) -> bool:
 
 
 def is_short(shard: Shard, settings: Settings) -> bool:
-    """Whether a shard that carries this plan waits for capacity to come back from others."""
+    """Return whether a shard that carries this plan waits for capacity to come back from others."""
     return shard.plan <= settings.plan and shard.allowed < share(settings.allowed, settings.shards, shard.key.index)
 
 

@@ -1,4 +1,4 @@
-"""Reads several shards, and keeps what one try has read while the next asks for the rest."""
+"""Read several shards, and keep what one try has read while the next asks for the rest."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class Reading:
         self._found: dict[ShardKey, Shard | None] = {}
 
     def __call__(self) -> list[Shard | None]:
-        """Return the shards in the order asked; None for one that is missing.
+        """Return the shards in the order asked; None for a missing one.
 
         Raises:
-            GovernorUnavailable: some could not be read; what was read is kept for the next try.
+            GovernorUnavailable: some could not be read; the rest is kept for the next try.
         """
         left = [key for key in self._keys if key not in self._found]
         try:
@@ -46,7 +46,7 @@ class Reading:
         return [self._found[key] for key in self._keys]
 
     def to_the_end(self, retry: Retry, policy: RetryPolicy, deadline: Deadline | None = None) -> list[Shard | None]:
-        """Try again for as long as each round of tries reads something more.
+        """Try again while each round of tries reads something more.
 
         Raises:
             GovernorUnavailable: a whole round of tries read nothing, or the deadline has passed.

@@ -28,13 +28,13 @@ class RetryPolicy:
     ceiling_ms: int
 
 
-# When DynamoDB throttles, what releases goes before what acquires: it waits less and tries more often.
+# When DynamoDB throttles, releases go before acquires: they wait less and try more often.
 GIVING_BACK = RetryPolicy(tries=6, base_ms=25, ceiling_ms=400)
 TAKING = RetryPolicy(tries=4, base_ms=50, ceiling_ms=800)
 
 
 class Doubt:
-    """Whether a write that is tried again may have been applied by an earlier try, whose answer was lost."""
+    """Whether an earlier try of a write, whose answer was lost, may have applied it."""
 
     def __init__(self) -> None:
         self.exists = False
@@ -51,8 +51,8 @@ class Doubt:
 class Retry:
     """Repeats a call while the store or the function cannot be reached.
 
-    How long a caller waits for a free connection does not matter here: a try whose answer was lost may have been
-    applied, and only its repetition finds out. So even a caller that does not wait gets its retries.
+    The caller's wait for a free connection does not matter here. A try whose answer was lost may have been applied, and
+    only its repetition finds out. So even a caller that does not wait gets its retries.
     """
 
     def __init__(self, clock: Clock, entropy: Entropy) -> None:
@@ -63,7 +63,7 @@ class Retry:
         """Return what `call` returns.
 
         Args:
-            call: what to try; it raises `GovernorUnavailable` where another try may help.
+            call: what to try; it raises `GovernorUnavailable` if another try may help.
             policy: how often and how patiently. One retry always follows; more start only within 5 s.
             deadline: no try starts later than this.
 

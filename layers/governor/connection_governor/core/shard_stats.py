@@ -1,4 +1,4 @@
-"""What an environment remembers of the full shards it has seen: when, and how fast their connections change hands."""
+"""An environment's memory of the full shards it has seen: when, and how fast their connections change hands."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ LATELY_MS = 5_000
 
 
 class ShardStats:
-    """Remembers each full shard from one look to the next; its fence grows with each grant."""
+    """Remembers each full shard from one read to the next; its fence grows with each grant."""
 
     def __init__(self) -> None:
         self._last: dict[ShardKey, tuple[Shard, int]] = {}
         self._rates: dict[ShardKey, float] = {}
 
     def note(self, shard: Shard, *, now_ms: int) -> None:
-        """Take in a shard that was seen just now."""
+        """Remember a shard that was read just now."""
         last, at_ms = self._last.get(shard.key, (shard, now_ms))
         self._last[shard.key] = (shard, now_ms)
         gap_ms = now_ms - at_ms
@@ -32,15 +32,15 @@ class ShardStats:
             self._rates[shard.key] = (self._rates.get(shard.key, rate) + rate) / 2
 
     def per_second(self, key: ShardKey) -> float:
-        """Grants a second, as last seen; as those of other shards where only they are known; 0 where nothing is."""
+        """Return the shard's grants a second, as last seen; those of other shards if only these are known; else 0."""
         known = self._rates.values()
         return self._rates.get(key, sum(known) / len(known) if known else 0.0)
 
     def longest_unseen(self, keys: Sequence[ShardKey]) -> list[ShardKey]:
-        """The same shards, that first which was never seen full, or seen so longest ago: looks spread over them all."""
+        """Return the same shards, never or longest not seen full first, so that reads spread over all of them."""
         return sorted(keys, key=lambda key: self._last[key][1] if key in self._last else 0)
 
     def seen_lately(self, key: ShardKey, *, now_ms: int) -> Shard | None:
-        """The shard as it was when it was seen full, if that is not longer ago than a wait usually lasts."""
+        """Return the shard as it was when last seen full, if that is no longer ago than a usual wait."""
         shard, at_ms = self._last.get(key, (None, 0))
         return shard if now_ms - at_ms <= LATELY_MS else None

@@ -1,4 +1,4 @@
-"""Who holds what: a database as of one read, and its JSON form."""
+"""A database's status as of one read, and its JSON form."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class Status:
 
     @property
     def in_use(self) -> int:
-        """Connections that are lent, also those whose lease is over and not yet reclaimed."""
+        """Connections in use, also those of leases that have expired and are not yet reclaimed."""
         return sum(shard.in_use for shard in self.shards)
 
     @property
     def remaining(self) -> int:
-        """Connections of the budget that are not lent."""
+        """Connections of the budget that are not in use."""
         return self.settings.allowed - self.in_use
 
     @property
@@ -32,13 +32,13 @@ class Status:
         return plan.is_settled(self.shards, self.settings)
 
     def leases(self) -> list[Lease]:
-        """Every stored lease, soonest end first; `holder` is the tag that is stored, `fence` is not kept."""
+        """Return every stored lease, soonest expiry first; `holder` is the stored tag, and `fence` is not stored."""
         held = [stored_lease(shard.key, *entry) for shard in self.shards for entry in shard.leases.items()]
         return sorted(held, key=lambda lease: lease.expires_at_ms)
 
 
 def status_report(status: Status) -> dict[str, Any]:
-    """A database's status as the contract shows it."""
+    """Return a database's status as the contract shows it."""
     settings = status.settings
     return {
         "database": settings.database,

@@ -1,7 +1,7 @@
-"""What the engine asks of a store: a few conditional writes on one shard each, and reads.
+"""The engine's requirements of a store: a few conditional writes on one shard each, and reads.
 
-A store tries once. What it cannot do raises `GovernorUnavailable`, after which the write may or may not have been
-applied: every write here can be repeated, because its condition fails when it has been applied already.
+A store tries once. If it fails it raises `GovernorUnavailable`, and the write may or may not have been applied. Every
+write here can be repeated, because its condition fails if it has been applied already.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class Unwritten:
-    """The condition did not hold and nothing changed; the shard as it stood (None: there is no such item).
+    """The condition did not hold and nothing changed; the shard as stored (None: there is no such item).
 
-    `perhaps_applied`: the store had sent the same write before and got no answer, so what stood may be its own work.
+    `perhaps_applied`: the store had sent the same write before and got no answer, so this may be its own work.
     """
 
     shard: Shard | None
@@ -67,33 +67,33 @@ class LeaseStore(Protocol):
         """Store the lease and take its connections off the counter, freeing the expired leases in `taken` first.
 
         Only if the id is not stored yet, the counter (with what `taken` frees) suffices, and each taken lease is still
-        stored exactly as it was seen. `waited_ms`, the time, where this holder had been refused before, is stored too.
+        stored exactly as seen. If this holder was refused before, `waited_ms`, the time, is stored as well.
         """
 
     def give_back(self, key: ShardKey, leases: Leases) -> Written | Unwritten:
         """Remove these leases and add their connections to the counter, only if each is stored exactly so."""
 
     def renew(self, key: ShardKey, lease_id: str, record: str, renewed: str) -> Written | Unwritten:
-        """Replace the lease's record, only if it is stored exactly so and the shard lends no more than it may."""
+        """Replace the lease's record, only if it is stored exactly so and the shard is not overdrawn."""
 
     def read(self, keys: Sequence[ShardKey], *, consistent: bool) -> list[Shard | None]:
-        """Return the shards in the order asked; None for one that is missing.
+        """Return the shards in the order asked; None for a missing one.
 
         Raises:
             PartlyReadError: only some were read.
         """
 
     def settings(self, database: str, *, consistent: bool) -> Settings | None:
-        """The database's settings; None if no budget was ever set."""
+        """Return the database's settings; None if no budget was ever set."""
 
     def save_settings(self, settings: Settings, *, plan_as_read: int | None) -> bool:
-        """Store the settings, only if the stored plan is still the one read (None: there were none); whether it did."""
+        """Store the settings, only if the stored plan is the one read (None: none was); return whether it did."""
 
     def make_shard(self, key: ShardKey, plan: int) -> None:
         """Create the shard's item with nothing allowed, if it is missing."""
 
     def stamp(self, change: Change, plan: int) -> bool:
-        """Lower or keep a shard, only if its plan is older and `allowed` is as read; whether it did."""
+        """Lower or keep a shard, only if its plan is older and `allowed` is as read; return whether it did."""
 
     def raise_allowed(self, change: Change, plan: int) -> bool:
-        """Raise a shard, only if it carries this very plan and `allowed` is as read; whether it did."""
+        """Raise a shard, only if it carries this very plan and `allowed` is as read; return whether it did."""

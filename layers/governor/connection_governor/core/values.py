@@ -1,8 +1,8 @@
 """Frozen, slotted value classes as `dataclasses` makes them, without loading `dataclasses`.
 
 That module loads `inspect`, `ast`, `dis` and `tokenize`, and compiles half a dozen functions for each class: with some
-thirty classes a third of what a cold worker spends on importing us. Here a class's `__init__` is compiled when its
-first value is made, and the rest is shared. `dataclass_transform` shows type checkers the same as a dataclass.
+thirty classes that is a third of a cold worker's import of this package. Here a class's `__init__` is compiled at its
+first value, and the rest is shared. `dataclass_transform` shows type checkers the same as a dataclass.
 A call of `dataclasses` on such a class (`replace`, `fields`, `asdict`) finds a dataclass; only then is it loaded.
 """
 
@@ -31,21 +31,21 @@ class _Hidden:
 
 
 def field(*, default_factory: Any = None, repr: bool = True) -> Any:  # noqa: A002, ANN401 - as `dataclasses.field`
-    """Return a field that is either made anew for each value, or without a default and left out of `repr`."""
+    """Return a field that is made anew for each value, or one without a default that `repr` leaves out."""
     assert repr == (default_factory is not None)
     return _Made(default_factory) if repr else _Hidden()
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
 def dataclass(*, frozen: bool, slots: bool) -> Callable[[type[T]], type[T]]:
-    """As `dataclasses.dataclass(frozen=True, slots=True)`: the only kind there is here."""
+    """Make a class as `dataclasses.dataclass(frozen=True, slots=True)` does: the only kind here."""
     assert frozen
     assert slots
     return _value_class
 
 
 def replace(value: T, /, **changes: Any) -> T:  # noqa: ANN401 - as `dataclasses.replace`
-    """A value with some fields changed."""
+    """Return a value with some fields changed."""
     names = getattr(type(value), _NAMES)
     return type(value)(**{**{name: getattr(value, name) for name in names}, **changes})
 
@@ -125,7 +125,7 @@ def _refuse(self: object, name: str, *_value: object) -> None:
 
 
 class _AsDataclasses:
-    """An attribute that `dataclasses` or `pprint` look for; made once for each class, and that module loaded, then."""
+    """An attribute that `dataclasses` or `pprint` look for: made at its first use, which loads that module."""
 
     def __init__(self, attribute: str) -> None:
         self._attribute = attribute

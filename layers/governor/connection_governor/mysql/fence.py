@@ -1,9 +1,9 @@
 """The fence at the database: the limits under which MySQL itself ends the session of a holder that vanished.
 
-W is how long a session may be idle, E how long one statement may last, waits for locks and for the network included.
-A session is gone by its last statement + E + W. That is what a lease must reach beyond the last moment of its use.
+W is how long a session may be idle. E is how long one statement may last, with its waits for locks and for the network.
+A session is gone E + W after its last statement began. A lease must reach so far beyond the last moment of its use.
 
-Not covered (the janitor kills such a session, by its lease): on MySQL a statement other than SELECT that works on,
+Not covered (the janitor kills such a session, by its lease): on MySQL a statement other than SELECT that keeps running,
 or that waits for more than two locks in turn; on any server a COMMIT, and a ROLLBACK of a large transaction.
 """
 
@@ -36,9 +36,9 @@ class Fence:
         idle_seconds: W, between two commands (`wait_timeout`), whole seconds.
         statement_seconds: for one statement (`max_statement_time` on MariaDB, `max_execution_time` on MySQL).
         write_seconds: for one wait on the network within a statement, in either direction
-            (`net_write_timeout`: a result that nobody reads; `net_read_timeout`: a statement sent by half).
-        lock_seconds: for one wait for a lock (`lock_wait_timeout`, `innodb_lock_wait_timeout`), whole seconds; where
-            not given, such that one wait of each kind is within `statement_seconds`.
+            (`net_write_timeout`: an unread result; `net_read_timeout`: a statement sent by half).
+        lock_seconds: for one wait for a lock (`lock_wait_timeout`, `innodb_lock_wait_timeout`), whole seconds. Default:
+            such that one wait of each kind is within `statement_seconds`.
     """
 
     idle_seconds: int = 5
@@ -47,7 +47,7 @@ class Fence:
     lock_seconds: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuses limits that a server would take for none, or that no lease could outlast."""
+        """Refuse limits that a server would read as "no limit", or that no lease could outlast."""
         whole_number("idle_seconds", self.idle_seconds, least=1, most=_MOST_SECONDS)
         _statement_limit(self.statement_seconds)
         whole_number("write_seconds", self.write_seconds, least=1, most=_MOST_SECONDS)
@@ -68,7 +68,7 @@ class Fence:
 
     @property
     def statement_bound_ms(self) -> int:
-        """E: one statement is over after this many milliseconds, its waits included."""
+        """E: one statement ends within this many milliseconds, its waits included."""
         longest = max(self.statement_seconds, self.lock_wait_seconds * _LOCKS_IN_TURN)
         return round(longest * 1_000) + self.write_seconds * 1_000
 
@@ -79,14 +79,14 @@ class Fence:
 
     @property
     def guard_ms(self) -> int:
-        """2W + E: how long before the lease's end the last statement may start, where the holder may be frozen."""
+        """2W + E: how long before the lease's expiry the last statement may start, if the holder may be frozen."""
         return self.margin_ms + self.idle_ms
 
     def required_margin_ms(self, *, may_freeze: bool) -> int:
         """Return how far a lease must reach beyond the last moment at which its holder starts a statement.
 
         Args:
-            may_freeze: whether the holder may be frozen between its last look at the clock and its statement. Lambda
+            may_freeze: whether the holder may be frozen between its last clock read and its statement. Lambda
                 stops the holder of an invocation at the deadline, so E + W suffice there; other code needs 2W + E.
         """
         return self.guard_ms if may_freeze else self.margin_ms
@@ -97,7 +97,7 @@ class Fence:
         return self.statement_bound_ms / 1_000 + _ANSWER_SECONDS
 
     def session_settings(self, *, is_mariadb: bool) -> Mapping[str, int | float]:
-        """The session variables to set, by name: for any driver that is not opened by this package."""
+        """Return the session variables to set, by name: for any driver that is not opened by this package."""
         settings: dict[str, int | float] = {
             "wait_timeout": self.idle_seconds,
             "net_write_timeout": self.write_seconds,
@@ -112,7 +112,7 @@ class Fence:
 
 @dataclass(frozen=True, slots=True)
 class SessionStart:
-    """What a session starts from beside the fence, and again after each reset.
+    """A session's start beside the fence, and again after each reset.
 
     Attributes:
         charset: character set of the session.
@@ -129,7 +129,7 @@ class SessionStart:
     sql_mode: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuses what could not stand in the statement as it is."""
+        """Refuse values that would not be safe in the statement."""
         _matches("charset", self.charset, _WORD)
         _matches("collation", self.collation, _WORD)
         _matches("time_zone", self.time_zone, _TIME_ZONE)
@@ -137,7 +137,7 @@ class SessionStart:
 
 
 def set_statement(fence: Fence, start: SessionStart, *, is_mariadb: bool) -> str:
-    """The one statement that puts a new or just reset session behind the fence."""
+    """Return the one statement that puts a new or just reset session behind the fence."""
     names = f"SET NAMES {start.charset}" + (f" COLLATE {start.collation}" if start.collation else "")
     assignments = [f"{name} = {value}" for name, value in fence.session_settings(is_mariadb=is_mariadb).items()]
     if start.autocommit is not None:
@@ -152,7 +152,7 @@ def set_statement(fence: Fence, start: SessionStart, *, is_mariadb: bool) -> str
 def _statement_limit(seconds: object) -> None:
     if not isinstance(seconds, int | float) or isinstance(seconds, bool):
         raise InvalidRequest("statement_seconds", "must be a number")
-    if not _SHORTEST_STATEMENT_SECONDS <= seconds <= _MOST_SECONDS:  # not a number (NaN) fails this, too
+    if not _SHORTEST_STATEMENT_SECONDS <= seconds <= _MOST_SECONDS:  # NaN fails this as well
         raise InvalidRequest(
             "statement_seconds",
             f"must be from {_SHORTEST_STATEMENT_SECONDS} to {_MOST_SECONDS}, and is never 'no limit'",

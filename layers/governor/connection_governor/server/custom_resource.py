@@ -1,4 +1,4 @@
-"""Answers CloudFormation's request for a custom resource: always, once, in time, and without showing a secret."""
+"""Answer CloudFormation's request for a custom resource: always, once, in time, and without showing a secret."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class ResourceAnswer:
 
     @contextmanager
     def within(self, seconds: float) -> Iterator[None]:
-        """Report failure when the body takes longer: a function that times out would leave the stack waiting."""
+        """Report failure if the body takes longer: a function that times out would leave the stack waiting."""
         timer = threading.Timer(max(seconds, 0), self.fail, ["ran out of time"])
         timer.daemon = True
         timer.start()
@@ -66,7 +66,7 @@ class ResourceAnswer:
 
 
 def put_with_retries(url: str, body: bytes) -> None:
-    """PUT the body, and again after a failure: a lost answer leaves the stack waiting."""
+    """Put the body to the URL, and again after a failure: a lost answer leaves the stack waiting."""
     request = urllib.request.Request(url, body, {"Content-Type": ""}, method="PUT")  # noqa: S310  # CloudFormation's own URL
     for attempt in range(1, _TRIES + 1):
         try:

@@ -1,6 +1,6 @@
-"""The janitor's round: finish plans, reclaim what is over, compare with MySQL, end overdue sessions, publish gauges.
+"""The janitor's round: finish plans, reclaim expired leases, compare with MySQL, end overdue sessions, publish gauges.
 
-No promise about leases needs it: an acquire that finds its shard full takes over what is over by itself.
+No promise about leases needs it: an acquire that finds its shard full takes over expired leases by itself.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ BLIND = (err.MySQLError, GovernorError)
 
 
 class Watch(Protocol):
-    """MySQL's own view of a database's sessions; raises one of `BLIND` where it cannot be had."""
+    """MySQL's own view of a database's sessions; raises one of `BLIND` if it cannot be had."""
 
     def observe(self) -> Observation:
-        """The governed users' sessions at this moment."""
+        """Return the governed users' sessions at this moment."""
 
     def kill(self, session: Session) -> bool:
         """End a session, if it is still the same one."""
@@ -40,13 +40,13 @@ class Watch(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """What one round found and did.
+    """The result of one round.
 
     Attributes:
         status: the leases, after it.
-        reclaimed: those that were over.
-        killed: the sessions whose lease was over.
-        observation: what MySQL said; None where it was not asked, or did not answer.
+        reclaimed: the leases that had expired.
+        killed: the sessions whose lease was gone.
+        observation: MySQL's answer; None if it was not asked, or did not answer.
         blind: why MySQL could not be watched to the end of the round.
     """
 
@@ -62,7 +62,7 @@ class Janitor:
 
     Args:
         operations: the leases.
-        watch: MySQL; None where it cannot be reached, or is not to be: the gauges are published all the same.
+        watch: MySQL; None if it cannot or should not be reached: the gauges are published all the same.
         reporter: writes the metrics.
         clock: stamps them.
     """
@@ -74,9 +74,9 @@ class Janitor:
         self._clock = clock
 
     def round(self, database: str) -> Round:
-        """One round: sessions first, leases after, so that a session opened in between is never taken for overdue.
+        """Do one round: sessions first, leases after, so that a session opened in between never looks overdue.
 
-        The leases are looked after whatever MySQL says.
+        The leases are looked after whatever MySQL answers.
 
         Raises:
             UnknownDatabase: no budget was ever set.
@@ -101,7 +101,7 @@ class Janitor:
     def _end_overdue(
         self, observation: Observation | None, status: Status
     ) -> tuple[list[Session], err.MySQLError | GovernorError | None]:
-        """KILL only sessions of this database whose lease is stored no more: released, taken over or just reclaimed."""
+        """Kill only this database's sessions without a stored lease: it was released, taken over or just reclaimed."""
         killed: list[Session] = []
         if self._watch is None or observation is None or not observation.names_known:
             return killed, None

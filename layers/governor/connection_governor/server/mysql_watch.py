@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class MySQLWatch:
-    """See `janitor.Watch`. Connects at the first question, so that a failure to connect is a failure to observe.
+    """See `janitor.Watch`. Connects at the first use, so that a failure to connect is a failure to observe.
 
     Args:
         opener: returns what opens sessions of the monitoring user.
@@ -38,7 +38,7 @@ class MySQLWatch:
         return kill(self._connection(), session)
 
     def close(self) -> None:
-        """Close the monitoring user's session, where there is one."""
+        """Close the monitoring user's session, if there is one."""
         if self._session is not None:
             self._session.close()
 

@@ -1,4 +1,4 @@
-"""The governor function's payloads: reads a request, calls one verb, shapes the answer. No AWS here."""
+"""The governor function's payloads: read a request, call one verb, shape the answer. No AWS here."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Requests:
 
     Args:
         service: carries the verbs out.
-        clock: turns lengths into ends.
+        clock: turns lengths into expiries.
         entropy: makes the ids that callers leave out.
     """
 
@@ -117,7 +117,7 @@ class Requests:
         return self._service.status(checks.database_name(request.get("database")), deadline=deadline)
 
     def _reference(self, request: Payload, deadline: Deadline | None) -> bool:
-        """The published sample's payload: anonymous, so that whose lease comes back cannot be promised."""
+        """Answer the published sample's payload: anonymous, so a release may end another worker's lease."""
         database = checks.database_name(request.get("RDBMSName"))
         increment = request["incrementCounter"]
         if not isinstance(increment, bool):
@@ -158,7 +158,7 @@ class Requests:
 
 
 def lease_of(payload: object) -> Lease:
-    """The lease that a request carries, every field checked."""
+    """Return the lease that a request carries, every field checked."""
     if not isinstance(payload, dict):
         raise InvalidRequest("lease", "must be the object that acquire answered")
     for name in LEASE_FIELDS:

@@ -1,4 +1,4 @@
-"""The published sample's table `Employees` and its schema: made where missing, dropped only where the seed made them.
+"""The published sample's table `Employees` and its schema: created if missing, dropped only if the seed created them.
 
 The table's comment records who created it, and whether its schema was created with it: a schema has no comment.
 """

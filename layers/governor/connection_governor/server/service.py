@@ -1,4 +1,4 @@
-"""The governor's verbs with their metrics: what the function serves, and the `direct` transport in-process."""
+"""The governor's verbs with their metrics: for the function, and as the `direct` transport in-process."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Service:
     """One database table's governor.
 
     Args:
-        engine: lends, renews and takes back.
-        operations: looks at the whole of a database.
+        engine: grants, renews and releases.
+        operations: reads a whole database.
         reporter: writes the metrics.
         clock: stamps and times them.
     """
@@ -35,7 +35,7 @@ class Service:
         self._clock = clock
 
     def default_lease_ms(self, database: str, *, anonymous: bool = False, deadline: Deadline | None = None) -> int:
-        """How long a lease of this database lasts where the caller names no length."""
+        """Return how long a lease of this database lasts if the caller names no length."""
         settings = self._engine.settings(database, deadline=deadline)
         return settings.anonymous_lease_ms if anonymous else settings.lease_ms
 
@@ -51,7 +51,7 @@ class Service:
         last: bool | None = None,
         deadline: Deadline | None = None,
     ) -> Grant | Refusal:
-        """Lend connections, or say that none is left.
+        """Grant a lease, or refuse.
 
         Args:
             wanted: the lease asked for.
@@ -93,7 +93,7 @@ class Service:
     def release_oldest(self, database: str, holder: str, *, deadline: Deadline | None = None) -> bool:
         """Release the lease of this holder that ends first; return whether there was one.
 
-        One call releases one lease at most: a release that may have been applied ends it, also where a repeated try
+        One call releases one lease at most: a release that may have been applied ends the call, also if a repeated try
         finds the lease gone.
 
         Raises:
@@ -117,5 +117,5 @@ class Service:
         self._reporter.released(lease.database, values, now_ms=self._clock.now_ms(), **who)
 
     def status(self, database: str, *, deadline: Deadline | None = None) -> dict[str, Any]:
-        """Who holds what, exact as of its read, in the shape of the contract. Raises as `Operations.status`."""
+        """Return the leases and shards, exact as of the read, in the contract's form. Raises as `Operations.status`."""
         return status_report(self._operations.status(database, deadline=deadline))

@@ -1,4 +1,4 @@
-"""Puts a worker's parts together from environment variables, and loads only those that they choose.
+"""Put a worker's parts together from environment variables, and load only those that they choose.
 
 A transport is a module with `transport(environment)`, a kind of database one with `opener(environment)`: each is one
 new file and one line in the tables below.
@@ -35,7 +35,7 @@ LONGEST_RESERVE_MS = 60_000
 
 
 def governor_parts(environment: Environment) -> dict[str, Any]:
-    """Return what a worker's `Governor` is made of."""
+    """Return the parts of a worker's `Governor`."""
     return {
         "transport": _transport(environment),
         "outside": Outside(

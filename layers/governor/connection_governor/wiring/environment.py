@@ -1,4 +1,4 @@
-"""What a process's environment variables say: the only place that reads `os.environ`."""
+"""A process's environment variables: the only place that reads `os.environ`."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """What a worker, a function or a command was told by its environment.
+    """The environment of a worker, a function or a command.
 
     Attributes:
         variables: by name.
-        endpoints: the services of AWS that were asked for, each with its kept connections.
+        endpoints: the AWS services used so far, each with its kept connections.
     """
 
     variables: Mapping[str, str]
@@ -30,21 +30,21 @@ class Environment:
 
     @classmethod
     def current(cls) -> Environment:
-        """The process's own."""
+        """Return the process's own."""
         return cls(dict(os.environ))
 
     def get(self, name: str, default: str = "") -> str:
-        """A variable, or the default where it is unset or empty."""
+        """Return a variable, or the default if it is unset or empty."""
         return self.variables.get(name) or default
 
     def required(self, name: str) -> str:
-        """A variable that must be set."""
+        """Return a variable that must be set."""
         if not self.get(name):
             raise InvalidRequest(name, "must be set in the environment")
         return self.get(name)
 
     def number(self, name: str, default: int, *, most: int | None = None) -> int:
-        """A variable that holds a whole number."""
+        """Return a variable that holds a whole number."""
         text = self.get(name, str(default))
         if not text.isdecimal():
             raise InvalidRequest(name, f"must be a whole number, not {text!r}")
@@ -53,21 +53,21 @@ class Environment:
         return int(text)
 
     def choice(self, name: str, default: str, *choices: str) -> str:
-        """A variable that holds one of these words."""
+        """Return a variable that holds one of these words."""
         word = self.get(name, default)
         if word not in choices:
             raise InvalidRequest(name, f"must be one of {', '.join(choices)}, not {word!r}")
         return word
 
     def holder(self) -> str:
-        """Return who acquires: the function's name and what tells its processes apart, or the host and process."""
+        """Return the holder's name: the function's name and what distinguishes its processes, or host and process."""
         function = self.get("AWS_LAMBDA_FUNCTION_NAME")
         if not function:
             return f"{socket.gethostname()[:40]}/{os.getpid()}"
         stream = self.get("AWS_LAMBDA_LOG_STREAM_NAME")[-8:]
         if self.is_restored_from_snapshot:  # there is no log stream, and the process's number is the snapshot's
             return f"{function[:55]}/{os.urandom(4).hex()}"
-        if stream and self.get("AWS_LAMBDA_MAX_CONCURRENCY"):  # Managed Instances: the processes share all else
+        if stream and self.get("AWS_LAMBDA_MAX_CONCURRENCY"):  # Managed Instances: the processes share everything else
             return f"{function[:47]}/{stream}.{os.getpid()}"
         return f"{function[:55]}/{stream or os.getpid()}"
 

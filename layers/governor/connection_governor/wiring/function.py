@@ -1,4 +1,4 @@
-"""The `lambda` transport: reaches the leases through the governor function."""
+"""The `lambda` transport: reach the leases through the governor function."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def opener(environment: Environment) -> Opener:
-    """Return what opens sessions of the database that the variables name."""
+    """Return the opener of sessions of the database that the variables name."""
     target = Target(
         host=environment.required("DB_HOST"),
         port=environment.number("DB_PORT", 3306),
@@ -30,6 +30,6 @@ def opener(environment: Environment) -> Opener:
 
 
 def secret_fetcher(environment: Environment) -> SecretFetcher:
-    """Return what reads secrets; it connects to Secrets Manager when first asked."""
+    """Return the reader of secrets; it connects to Secrets Manager at the first read."""
     endpoint = partial(environment.endpoint, "secretsmanager")
     return SecretFetcher(endpoint, Retry(SYSTEM_CLOCK, SYSTEM_ENTROPY))

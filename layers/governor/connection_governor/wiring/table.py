@@ -1,4 +1,4 @@
-"""Parts that reach the leases in the table themselves: the `direct` transport, the functions, the operator's verbs."""
+"""Parts that reach the leases in the table itself: the `direct` transport, the functions, the operator's commands."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def _store_at(endpoint: Endpoint, environment: Environment) -> DynamoDBStore:
 
 
 def operations(environment: Environment) -> Operations:
-    """Return the operator's verbs over the table that `GOVERNOR_TABLE` names."""
+    """Return the operator's commands over the table that `GOVERNOR_TABLE` names."""
     return Operations(dynamodb_store(environment), SYSTEM_CLOCK, SYSTEM_ENTROPY)
 
 
 def requests(environment: Environment) -> Requests:
-    """Return what the governor function answers with."""
+    """Return the answers of the governor function."""
     from connection_governor.server.payloads import Requests  # noqa: PLC0415 - only the function reads payloads
 
     return Requests(transport(environment), SYSTEM_CLOCK, SYSTEM_ENTROPY)
