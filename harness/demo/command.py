@@ -11,7 +11,7 @@ from harness.demo.progress import progress_for
 from harness.demo.scenario import play
 from harness.demo.summary import broken_promises, summarise
 from harness.paths import BUILD, ROOT
-from harness.settings import Settings
+from harness.run_options import RunOptions
 from harness.stack.local_stack import running_stack
 from harness.stack.lock import only_run
 
@@ -26,17 +26,17 @@ FOLDER = BUILD / "demo"
 
 def main() -> int:
     """Run the demo; return 0 only if every promise held."""
-    settings = Settings.from_environment()
+    options = RunOptions.from_environment()
     with only_run(), progress_for() as progress:
         with running_stack(
-            allowed=settings.allowed,
-            concurrency=settings.concurrency,
+            allowed=options.allowed,
+            concurrency=options.concurrency,
             janitor=False,
-            stack_port=settings.stack_port,
-            database_port=settings.database_port,
+            stack_port=options.stack_port,
+            database_port=options.database_port,
             say=progress.step,
         ) as stack:
-            recording = play(stack, settings, progress)
+            recording = play(stack, options, progress)
         progress.step("Everything is stopped; drawing the report")
         with replacing(FOLDER) as folder:
             broken = report(recording, folder)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pymysql.cursors import Cursor
 
     from harness.demo.progress import Progress
-    from harness.settings import Settings
+    from harness.run_options import RunOptions
     from harness.stack.local_stack import Stack
 
 FIRST_WAVE = 0.7  # of the invocations; the others follow after the recovery
@@ -37,16 +37,16 @@ REFUSED = "Aborted_connects"  # MariaDB counts each error 1040 and 1226 here, on
 BREATH_S = 1.5  # between two parts, so that each is seen
 
 
-def play(stack: Stack, settings: Settings, progress: Progress) -> Recording:
+def play(stack: Stack, options: RunOptions, progress: Progress) -> Recording:
     """Play the whole scenario; return the recording."""
     with watching(stack) as watch, contextlib.closing(stack.database.root()) as root:
-        return _Play(stack, settings, progress, watch, root).all()
+        return _Play(stack, options, progress, watch, root).all()
 
 
 @dataclass(slots=True)
 class _Play:
     stack: Stack
-    settings: Settings
+    options: RunOptions
     progress: Progress
     watch: Watch
     root: Connection[Cursor]
@@ -54,9 +54,9 @@ class _Play:
 
     def all(self) -> Recording:
         """Return the parts in their order."""
-        settings, skew_ms = self.settings, operations_of(self.stack).status(DATABASE_NAME).settings.skew_ms
+        options, skew_ms = self.options, operations_of(self.stack).status(DATABASE_NAME).settings.skew_ms
         refused_before = self._refused_by_mysql()
-        self.progress.step(f"{settings.concurrency} workers at a time share {settings.allowed} connections")
+        self.progress.step(f"{options.concurrency} workers at a time share {options.allowed} connections")
         first = self._first_wave()
         lease_ms = longest_lease_ms(first.holds)
         full_at_ms = self._recover((lease_ms + skew_ms) / 1000 + PATIENCE_S)
@@ -68,11 +68,11 @@ class _Play:
         return self._recording(governed, ungoverned, skew_ms, refused, full_at_ms, lost)
 
     def _waves(self, *, governed: bool) -> tuple[Wave, Wave]:
-        settings = self.settings
-        first = max(1, round(settings.iterations * FIRST_WAVE))
+        options = self.options
+        first = max(1, round(options.iterations * FIRST_WAVE))
         return (
-            Wave(first, settings.concurrency, "ramp", settings.seed, governed),
-            Wave(max(1, settings.iterations - first), settings.concurrency, "steady", settings.seed + 1, governed),
+            Wave(first, options.concurrency, "ramp", options.seed, governed),
+            Wave(max(1, options.iterations - first), options.concurrency, "steady", options.seed + 1, governed),
         )
 
     def _run(self, wave: Wave, meanwhile: Callable[[], None]) -> Load:
@@ -94,8 +94,8 @@ class _Play:
         return self._run(wave, show_and_crash)
 
     def _crash(self) -> None:
-        count = max(1, round(self.settings.allowed * SHARE_KILLED))
-        self.crash = kill_holders(self.root, self.stack.aws.group, count, self.settings.seed)
+        count = max(1, round(self.options.allowed * SHARE_KILLED))
+        self.crash = kill_holders(self.root, self.stack.aws.group, count, self.options.seed)
         self.progress.step(f"Killed {len(self.crash.pids)} workers while they held a connection (SIGKILL)")
 
     def _second_wave(self) -> Load:
@@ -133,9 +133,9 @@ class _Play:
         bridge = self.watch.bridge
         bridge.pump()
         return Recording(
-            allowed=self.settings.allowed,
-            concurrency=self.settings.concurrency,
-            asked=self.settings.iterations,
+            allowed=self.options.allowed,
+            concurrency=self.options.concurrency,
+            asked=self.options.iterations,
             skew_ms=skew_ms,
             governed=governed,
             ungoverned=ungoverned,
@@ -153,14 +153,14 @@ class _Play:
 
     def _show(self, what: str, done: int | None = None, *, refused: int | None = None) -> None:
         """Show the figures of this moment; of the governed fleet, unless given."""
-        watch, settings = self.watch, self.settings
+        watch, options = self.watch, self.options
         self.progress.show(
             Figures(
                 what=what,
                 done=watch.ended if done is None else done,
-                asked=settings.iterations,
-                allowed=settings.allowed,
-                remaining=settings.allowed - watch.table.latest(),
+                asked=options.iterations,
+                allowed=options.allowed,
+                remaining=options.allowed - watch.table.latest(),
                 refused=watch.refused if refused is None else refused,
                 mysql_sessions=watch.mysql.latest(),
                 acquire_ms=watch.acquire_ms,

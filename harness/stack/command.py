@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from harness.paths import BUILD
-from harness.settings import Settings
+from harness.run_options import RunOptions
 from harness.stack.deployment import DATABASE_NAME
 from harness.stack.local_stack import FOR_MONITORING, Stack, running_stack
 from harness.stack.lock import only_run
@@ -41,19 +41,19 @@ def export_lines(stack: Stack) -> list[str]:
 
 def main() -> int:
     """Start the stack and keep it until the end is asked for; return the exit code."""
-    settings = Settings.from_environment()
+    options = RunOptions.from_environment()
     stop_on_signals()
     with only_run(), _description_removed():
-        _keep(settings)
+        _keep(options)
     return 0
 
 
-def _keep(settings: Settings) -> None:
+def _keep(options: RunOptions) -> None:
     with running_stack(
-        allowed=settings.allowed,
-        concurrency=settings.concurrency,
-        stack_port=settings.stack_port,
-        database_port=settings.database_port,
+        allowed=options.allowed,
+        concurrency=options.concurrency,
+        stack_port=options.stack_port,
+        database_port=options.database_port,
         say=lambda step: print(f"{step} ...", flush=True),
     ) as stack:
         _announce(stack)

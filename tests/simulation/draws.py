@@ -9,7 +9,7 @@ from tests.simulation.chaos import Troubles
 from tests.simulation.clocks import stream
 from tests.simulation.network import Weather
 from tests.simulation.server import Habits
-from tests.simulation.world import Settings
+from tests.simulation.world import WorldSettings
 
 if TYPE_CHECKING:
     from random import Random
@@ -20,7 +20,7 @@ BEYOND_EVERY = 8  # of so many worlds, one has clocks beyond the allowance
 REQUESTS_EVERY = 4  # and in one of so many, the requests to DynamoDB themselves are simulated
 
 
-def settings_of(seed: str) -> Settings:
+def settings_of(seed: str) -> WorldSettings:
     """Return the settings of a seed's world."""
     random = stream(f"{seed}/settings")
     shards = random.choice((1, 1, 1, 2, 2, 3, 4))
@@ -29,7 +29,7 @@ def settings_of(seed: str) -> Settings:
         budget, shards = random.randint(2 * LARGE, 3 * LARGE), 1
     skew_ms = random.choice((500, 1_000, 1_000, 2_000))
     beyond = random.randrange(BEYOND_EVERY) == 0
-    return Settings(
+    return WorldSettings(
         table="dynamodb" if random.randrange(REQUESTS_EVERY) == 0 else "memory",
         actors=_actors(random, budget),
         budget=budget,

@@ -10,10 +10,10 @@ from connection_governor.mysql.fence import Fence
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.simulation.world import Settings
+    from tests.simulation.world import WorldSettings
 
 
-def plans(settings: Settings) -> Settings:
+def plans(settings: WorldSettings) -> WorldSettings:
     """Let operators and janitors disturb each other all the time."""
     return replace(
         settings,
@@ -29,7 +29,7 @@ def plans(settings: Settings) -> Settings:
     )
 
 
-def moves(settings: Settings) -> Settings:
+def moves(settings: WorldSettings) -> WorldSettings:
     """Let capacity come back bit by bit to a waiting plan, with many executors that raise at once."""
     return replace(
         settings,
@@ -46,7 +46,7 @@ def moves(settings: Settings) -> Settings:
     )
 
 
-def limits(settings: Settings) -> Settings:
+def limits(settings: WorldSettings) -> WorldSettings:
     """Freeze holders that use their leases to the last moment, while others wait for the expiry."""
     return replace(
         settings,
@@ -67,13 +67,13 @@ def limits(settings: Settings) -> Settings:
     )
 
 
-def openings(settings: Settings) -> Settings:
+def openings(settings: WorldSettings) -> WorldSettings:
     """Return the same, but freeze most before they open a session, until their lease is about to expire."""
     settings = limits(settings)
     return replace(settings, troubles=replace(settings.troubles, at_opening=True), overstays=0)
 
 
-def deadlines(settings: Settings) -> Settings:
+def deadlines(settings: WorldSettings) -> WorldSettings:
     """Kill functions at their deadline in the middle of the longest statement, while others wait."""
     return replace(
         limits(settings),
@@ -84,7 +84,7 @@ def deadlines(settings: Settings) -> Settings:
     )
 
 
-def keeping(settings: Settings) -> Settings:
+def keeping(settings: WorldSettings) -> WorldSettings:
     """Keep connections between invocations, in a budget with room for it, until a worker acquires all of it."""
     return replace(
         settings,
@@ -110,7 +110,7 @@ def keeping(settings: Settings) -> Settings:
     )
 
 
-def rounds(settings: Settings) -> Settings:
+def rounds(settings: WorldSettings) -> WorldSettings:
     """Run janitors, one round after the other, while sessions come and go."""
     return replace(
         settings,
@@ -124,7 +124,7 @@ def rounds(settings: Settings) -> Settings:
     )
 
 
-def lags(settings: Settings) -> Settings:
+def lags(settings: WorldSettings) -> WorldSettings:
     """Renew leases at the last moment, with lagging reads, and takeovers by workers that are frozen in between."""
     return replace(
         settings,
@@ -139,7 +139,7 @@ def lags(settings: Settings) -> Settings:
     )
 
 
-def storms(settings: Settings) -> Settings:
+def storms(settings: WorldSettings) -> WorldSettings:
     """Return a network in which most requests fail, and a budget over several shards that has room."""
     return replace(
         settings,
@@ -151,7 +151,7 @@ def storms(settings: Settings) -> Settings:
     )
 
 
-FOCUSES: dict[str, Callable[[Settings], Settings]] = {
+FOCUSES: dict[str, Callable[[WorldSettings], WorldSettings]] = {
     "plans": plans,
     "moves": moves,
     "limits": limits,

@@ -52,7 +52,7 @@ TABLES: dict[str, Callable[[Versions, Ledger], Table]] = {"memory": MemoryTable,
 
 
 @dataclass(frozen=True)
-class Settings:
+class WorldSettings:
     """Everything that a world is made of; `of_seed` draws it."""
 
     actors: tuple[str, ...]
@@ -95,7 +95,7 @@ class World:
         record: keep the history.
     """
 
-    def __init__(self, seed: str, settings: Settings, *, record: bool = False) -> None:
+    def __init__(self, seed: str, settings: WorldSettings, *, record: bool = False) -> None:
         engine_branches.count_branches()
         self.seed, self.settings, self.database = seed, settings, DATABASE
         self.hub, self.tally = Hub(), Tally()

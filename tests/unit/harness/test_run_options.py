@@ -4,12 +4,12 @@ import pytest
 
 from harness.demo.capacity import pieces_of
 from harness.errors import StackError
-from harness.settings import Settings
+from harness.run_options import RunOptions
 
 
 def test_sizes_are_taken_from_the_command_line_and_the_rest_by_default() -> None:
     """What was not set is exported by make as an empty string."""
-    assert Settings.from_environment({"ALLOWED": "20", "SEED": " ", "CONCURRENCY": ""}) == Settings(allowed=20)
+    assert RunOptions.from_environment({"ALLOWED": "20", "SEED": " ", "CONCURRENCY": ""}) == RunOptions(allowed=20)
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,7 @@ def test_sizes_are_taken_from_the_command_line_and_the_rest_by_default() -> None
 def test_a_size_that_cannot_be_is_named(name: str, value: str) -> None:
     """The error names the wrong setting before anything is started."""
     with pytest.raises(StackError, match=rf"^{name} must be a whole number from .* not '{value}'$"):
-        Settings.from_environment({name: value})
+        RunOptions.from_environment({name: value})
 
 
 @pytest.mark.parametrize(("shares", "pieces"), [([10], [10]), ([19, 18], [18, 18, 1]), ([3, 3, 2], [2, 2, 2, 1, 1])])

@@ -9,7 +9,7 @@ from harness.errors import StackError
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class RunOptions:
     """What to run.
 
     Attributes:
