@@ -48,11 +48,89 @@ def acquire(store: MemoryStore, lease_id: str, *, ends_in_ms: int) -> None:
 def test_a_budget_is_created_changed_and_shown(run: Callable[..., tuple[int, str, str]]) -> None:
     """Without it an operator could not set the first budget, or would not see what they set."""
     status, out, _ = run("set-budget", "orders", "50")
-    assert (status, out.splitlines()[0]) == (0, "orders: 0 of 50 connections in use, 50 left")
-    assert "WITH MAX_USER_CONNECTIONS 50" in out  # which MySQL would go on to enforce
+    advice, shown = out.splitlines()
+    assert (status, shown) == (0, "orders: 0 of 50 connections in use, 50 left")
+    assert advice.endswith("first: ALTER USER ... WITH MAX_USER_CONNECTIONS 50")
     status, out, _ = run("set-budget", "orders", "10", "--lease-ms", "5000")
-    assert (status, out.splitlines()[0]) == (0, "orders: 0 of 10 connections in use, 10 left")
+    shown, advice = out.splitlines()
+    assert (status, shown) == (0, "orders: 0 of 10 connections in use, 10 left")
+    assert advice.endswith("lower MySQL's limit: ALTER USER ... WITH MAX_USER_CONNECTIONS 10")
     assert run("status", "orders")[1] == "orders: 0 of 10 connections in use, 10 left\n"
+
+
+def test_closing_a_database_advises_a_lock_and_never_a_limit_of_nothing(
+    run: Callable[..., tuple[int, str, str]],
+) -> None:
+    """`MAX_USER_CONNECTIONS 0` is "unlimited": whoever followed the advice would open the database to everybody."""
+    run("set-budget", "orders", "2")
+    assert "ALTER USER ... ACCOUNT LOCK" in run("set-budget", "orders", "0")[1]
+    assert "WITH MAX_USER_CONNECTIONS 3 ACCOUNT UNLOCK" in run("set-budget", "orders", "3")[1]
+
+
+def test_the_advice_to_raise_mysqls_limit_comes_before_the_write(
+    store: MemoryStore, run: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers that are granted more than MySQL takes meet error 1226."""
+    stored: list[object] = []
+    monkeypatch.setattr(cli, "_print", lambda _text: stored.append(store.settings("orders", consistent=True)))
+    run("set-budget", "orders", "2")
+    assert stored[0] is None
+    assert stored[1] is not None
+
+
+def test_a_budget_above_what_the_operator_says_the_server_takes_is_refused(
+    store: MemoryStore, run: Callable[..., tuple[int, str, str]]
+) -> None:
+    """500 on a server of 13 would be error 1040 for hundreds of workers."""
+    status, out, error = run("set-budget", "orders", "14", "--server-limit", "13")
+    assert (status, out) == (1, "")
+    assert "at most 13" in error
+    assert store.settings("orders", consistent=True) is None
+    assert run("set-budget", "orders", "13", "--server-limit", "13")[0] == 0
+
+
+def test_settings_that_are_behind_their_shards_are_told(
+    store: MemoryStore, run: Callable[..., tuple[int, str, str]]
+) -> None:
+    """A settings item from a backup governs nothing, and the budget that it shows is not the one in force."""
+    run("set-budget", "orders", "5")
+    restored = store.settings("orders", consistent=True)
+    assert restored is not None
+    run("set-budget", "orders", "2")
+    store._settings["orders"] = restored
+    assert "newer plan than the settings" in run("status", "orders")[1]
+    assert "newer plan" not in run("set-budget", "orders", "4")[1]
+
+
+def test_adopting_a_restored_database_closes_it_for_as_long_as_a_lease_may_last(
+    store: MemoryStore, run: Callable[..., tuple[int, str, str]]
+) -> None:
+    """An operator who restores a table has to know how long nothing is granted, and why."""
+    run("set-budget", "orders", "5", "--skew-ms", "0")
+    status, out, _ = run("adopt", "orders", "4", "--longest-lease-ms", "0")
+    assert (status, out.splitlines()[-1]) == (0, "orders: 0 of 4 connections in use, 4 left")
+    assert "closed for 0 s" in out
+    settings = store.settings("orders", consistent=True)
+    assert settings is not None
+    assert settings.plan == 3
+
+
+def test_an_adoption_that_is_stopped_leaves_the_database_closed_and_says_so(
+    store: MemoryStore, run: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A success in the shell's eyes would be taken for the end of the wait."""
+
+    def stop(_seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(type(SYSTEM_CLOCK), "sleep", lambda _clock, seconds: stop(seconds))
+    run("set-budget", "orders", "5")
+    status, _, error = run("adopt", "orders", "5")
+    assert status == 1
+    assert "stays closed" in error
+    settings = store.settings("orders", consistent=True)
+    assert settings is not None
+    assert settings.allowed == 0
 
 
 def test_status_names_each_lease_its_holder_and_its_end(

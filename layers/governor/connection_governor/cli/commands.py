@@ -7,8 +7,10 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
+from connection_governor.core.checks import MAX_LEASE_MS
+from connection_governor.core.operations import check_budget
 from connection_governor.core.status import status_report
-from connection_governor.errors import GovernorError
+from connection_governor.errors import GovernorError, InvalidRequest, UnknownDatabase
 from connection_governor.system import SYSTEM_CLOCK
 from connection_governor.wiring import Environment
 from connection_governor.wiring.table import operations
@@ -28,12 +30,16 @@ Shows and changes the connections that the governor grants.
   governor status orders            the leases, and the connections left
   governor watch orders             the same, every second, until Ctrl-C
   governor set-budget orders 50     allow 50 connections (creates the database's items, or changes them)
+  governor adopt orders 50          the same for a restored table, after the leases that the backup lacks
   governor reclaim orders           remove expired leases now (an acquire also takes them over)
 
 Lowering a budget disconnects no session: it stops new grants until enough connections have come back."""
 
 _LONGEST_PAUSE_S = 3_600
 _LEASE_HELP = "length of a lease if a caller of the function names none (the Python client: 30,000)"
+
+_SERVER_LIMIT_HELP = "the server's max_connections, which this command cannot ask for: refuse a budget above it"
+_LONGEST_LEASE_HELP = "how long a lease granted since the backup may last (default: the longest there is, an hour)"
 
 _EPILOG = """\
 environment: GOVERNOR_TABLE (the stack's output TableName), AWS_REGION, AWS credentials as for the AWS CLI,
@@ -70,12 +76,14 @@ def _parser() -> argparse.ArgumentParser:
     _command(commands, "status", _status, "the leases and their holders, exact as of the read")
     watch = _command(commands, "watch", _watch, "status again and again, until Ctrl-C")
     watch.add_argument("--every", type=_seconds, default=1.0, metavar="SECONDS", help="pause between reads (default 1)")
-    budget = _command(commands, "set-budget", _set_budget, "allow so many connections")
-    budget.add_argument("allowed", type=int, help="how many connections may be in use at once")
-    budget.add_argument("--shards", type=int, help="items to split the budget among (default: one per 36 connections)")
+    budget = _budget_command(commands, "set-budget", _set_budget, "allow so many connections")
     budget.add_argument("--lease-ms", type=int, help=_LEASE_HELP)
     budget.add_argument("--skew-ms", type=int, help="how far any two clocks that write leases may differ")
     budget.add_argument("--anonymous-lease-ms", type=int, help="length of leases taken with the published payload")
+    adopt = _budget_command(
+        commands, "adopt", _adopt, "close a restored database, wait for unknown leases, set a budget"
+    )
+    adopt.add_argument("--longest-lease-ms", type=int, default=MAX_LEASE_MS, help=_LONGEST_LEASE_HELP)
     _command(commands, "reclaim", _reclaim, "remove expired leases")
     return parser
 
@@ -86,6 +94,14 @@ def _command(commands: Commands, name: str, run: Run, summary: str) -> argparse.
     command.add_argument("--table", help="the DynamoDB table (default: GOVERNOR_TABLE)")
     command.add_argument("--json", action="store_true", help="print JSON for other programs")
     command.set_defaults(run=run)
+    return command
+
+
+def _budget_command(commands: Commands, name: str, run: Run, summary: str) -> argparse.ArgumentParser:
+    command = _command(commands, name, run, summary)
+    command.add_argument("allowed", type=int, help="how many connections may be in use at once")
+    command.add_argument("--shards", type=int, help="items to split the budget among (default: one per 36 connections)")
+    command.add_argument("--server-limit", type=int, metavar="N", help=_SERVER_LIMIT_HELP)
     return command
 
 
@@ -110,18 +126,54 @@ def _watch(operations: Operations, options: argparse.Namespace, clock: Clock = S
 
 
 def _set_budget(operations: Operations, options: argparse.Namespace) -> None:
-    status = operations.set_budget(
-        options.database,
-        options.allowed,
-        shards=options.shards,
-        lease_ms=options.lease_ms,
-        skew_ms=options.skew_ms,
-        anonymous_lease_ms=options.anonymous_lease_ms,
-    )
+    lengths = {"lease_ms": options.lease_ms, "skew_ms": options.skew_ms}
+    lengths["anonymous_lease_ms"] = options.anonymous_lease_ms
+    allowed, before = options.allowed, _checked_budget_before(operations, options, **lengths)
+    alter = _alter_user(allowed, before)
+    if before is None or allowed > before:
+        _advise(f"MySQL does not know of budgets. Raise its limit first: {alter}", options)
+    status = operations.set_budget(options.database, allowed, shards=options.shards, **lengths)
     _show(status_report(status), options)
+    if before is not None and allowed < before:
+        _advise(f"When no more than {allowed} are in use, lower MySQL's limit: {alter}", options)
+
+
+def _adopt(operations: Operations, options: argparse.Namespace) -> None:
+    _checked_budget_before(operations, options)
+    seconds = options.longest_lease_ms / 1_000
+    _advise(f"{options.database} is closed for {seconds:.0f} s, until leases that the backup lacks have ended", options)
+    try:
+        status = operations.adopt(
+            options.database, options.allowed, longest_lease_ms=options.longest_lease_ms, shards=options.shards
+        )
+    except KeyboardInterrupt:
+        raise GovernorError(f"stopped: {options.database} stays closed until adopt has run to its end") from None
+    _show(status_report(status), options)
+
+
+def _checked_budget_before(operations: Operations, options: argparse.Namespace, **lengths: int | None) -> int | None:
+    """Return the budget as it stands, None where there is none; refuse what cannot be set before anything is said."""
+    check_budget(options.database, options.allowed, shards=options.shards, **lengths)
+    if options.server_limit is not None and options.allowed > options.server_limit:
+        raise InvalidRequest("allowed", f"must be at most {options.server_limit}, which is what the server takes")
+    try:
+        return operations.status(options.database).settings.allowed
+    except UnknownDatabase:
+        return None
+
+
+def _alter_user(allowed: int, before: int | None) -> str:
+    """Return the statement that holds a worker's user to the budget. MySQL takes a limit of 0 for no limit at all."""
+    if allowed == 0:
+        return "ALTER USER ... ACCOUNT LOCK (MAX_USER_CONNECTIONS 0 would lift the limit)"
+    return f"ALTER USER ... WITH MAX_USER_CONNECTIONS {allowed}" + (" ACCOUNT UNLOCK" if before == 0 else "")
+
+
+def _advise(advice: str, options: argparse.Namespace) -> None:
+    """Say it at once, and only to people: what follows may take long, or fail."""
     if not options.json:
-        limit = f"MAX_USER_CONNECTIONS {options.allowed}"
-        _print(f"MySQL's own limit did not change: for each governed user, ALTER USER ... WITH {limit}")
+        _print(advice)
+        sys.stdout.flush()
 
 
 def _reclaim(operations: Operations, options: argparse.Namespace) -> None:
@@ -144,7 +196,11 @@ def status_lines(report: dict[str, Any], *, now_ms: int) -> list[str]:
     """Return a status for people: totals, leases by expiry, and hints."""
     allowed, in_use = report["allowed"], report["in_use"]
     lines = [f"{report['database']}: {in_use} of {allowed} connections in use, {report['remaining']} left"]
-    if not report["settled"]:
+    if any(shard["plan"] > report["plan"] for shard in report["shards"]):
+        lines.append(
+            "the shards follow a newer plan than the settings, which may come from a backup: set the budget again"
+        )
+    elif not report["settled"]:
         lines.append("a budget change waits for leases to come back; the janitor finishes it")
     if report["remaining"] < 0:
         lines.append("more is in use than the lowered budget allows: nothing is granted until enough has come back")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from connection_governor.core import plan, rules
-from connection_governor.core.lease import stored_lease
+from connection_governor.core import checks, plan, rules
+from connection_governor.core.lease import ShardKey, stored_lease
 from connection_governor.core.reading import Reading
 from connection_governor.core.retry import GIVING_BACK
 from connection_governor.core.store import Written
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+FOUND_AT_ONCE = 100  # shards that one batch read may name
 ROUNDS = 20  # steps of one plan, and races lost to its other executors, before leaving the rest to them
 
 
@@ -51,7 +52,18 @@ class PlanExecutor:
 
     def read(self, settings: Settings) -> list[Shard | None]:
         """Return every shard that ever existed, as of now."""
-        return Reading(self._store, settings.keys, consistent=True).to_the_end(self._retry, GIVING_BACK, self._deadline)
+        return self._read(settings.keys)
+
+    def find(self, database: str) -> list[Shard]:
+        """Return every shard item there is, whatever the settings say: they may be lost, or restored from a backup."""
+        found: list[Shard] = []
+        for start in range(0, checks.MAX_SHARDS, FOUND_AT_ONCE):
+            indexes = range(start, min(start + FOUND_AT_ONCE, checks.MAX_SHARDS))
+            shards = self._read([ShardKey(database, index) for index in indexes])
+            found += [shard for shard in shards if shard is not None]
+            if not any(shards):  # items are made in index order and never deleted
+                break
+        return found
 
     def apply(self, settings: Settings) -> None:
         """Bring every shard to this plan, reclaiming expired leases if capacity is short; any executor may repeat it.
@@ -91,6 +103,9 @@ class PlanExecutor:
             if shard is None:
                 self._trying(partial(self._store.make_shard, key, settings.plan))
         return [shard for shard in self.read(settings) if shard is not None]
+
+    def _read(self, keys: Sequence[ShardKey]) -> list[Shard | None]:
+        return Reading(self._store, keys, consistent=True).to_the_end(self._retry, GIVING_BACK, self._deadline)
 
     def _trying(self, call: Callable[[], T]) -> T:
         return self._retry(call, GIVING_BACK, self._deadline)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from connection_governor.core import checks, rules
+from connection_governor.core import checks, plan, rules
 from connection_governor.core.apply_plan import PlanExecutor
-from connection_governor.core.lease import Lease, Settings
+from connection_governor.core.lease import Settings
 from connection_governor.core.retry import GIVING_BACK, Retry
 from connection_governor.core.status import Status
 from connection_governor.core.values import replace
@@ -17,8 +17,14 @@ if TYPE_CHECKING:
     from connection_governor.core.clock import Clock
     from connection_governor.core.deadline import Deadline
     from connection_governor.core.entropy import Entropy
+    from connection_governor.core.lease import Lease, Shard
     from connection_governor.core.store import LeaseStore
 
+_LENGTHS = {
+    "lease_ms": (checks.MIN_LEASE_MS, checks.MAX_LEASE_MS),
+    "skew_ms": (0, checks.MAX_SKEW_MS),
+    "anonymous_lease_ms": (checks.MIN_LEASE_MS, checks.MAX_LEASE_MS),
+}
 ROUNDS = 20  # lost races with other operators before giving up
 
 
@@ -33,6 +39,7 @@ class Operations:
 
     def __init__(self, store: LeaseStore, clock: Clock, entropy: Entropy) -> None:
         self._store = store
+        self._clock = clock
         self._retry = Retry(clock, entropy)
         self._plans = PlanExecutor(store, clock, self._retry)
 
@@ -69,14 +76,11 @@ class Operations:
             InvalidRequest: a value out of its bounds; nothing was written.
             GovernorUnavailable: the store could not be reached, or other operators kept winning.
         """
-        checks.database_name(database)
-        checks.whole_number("allowed", allowed, least=0, most=checks.MAX_BUDGET)
-        _check_changes(lease_ms=lease_ms, skew_ms=skew_ms, anonymous_lease_ms=anonymous_lease_ms)
-        if shards is not None:
-            _check_shards(shards, allowed)
+        lengths = {"lease_ms": lease_ms, "skew_ms": skew_ms, "anonymous_lease_ms": anonymous_lease_ms}
+        check_budget(database, allowed, shards=shards, **lengths)
         for _ in range(ROUNDS):
             stored = self._plans.settings(database)
-            base = stored or Settings(database, allowed, shards=1, plan=0, shards_made=0)
+            base = self._base(database, stored)
             wanted = replace(
                 base,
                 allowed=allowed,
@@ -94,6 +98,49 @@ class Operations:
                 return self.settle(numbered)
         raise GovernorUnavailable(f"other operators kept changing the budget of {database!r}")
 
+    def adopt(
+        self, database: str, allowed: int, *, longest_lease_ms: int = checks.MAX_LEASE_MS, shards: int | None = None
+    ) -> Status:
+        """Set the budget of a database that was restored from a backup, once no lease that the backup lacks can last.
+
+        Closes the database (a budget of 0), waits, and then sets the budget. A caller that is stopped in between leaves
+        it closed.
+
+        Args:
+            database: its name.
+            allowed: the budget to set.
+            longest_lease_ms: how long a lease that was granted after the backup may last.
+            shards: as for `set_budget`.
+
+        Raises:
+            As `set_budget`.
+        """
+        check_budget(database, allowed, shards=shards)
+        checks.whole_number("longest_lease_ms", longest_lease_ms, least=0, most=checks.MAX_LEASE_MS)
+        closed = self.set_budget(database, 0)
+        if not closed.settled:
+            raise GovernorUnavailable(f"{database!r} could not be closed on every shard: adopt it again")
+        self._clock.sleep((longest_lease_ms + closed.settings.skew_ms) / 1_000)
+        return self.set_budget(database, allowed, shards=shards)
+
+    def _base(self, database: str, stored: Settings | None) -> Settings:
+        """Return the settings to go on from: the stored ones, with the highest plan that any shard carries.
+
+        Where the settings item was deleted or restored, the shards are ahead of it, and would obey no lower plan.
+        """
+        if stored is not None and not plan.is_superseded(self._shards(stored), stored):
+            return stored
+        found = self._plans.find(database)
+        base = stored or Settings(database, 0, shards=1, plan=0, shards_made=0)
+        return replace(
+            base,
+            plan=max([base.plan, *(shard.plan for shard in found)]),
+            shards_made=max([base.shards_made, *(shard.key.index + 1 for shard in found)]),
+        )
+
+    def _shards(self, settings: Settings) -> list[Shard]:
+        return [shard for shard in self._plans.read(settings) if shard is not None]
+
     def settle(self, settings: Settings) -> Status:
         """Bring every shard to the plan in `settings`, as far as what has come back allows; anyone may repeat it."""
         self._plans.apply(settings)
@@ -104,6 +151,18 @@ class Operations:
         return self._plans.reclaim(self.status(database).settings)
 
 
+def check_budget(database: str, allowed: int, *, shards: int | None = None, **lengths: int | None) -> None:
+    """Raise `InvalidRequest` where `set_budget` would refuse these values."""
+    checks.database_name(database)
+    checks.whole_number("allowed", allowed, least=0, most=checks.MAX_BUDGET)
+    for field, length in lengths.items():
+        if length is not None:
+            least, most = _LENGTHS[field]
+            checks.whole_number(field, length, least=least, most=most)
+    if shards is not None:
+        _check_shards(shards, allowed)
+
+
 def _check_shards(shards: int, allowed: int) -> None:
     checks.whole_number("shards", shards, least=1, most=checks.MAX_SHARDS)
     fewest, most = rules.shard_bounds(allowed)
@@ -111,14 +170,3 @@ def _check_shards(shards: int, allowed: int) -> None:
         raise InvalidRequest("shards", f"must be {fewest} or more: one shard holds at most {rules.MOST_PER_SHARD}")
     if shards > most:
         raise InvalidRequest("shards", f"must be {most} or fewer: each shard needs a connection to lend")
-
-
-def _check_changes(*, lease_ms: int | None, skew_ms: int | None, anonymous_lease_ms: int | None) -> None:
-    bounds = {
-        "lease_ms": (lease_ms, checks.MIN_LEASE_MS, checks.MAX_LEASE_MS),
-        "skew_ms": (skew_ms, 0, checks.MAX_SKEW_MS),
-        "anonymous_lease_ms": (anonymous_lease_ms, checks.MIN_LEASE_MS, checks.MAX_LEASE_MS),
-    }
-    for field, (number, least, most) in bounds.items():
-        if number is not None:
-            checks.whole_number(field, number, least=least, most=most)
