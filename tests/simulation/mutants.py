@@ -426,9 +426,9 @@ IN_SESSIONS = [
         "release before close",
         "client/sessions",
         (
-            "        connection.close()\n        if connection.lease is not None:\n"
-            "            self.settle(connection.lease, may_linger=connection.may_linger, invocation=invocation)\n",
-            "        if connection.lease is not None:\n            self._borrower.give_back(connection.lease)\n        connection.close()\n",
+            "        if self.connection is not None:\n            self.connection.close()\n        self.settle()\n",
+            "        if self.lease is not None:\n            self._sessions.settle(self.lease, may_linger=False)\n"
+            "        if self.connection is not None:\n            self.connection.close()\n        self.settle()\n",
         ),
     ),
     _m(

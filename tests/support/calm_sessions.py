@@ -37,6 +37,7 @@ class CalmSession:
         self.takes_s = 0.0
         self.refuses: Exception | None = None
         self.local_port = 0
+        self.port = 3306
         self.log: list[str] = []
         self._clock = clock
         self._last_ms = clock.now_ms()

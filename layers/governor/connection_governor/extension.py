@@ -1,16 +1,17 @@
-"""The layer's external extension: gives an environment's leases back when its runtime is gone. Lambda runs it.
+"""The layer's external extension: releases an environment's leases when its runtime is gone. Lambda runs it.
 
-It hears of SHUTDOWN only, so that no invocation waits for it, and sleeps until then; Lambda sends SHUTDOWN after a
-time-out and a crash of the runtime, too. It reads what the client noted (`notes`) and gives a lease back once
+It registers for SHUTDOWN only, so that no invocation waits for it. Lambda sends SHUTDOWN after a time-out and a crash
+of the runtime, too. The extension reads what the client noted (`lease_file`) and releases a lease once
 
-- the process that noted it is gone, and with it its sockets: its notes can be locked; and
-- the session opened under it has been closed by MySQL as well: its connection has left the kernel's table. A statement
-  that runs on holds its session, and so its lease.
+- the process that noted it is gone, and with it its sockets: its lease file can be locked; and
+- the session under it is known to have ended: the client noted so, or the client noted that the session had nothing to
+  do, and its connection has ended. MySQL ends such a session as soon as its client is gone.
 
-Notes of leases that have long ended by themselves are passed over.
-What it cannot see within its two seconds it leaves: the lease ends by itself. So it is where the whole environment is
-killed, for then nothing runs. Without a lease it does nothing at all. NOT seen: MySQL hangs up before it rolls back, so
-that a session which died in a large transaction counts for a while after its lease was given back.
+A session that was at work proves nothing by its connection: a process that dies with unread bytes resets it, and so
+does an answer that comes too late, while MySQL works on. Nothing is known of a session that was being opened, nor of
+those of other drivers.
+What is not known within its two seconds stays: the lease expires by itself. So it does where the whole environment is
+killed, for then nothing runs. Without a lease the extension does nothing at all.
 Serves zip packages on the managed Python runtimes; in a container image it has to be copied to /opt/extensions.
 """
 
@@ -19,12 +20,11 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from connection_governor.aws.http1 import Address, Connection, request_bytes
-from connection_governor.client.lease_file import FOLDER, LINE_BYTES, SUFFIX, UNKNOWN_SHARD, Note
+from connection_governor.client.lease_file import FOLDER, IDLE, LINE_BYTES, NO_SESSION, SUFFIX, UNKNOWN_SHARD, Note
 from connection_governor.core.deadline import Deadline
 from connection_governor.core.values import replace
 from connection_governor.errors import GovernorError
@@ -32,19 +32,22 @@ from connection_governor.system import SYSTEM_CLOCK
 from connection_governor.wiring import Environment, governor_parts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from connection_governor.client.acquire import Transport
     from connection_governor.core.clock import Clock
     from connection_governor.core.lease import Lease
 
+    Ports = set[tuple[int, int]] | None
+
 NAME = "connection-governor"  # as its file in /opt/extensions
 POLL_S = 0.005
-GRACE_S = 0.03  # MySQL hangs up some milliseconds before it stops counting a session
-SHUTDOWN_S = 1.8  # Lambda gives two seconds
+GRACE_MS = 30  # MySQL counts a session for some milliseconds after its connection has ended
+SHUTDOWN_MS = 1_800  # Lambda gives two seconds
 _LONG_MS = 2_000_000_000  # what a socket's time-out can hold: 23 days, longer than any environment lives
 _API = "/2020-01-01/extension"
-_ENDED = "06"  # TIME_WAIT: both sides have finished
+_TIME_WAIT = "06"  # both sides have finished
+_ENDS_WITH_ITS_CLIENT = {NO_SESSION, IDLE}
 _SOCKETS = ("/proc/net/tcp", "/proc/net/tcp6")
 
 
@@ -115,73 +118,122 @@ class NotedProcess:
         os.close(self._file)
 
 
-def give_back(transport: Transport, lease: Lease) -> bool:
-    """Release a noted lease, wherever it was lent; whether there was anything to give back."""
+def release_noted(transport: Transport, lease: Lease, deadline: Deadline) -> bool:
+    """Release a noted lease, whatever shard granted it; return whether there was anything to release."""
     if lease.shard != UNKNOWN_SHARD:
-        return transport.release(lease)
+        return transport.release(lease, deadline=deadline)
     # The answer to its acquire never came: look for it.
-    stored: Iterable[dict[str, Any]] = transport.status(lease.database)["leases"]
+    stored: Iterable[dict[str, Any]] = transport.status(lease.database, deadline=deadline)["leases"]
     found = [one for one in stored if one["lease_id"] == lease.lease_id]
-    return any(transport.release(_as_stored(lease, one)) for one in found)
+    return any(transport.release(_as_stored(lease, one), deadline=deadline) for one in found)
 
 
-def has_ended(port: int) -> bool:
-    """Whether the connection with this local port is over on both sides; False where the kernel does not say."""
-    return port == 0 or not any(_lists(table, f":{port:04X}") for table in _SOCKETS)
+def connections() -> Ports:
+    """Return the kernel's open TCP connections by local and remote port; None where it does not say."""
+    seen: set[tuple[int, int]] = set()
+    for table in _SOCKETS:
+        try:
+            seen.update(_connections(table))
+        except OSError:
+            if table == _SOCKETS[0]:  # without the second there is no IPv6
+                return None
+    return seen
 
 
-def _lists(table: str, local_end: str) -> bool:
-    try:
-        with open(table, encoding="ascii") as sockets:  # noqa: PTH123 - as above
-            rows = (line.split(None, 4) for line in sockets)
-            return any(row[1].endswith(local_end) and row[3] != _ENDED for row in rows)
-    except OSError:
-        return table == _SOCKETS[0]  # without the second there is no IPv6
+def _connections(table: str) -> Iterator[tuple[int, int]]:
+    with open(table, encoding="ascii") as sockets:  # noqa: PTH123 - as above
+        next(sockets, None)  # the heading
+        for _, local, remote, state, _ in (line.split(None, 4) for line in sockets):
+            if state != _TIME_WAIT:
+                yield int(local[-4:], 16), int(remote[-4:], 16)
+
+
+class _Ending:
+    """A lease whose session ends, or has ended, with its client."""
+
+    def __init__(self, note: Note) -> None:
+        self.note = note
+        self._ended_ms: int | None = None
+
+    def is_over(self, seen: Ports, now_ms: int) -> bool:
+        """Return whether MySQL no longer counts the session, by the connections that are seen now."""
+        if self.note.session == NO_SESSION:
+            return True
+        if seen is None or self.note.ports in seen:
+            return False
+        if self._ended_ms is None:
+            self._ended_ms = now_ms
+        return now_ms >= self._ended_ms + GRACE_MS
 
 
 class Survivor:
-    """Gives back what dead processes noted.
+    """Releases what dead processes noted.
 
     Args:
-        folder: where the notes are.
+        folder: where the lease files are.
         transport: reaches the leases.
         clock: the leases' clock.
+        seen: tells the open connections, as `connections` does.
     """
 
-    def __init__(self, folder: str, transport: Transport, clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(
+        self, folder: str, transport: Transport, clock: Clock = SYSTEM_CLOCK, seen: Callable[[], Ports] = connections
+    ) -> None:
         self._folder = folder
         self._transport = transport
         self._clock = clock
+        self._seen = seen
 
-    def settle(self, until: float) -> int:
-        """Give back what can be, until this reading of `time.monotonic()`; how many leases were."""
-        return sum(self._settle(process, until) for process in self._processes())
+    def settle(self, deadline: Deadline) -> int:
+        """Release what can be, until this moment; return how many leases were.
+
+        All processes and sessions are looked at in turn, so that one that lives on uses up nobody else's time.
+        """
+        processes = self._processes()
+        try:
+            return self._settle([process for process in processes if not self._is_blank(process)], deadline)
+        finally:
+            for process in processes:
+                process.close()
+
+    def _settle(self, processes: list[NotedProcess], deadline: Deadline) -> int:
+        released, pending = 0, list[_Ending]()
+        while True:
+            for process in [one for one in processes if one.is_gone()]:
+                processes.remove(process)
+                pending += [_Ending(note) for note in self._notes_of(process) if note.session in _ENDS_WITH_ITS_CLIENT]
+                process.forget()
+            ready = self._ready(pending)
+            pending = [ending for ending in pending if ending not in ready]
+            released += sum(self._release(ending.note, deadline) for ending in ready)
+            if not (processes or pending) or deadline.has_passed():
+                return released
+            self._clock.sleep(POLL_S)
+
+    def _ready(self, pending: list[_Ending]) -> list[_Ending]:
+        """Return those whose session has ended, and is no longer counted."""
+        now_ms, seen = self._clock.monotonic_ms(), self._seen()
+        return [ending for ending in pending if ending.is_over(seen, now_ms)]
 
     def _processes(self) -> list[NotedProcess]:
         names = [name for name in os.listdir(self._folder) if name.endswith(SUFFIX)]  # noqa: PTH208 - as above
         return [NotedProcess(f"{self._folder}/{name}") for name in names]
 
-    def _settle(self, process: NotedProcess, until: float) -> int:
-        given_back = 0
-        if not self._notes_of(process):
-            if process.is_gone():
-                process.forget()
-        elif _wait(process.is_gone, until):
-            given_back = sum(self._give_back(note, until) for note in self._notes_of(process))
+    def _is_blank(self, process: NotedProcess) -> bool:
+        """Whether nothing is noted: such a process is not waited for."""
+        if self._notes_of(process):
+            return False
+        if process.is_gone():
             process.forget()
-        process.close()
-        return given_back
+        return True
 
     def _notes_of(self, process: NotedProcess) -> list[Note]:
         now_ms = self._clock.now_ms()
         return [note for note in process.notes() if not note.is_stale(now_ms)]
 
-    def _give_back(self, note: Note, until: float) -> bool:
-        if not _wait(lambda: has_ended(note.port), until):
-            return False
-        time.sleep(GRACE_S if note.port else 0)
+    def _release(self, note: Note, deadline: Deadline) -> bool:
         try:
-            return give_back(self._transport, note.lease)
+            return release_noted(self._transport, note.lease, deadline)
         except GovernorError:
             return False
 
@@ -196,7 +248,7 @@ def main() -> None:
     api.register()
     api.wait_for_shutdown()
     if transport is not None:
-        Survivor(FOLDER, transport).settle(time.monotonic() + SHUTDOWN_S)
+        Survivor(FOLDER, transport).settle(Deadline.after(SHUTDOWN_MS, SYSTEM_CLOCK))
 
 
 def _transport(environment: Environment) -> Transport | None:
@@ -210,14 +262,6 @@ def _transport(environment: Environment) -> Transport | None:
 
 def _as_stored(lease: Lease, stored: Mapping[str, Any]) -> Lease:
     return replace(lease, shard=stored["shard"], expires_at_ms=stored["expires_at_ms"])
-
-
-def _wait(condition: Callable[[], bool], until: float) -> bool:
-    while not condition():
-        if time.monotonic() > until:
-            return False
-        time.sleep(POLL_S)
-    return True
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from connection_governor.client.sqlalchemy import governed_engine, invocation
 from connection_governor.core.memory import MemoryStore
 from connection_governor.core.operations import Operations
 from connection_governor.errors import LeaseLost, NoConnectionsLeft
-from connection_governor.extension import NotedProcess, has_ended
+from connection_governor.extension import NotedProcess, connections
 from connection_governor.mysql.connect import Target
 from connection_governor.mysql.credentials import Credentials
 from connection_governor.mysql.fence import Fence
@@ -266,20 +266,20 @@ def test_the_extension_hears_of_an_async_session(governor: Governor, tmp_path: P
     notes = NoteFile(str(tmp_path))
     governor.borrower._notes = governor.sessions._notes = notes
 
-    def noted_port() -> int:
+    def noted() -> tuple[int, int]:
         (path,) = tmp_path.iterdir()
         process = NotedProcess(str(path))
         (note,) = process.notes()
         process.close()
-        return note.port
+        return note.ports
 
-    async def work() -> int:
+    async def work() -> tuple[int, int]:
         async with AsyncGovernor(governor).connection(context=Invocation()) as connection:
-            assert noted_port() == connection.local_port
-            assert not has_ended(noted_port())
-            return noted_port()
+            assert noted() == (connection.local_port, connection.port)
+            assert noted() in (connections() or ())
+            return noted()
 
-    assert has_ended(asyncio.run(work()))
+    assert asyncio.run(work()) not in (connections() or ())
 
 
 def test_a_server_that_cannot_be_reached_is_said_to_be(store: FaultyStore) -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from pymysql.constants import COMMAND
+
 from connection_governor.client.governor import Governor
 from connection_governor.client.lease_file import FOLDER
 from connection_governor.core.lease import ShardKey, Wanted
@@ -40,6 +42,13 @@ def governor() -> Governor:
     return Governor(**parts)
 
 
+class AnySession:
+    """Where a session's socket is."""
+
+    local_port = 50_000
+    port = 3_306
+
+
 def die() -> None:
     """Kill this process, as the kernel does for lack of memory."""
     os.kill(os.getpid(), signal.SIGKILL)
@@ -63,20 +72,29 @@ def handler(event: dict[str, Any], context: Any) -> Any:  # noqa: ANN401 - awsla
             time.sleep(event.get("sleep", 0))
             held = connection.lease
             return {"pid": os.getpid(), "lease": held.lease_id, "holder": held.holder} if held else None
-        if act == "hang":
-            time.sleep(60)
-        if act == "exit":
-            os._exit(1)
-        if act == "kill":
-            die()
-        if act == "kill in a statement":
-            threading.Timer(0.5, die).start()
-            connection.query("SELECT SLEEP(6)")
+        crash(act, connection)
         return connection.lease.lease_id if connection.lease else None
 
 
+def crash(act: str, connection: FencedConnection) -> None:
+    """End in the middle of a body, where the event says so."""
+    if act == "hang":
+        time.sleep(60)
+    if act == "exit":
+        os._exit(1)
+    if act == "kill":
+        die()
+    if act == "kill in a statement":
+        threading.Timer(0.5, die).start()
+        connection.query("SELECT SLEEP(6)")
+    if act == "kill with an unread answer":
+        threading.Timer(0.5, die).start()
+        connection._execute_command(COMMAND.COM_QUERY, "CALL test.answer_and_go_on()")
+        time.sleep(60)
+
+
 def measure(times: int) -> float:
-    """Return the median microseconds that the lease file of one acquire and release takes."""
+    """Return the median microseconds that the lease file of one connection takes."""
     notes = governor()._outside.notes
     wanted = Wanted("orders", "k3Zq81Bd", "checkout/2f1c", 1, 1_800_000_000_000)
     lease = wanted.lent_by(ShardKey("orders", 0), 1)
@@ -85,6 +103,11 @@ def measure(times: int) -> float:
         started = time.perf_counter()
         notes.wanted(wanted)
         notes.held(lease)
+        notes.opened(lease, AnySession)
+        notes.working(lease.lease_id, working=False)
+        notes.working(lease.lease_id, working=True)
+        notes.working(lease.lease_id, working=False)
+        notes.closed(lease)
         notes.gone(lease.lease_id)
         took.append(time.perf_counter() - started)
     return median(took) * 1e6

@@ -11,6 +11,7 @@ Sessions are opened for one body and ended with it: there are no kept ones here.
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from contextlib import asynccontextmanager
 from functools import partial
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Generator
 
     from connection_governor.client.request import Ask
+    from connection_governor.client.sessions import Sessions
     from connection_governor.core.deadline import Deadline, InvocationContext
     from connection_governor.mysql.async_session import AsyncFencedConnection
     from connection_governor.mysql.fence import Fence
@@ -122,18 +124,16 @@ class AsyncGovernor:
         """
         governor = self._governor
         ask = governor.ask(database, timeout=timeout, lease_ms=lease_ms, holder=holder, context=context)
-        lease = await self._lease_or_none(ask)
+        held = _Held(self._sessions, ask.invocation)
         try:
-            connection = self._new_session(lease, ask)
-        except BaseException:
-            if lease is not None:
-                await self._give_back(lease, ask.invocation)
-            raise
-        try:
+            held.lease = await self._lease_or_none(ask)
+            connection = held.connection = self._new_session(held.lease, ask)
             await connection.open()
             yield connection
-        finally:
-            await self._end(connection, ask.invocation)
+            await held.end()
+        except BaseException:
+            await held.end()
+            raise
 
     def _new_session(self, lease: Lease | None, ask: Ask) -> AsyncFencedConnection:
         from connection_governor.mysql.async_session import (  # noqa: PLC0415 - aiomysql is an optional extra
@@ -146,33 +146,16 @@ class AsyncGovernor:
         usable_ms = usable_until_ms(lease, fence, may_freeze=ask.may_freeze)
         connection = AsyncFencedConnection(opener, fence, lease.session_name, usable_ms, ask.invocation)
         connection.lease = lease
-        connection.on_login = lambda: self._sessions.opened(lease, connection)
+        self._sessions.watch(connection, lease)
         return connection
 
     async def _lease_or_none(self, ask: Ask) -> Lease | None:
-        """None where the governor cannot be reached and this worker chose to connect all the same."""
+        """Return None where the governor cannot be reached and this worker chose to connect all the same."""
         try:
             return await self._acquire(ask, self._governor.session_end_ms(ask))
         except GovernorUnavailable as error:
             self._sessions.go_on_ungoverned(ask, error)
             return None
-
-    async def _end(self, connection: AsyncFencedConnection, invocation: Deadline | None) -> None:
-        """Take leave, then settle; both are carried out even if this is cancelled, or the loop ends meanwhile."""
-        settling: list[asyncio.Future[None]] = []
-
-        def settle(_left: asyncio.Future[None]) -> None:
-            connection.close()  # where leave could not be taken
-            if connection.lease is not None:
-                lingers = connection.may_linger
-                settle = partial(self._sessions.settle, connection.lease, may_linger=lingers, invocation=invocation)
-                settling.append(_carried_out(settle))
-
-        leaving = asyncio.ensure_future(connection.take_leave())
-        leaving.add_done_callback(settle)  # first of all: what is called back later finds it done
-        await asyncio.shield(leaving)
-        for one in settling:
-            await one
 
     async def _give_back(self, lease: Lease, invocation: Deadline | None) -> None:
         await _carried_out(self._borrower.give_back, lease, invocation)
@@ -192,6 +175,44 @@ class AsyncGovernor:
     def _unwanted(self, step: float | Lease) -> None:
         if isinstance(step, Lease):
             self._borrower.give_back(step)
+
+
+class _Held:
+    """What one body holds: a lease and the session under it. See `sessions.LeasedSession`."""
+
+    def __init__(self, sessions: Sessions, invocation: Deadline | None) -> None:
+        self.lease: Lease | None = None
+        self.connection: AsyncFencedConnection | None = None
+        self._sessions = sessions
+        self._invocation = invocation
+        self._process = os.getpid()
+        self._leaving: asyncio.Future[None] | None = None
+        self._settling: list[asyncio.Future[None]] = []
+
+    async def end(self) -> None:
+        """Take leave, then settle; both are carried out even if this is cancelled, or the loop ends meanwhile."""
+        if self._process != os.getpid():  # a forked child: all of it is its parent's
+            if self.connection is not None:
+                self.connection.close()
+            return
+        if self._leaving is None:
+            self._leaving = asyncio.ensure_future(self._leave())
+            self._leaving.add_done_callback(self._settle)  # first of all: what is called back later finds it done
+        await asyncio.shield(self._leaving)
+        for one in self._settling:
+            await one
+
+    async def _leave(self) -> None:
+        if self.connection is not None:
+            await self.connection.take_leave()
+
+    def _settle(self, _left: asyncio.Future[None]) -> None:
+        if self.connection is not None:
+            self.connection.close()  # where leave could not be taken
+        if self.lease is not None:
+            lingers = self.connection is not None and self.connection.may_linger
+            settle = partial(self._sessions.settle, self.lease, may_linger=lingers, invocation=self._invocation)
+            self._settling.append(_carried_out(settle))
 
 
 class _Errand(Generic[T]):

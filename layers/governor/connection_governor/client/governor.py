@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -189,10 +190,12 @@ class Governor:
             database, connections=connections, timeout=timeout, lease_ms=lease_ms, holder=holder, context=context
         )
         lease = self._acquire(ask)
+        process = os.getpid()
         try:
             yield lease
         finally:
-            self.borrower.give_back(lease, ask.invocation)
+            if process == os.getpid():  # else it is the parent's: a forked child leaves the body, too
+                self.borrower.give_back(lease, ask.invocation)
 
     @contextmanager
     def connection(
@@ -218,15 +221,17 @@ class Governor:
         """
         ask = self.ask(database, timeout=timeout, lease_ms=lease_ms, holder=holder, context=context)
         keep_seconds = self._keep_seconds if keep_seconds is None else _keep_seconds(keep_seconds)
-        if keep_seconds and self._keeper.reserve(ask.database):
+        if keep_seconds and self._keeper.is_worth_it(ask.database):
             with self._keeper.connection(ask, kept_fence(self.fence, keep_seconds)) as kept:
                 yield kept
             return
-        connection = self._begin(ask)
+        session = self.sessions.leased()
         try:
-            yield connection
-        finally:
-            self.sessions.end(connection, ask.invocation)
+            yield session.open(ask, self.fence, self.session_end_ms(ask))
+            session.end()
+        except BaseException:
+            session.end()
+            raise
 
     def connect(
         self,
@@ -242,19 +247,21 @@ class Governor:
         Arguments and errors as for `connection`.
         """
         ask = self.ask(database, timeout=timeout, lease_ms=lease_ms, holder=holder, context=context)
-        connection = self._begin(ask)
-        connection.on_close = lambda: self.sessions.end(connection, ask.invocation)
+        session = self.sessions.leased()
+        try:
+            connection = session.open(ask, self.fence, self.session_end_ms(ask))
+            connection.on_close = session.settle
+        except BaseException:
+            session.end()
+            raise
         return connection
 
     def close(self) -> None:
-        """Close the kept connections and give them back; the governor can still be used."""
+        """End the kept sessions, and those in use as soon as their bodies end; the governor can still be used."""
         self._keeper.give_up()
 
     def _acquire(self, ask: Ask) -> Lease:
         return self.borrower.acquire(ask, lambda: ask.end_ms(self.clock, self.fence.margin_ms))
-
-    def _begin(self, ask: Ask) -> FencedConnection:
-        return self.sessions.begin(ask, self.fence, self.session_end_ms(ask))
 
     def session_end_ms(self, ask: Ask) -> Callable[[], int]:
         """Tells the end of a lease for one session, as of when it is called.

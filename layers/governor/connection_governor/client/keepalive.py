@@ -17,6 +17,9 @@ kept at the end of the body, and works per invocation for as long as the pressur
 never invoked again hears nothing: what it keeps comes back when its lease ends, `E + W + CALM_MS` after the deadline of
 its last invocation at the latest.
 
+A body takes the kept session out of its place, and puts one back when it ends: there is no lock that an exception could
+leave behind. Of several bodies at the same time the first to end has its session kept; the others close theirs.
+
 NOT kept: the session of a body that met an error of MySQL's or a lost lease, that was broken, or that ended too late;
 nor one that is not reset within `fenced.RESET_SECONDS`, or that has chosen a schema where it was opened without.
 Nothing is done when the interpreter exits: the socket closes, and the extension or the lease's end frees the slot.
@@ -24,8 +27,6 @@ Nothing is done when the interpreter exits: the socket closes, and the extension
 
 from __future__ import annotations
 
-import os
-import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -38,25 +39,14 @@ if TYPE_CHECKING:
 
     from connection_governor.client.acquire import Borrower
     from connection_governor.client.request import Ask
-    from connection_governor.client.sessions import Sessions
+    from connection_governor.client.sessions import LeasedSession, Sessions
     from connection_governor.core.clock import Clock
-    from connection_governor.core.deadline import Deadline
     from connection_governor.mysql.connect import FencedConnection
     from connection_governor.mysql.fence import Fence
 
 LONGEST_KEEP_S = 300
 FIRST_CALM_MS = 5_000  # a new holder looks again soon: it may have come at the beginning of a rush
 CALM_MS = 40_000
-
-
-class _Place:
-    """Where one database's kept session waits; `taken` while a body uses it."""
-
-    __slots__ = ("connection", "taken")
-
-    def __init__(self) -> None:
-        self.taken = threading.Lock()
-        self.connection: FencedConnection | None = None
 
 
 class Keeper:
@@ -72,76 +62,80 @@ class Keeper:
         self._borrower = borrower
         self._sessions = sessions
         self._clock = clock
-        self._places: dict[str, _Place] = {}
-        self._process = os.getpid()
+        self._kept: dict[str, LeasedSession] = {}
+        self._times_closed = 0
 
-    def reserve(self, database: str) -> bool:
-        """Whether this body may use the kept session, or open one to keep; if so, `connection` must follow.
-
-        Not while another body uses it, nor under pressure where nothing is kept.
-        """
-        place = self._place(database)
-        if not place.taken.acquire(blocking=False):
-            return False
-        if place.connection is None and self._borrower.is_pressed(database):
-            place.taken.release()
-            return False
-        return True
+    def is_worth_it(self, database: str) -> bool:
+        """Return whether the next body should come here: not under pressure, unless a session is kept."""
+        return database in self._kept or not self._borrower.is_pressed(database)
 
     @contextmanager
     def connection(self, ask: Ask, fence: Fence) -> Iterator[FencedConnection]:
-        """The kept session, or a new one, for one body; afterwards it is reset and kept, or given up.
+        """Hand out the kept session, or a new one, for one body; afterwards reset and keep it, or end it.
 
         Args:
             ask: what was asked for.
             fence: with the kept session's idle limit, see `kept_fence`.
 
         Raises:
-            As `Sessions.begin`.
+            As `LeasedSession.open`.
         """
-        place = self._place(ask.database)
+        use, times_closed = _Use(), self._times_closed
         try:
-            connection = self._revived(place, ask, fence) or self._begun(ask, fence)
+            connection = self._prepared(use, ask, fence)
             try:
                 yield connection
-            except BaseException as error:
-                self._after(place, connection, ask, error)
+            except Exception as error:
+                if not _spoils(error):
+                    self._keep(use, connection, ask.database, times_closed)
                 raise
-            self._after(place, connection, ask, None)
-        finally:
-            place.taken.release()
+            self._keep(use, connection, ask.database, times_closed)
+            use.end()
+        except BaseException:
+            use.end()
+            raise
 
     def give_up(self) -> None:
-        """Close what is kept and give it back, but for what a body is using."""
-        for place in list(self._places.values()):
-            if place.taken.acquire(blocking=False):
-                try:
-                    self._discard(place)
-                finally:
-                    place.taken.release()
+        """End what is kept, and what is in use as soon as its body ends."""
+        self._times_closed += 1
+        use = _Use()
+        while self._kept:
+            try:
+                _, use.session = self._kept.popitem()
+                use.end()
+            except KeyError:  # another thread was faster
+                return
+            except BaseException:
+                use.end()
+                raise
 
-    def _place(self, database: str) -> _Place:
-        if self._process != os.getpid():  # a forked child: the sessions are its parent's
-            self._places, self._process = {}, os.getpid()
-        return self._places.setdefault(database, _Place())
+    def _prepared(self, use: _Use, ask: Ask, fence: Fence) -> FencedConnection:
+        """Return the kept session, under a lease that covers this body, or a new one."""
+        kept = use.session = self._kept.pop(ask.database, None)
+        if kept is not None and kept.connection is not None:
+            kept.invocation = ask.invocation
+            try:
+                if self._is_usable(kept, kept.connection, ask, fence):
+                    return kept.connection
+            except GovernorUnavailable:  # nothing was done with it: another body may have more luck
+                self._put(use, ask.database)
+                raise
+            use.end()
+        session = use.session = self._sessions.leased()
+        calm_ms = min(FIRST_CALM_MS, fence.idle_ms)
+        return session.open(ask, fence, lambda: _needed_ms(ask, fence, self._clock) + calm_ms)
 
-    def _revived(self, place: _Place, ask: Ask, fence: Fence) -> FencedConnection | None:
-        """The kept session, under a lease that covers this body; None where there is none, or none that can be used."""
-        connection = place.connection
-        if connection is None:
-            return None
+    def _is_usable(self, session: LeasedSession, connection: FencedConnection, ask: Ask, fence: Fence) -> bool:
+        if not session.is_own or connection.fence != fence:  # a forked child must not speak for its parent
+            return False
         try:
-            if connection.fence == fence and self._covered(connection, ask) and connection.is_alive():
-                place.connection = None
-                return connection
+            return self._covered(session, connection, ask) and connection.is_alive()
         except LeaseLost:  # past its end after a freeze, or taken over since
-            pass
-        self._discard(place, ask.invocation)
-        return None
+            return False
 
-    def _covered(self, connection: FencedConnection, ask: Ask) -> bool:
-        """Renew the lease if it does not cover this body; whether it now does. Before the connection is touched."""
-        fence, lease = connection.fence, connection.lease
+    def _covered(self, session: LeasedSession, connection: FencedConnection, ask: Ask) -> bool:
+        """Renew the lease if it does not cover this body; return whether it now does. Before the connection is used."""
+        fence, lease = connection.fence, session.lease
         if lease is None:
             return False
         needed_ms = _needed_ms(ask, fence, self._clock)
@@ -154,39 +148,47 @@ class Keeper:
                 self._sessions.go_on_ungoverned(ask, error)
                 connection.usable_until_ms = None
                 return True
-            connection.lease = lease
+            session.lease = connection.lease = lease
         connection.usable_until_ms = usable_until_ms(lease, fence, may_freeze=ask.may_freeze)
         return True
 
-    def _begun(self, ask: Ask, fence: Fence) -> FencedConnection:
-        calm_ms = min(FIRST_CALM_MS, fence.idle_ms)
-        return self._sessions.begin(ask, fence, lambda: _needed_ms(ask, fence, self._clock) + calm_ms)
-
-    def _after(self, place: _Place, connection: FencedConnection, ask: Ask, error: BaseException | None) -> None:
-        if self._may_keep(connection, ask.database, error):
-            place.connection = connection
-        else:
-            self._sessions.end(connection, ask.invocation)
-
-    def _may_keep(self, connection: FencedConnection, database: str, error: BaseException | None) -> bool:
-        """Reset the session, if it should and can be kept; whether it was."""
+    def _keep(self, use: _Use, connection: FencedConnection, database: str, times_closed: int) -> None:
+        """Reset the session and keep it, if it should and can be kept."""
         from pymysql import err  # noqa: PLC0415 - loaded by now, and not needed by workers without a connection
 
-        if isinstance(error, err.MySQLError | LeaseLost) or (error and not isinstance(error, Exception)):
-            return False
+        if use.session is None or not use.session.is_own or times_closed != self._times_closed:
+            return
         too_late = connection.usable_until_ms is None or self._clock.now_ms() > connection.usable_until_ms
         if connection.lease is None or not connection.open or too_late or self._borrower.is_pressed(database):
-            return False
+            return
         try:
             connection.reset()
         except err.Error:
-            return False
-        return True
+            return
+        self._put(use, database)
 
-    def _discard(self, place: _Place, invocation: Deadline | None = None) -> None:
-        connection, place.connection = place.connection, None
-        if connection is not None:
-            self._sessions.end(connection, invocation)
+    def _put(self, use: _Use, database: str) -> None:
+        if use.session is not None and self._kept.setdefault(database, use.session) is use.session:
+            use.session = None
+
+
+class _Use:
+    """The session that one body has to end, unless it is kept."""
+
+    def __init__(self) -> None:
+        self.session: LeasedSession | None = None
+
+    def end(self) -> None:
+        if self.session is not None:
+            self.session.end()
+        self.session = None
+
+
+def _spoils(error: Exception) -> bool:
+    """Return whether the body's error may have left the session in a state that a reset does not undo."""
+    from pymysql import err  # noqa: PLC0415 - as above
+
+    return isinstance(error, err.MySQLError | LeaseLost)
 
 
 def kept_fence(fence: Fence, keep_seconds: int) -> Fence:

@@ -1,11 +1,16 @@
 """Tells the layer's extension which leases this process holds, so that they come back when it is stopped or crashes.
 
-One small file for each process, in a folder that the extension makes at its start: where there is none, nothing is
-written. A lease has a line of fixed length in it, written by one system call before the lease is first asked for, and
-cleared once it is given back; the page cache survives a crash, so nothing is forced to disk. The line of a lease that
-was left to expire is written over when another needs it, `STALE_MS` after its end or later. The process keeps its file
-locked. The kernel drops the lock with the process's last descriptors, its sockets among them, and those of a forked
-child that shares them: whoever gets the lock knows that they are gone.
+One small file for each process, in a folder that the extension makes at its start. Without that folder nothing is
+written. Each lease has a line of fixed length, written by one system call before the lease is requested, and cleared
+once it is released. The page cache survives a crash, so nothing is forced to disk. The line of a lease that was left to
+expire is overwritten when another lease needs it, `STALE_MS` after its end or later.
+
+The first letter of a line says what is known of the lease's session, see `Note.session`. Between the grant and the
+first answer nothing is known: a socket may exist at any moment. The same holds for a lease that another driver uses.
+Before a command is sent, and after it is answered, that letter alone is written again.
+
+The process keeps its file locked. The kernel drops the lock with the last descriptor of the file, which a forked child
+shares as it shares the sockets. So whoever gets the lock knows that all of the sockets are closed, too.
 """
 
 from __future__ import annotations
@@ -17,7 +22,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 from connection_governor.core.lease import Lease, holder_tag
-from connection_governor.core.values import dataclass
+from connection_governor.core.values import dataclass, replace
 
 if TYPE_CHECKING:
     from connection_governor.core.clock import Clock
@@ -29,6 +34,7 @@ LINE_BYTES = 128
 MOST_LINES = 64
 STALE_MS = 60_000  # so long after its end a lease is over by every clock
 UNKNOWN_SHARD = -1
+NO_SESSION, UNKNOWN_SESSION, IDLE, WORKING = "n", "u", "i", "w"
 _BLANK = b" " * (LINE_BYTES - 1) + b"\n"
 
 
@@ -38,6 +44,10 @@ class HasPort(Protocol):
     @property
     def local_port(self) -> int:
         """Its TCP port at this end; 0: none."""
+
+    @property
+    def port(self) -> int:
+        """Its TCP port at the database's end."""
 
 
 class Notes(Protocol):
@@ -50,7 +60,16 @@ class Notes(Protocol):
         """A lease was granted or renewed."""
 
     def opened(self, lease: Lease, connection: HasPort) -> None:
-        """A session was opened under a lease."""
+        """A session is about to sign in under a lease."""
+
+    def working(self, lease_id: str, *, working: bool) -> None:
+        """The lease's session is about to work, or has nothing left to do."""
+
+    def closed(self, lease: Lease) -> None:
+        """The lease's session has ended in order: nothing but the release is left to do."""
+
+    def lingers(self, lease: Lease) -> None:
+        """The database may still be at work for the lease's session: only its end frees it."""
 
     def gone(self, lease_id: str) -> None:
         """A lease was given back, or was never lent."""
@@ -74,6 +93,15 @@ class NoNotes:
     def opened(self, lease: Lease, connection: HasPort) -> None:
         """See `Notes.opened`."""
 
+    def working(self, lease_id: str, *, working: bool) -> None:
+        """See `Notes.working`."""
+
+    def closed(self, lease: Lease) -> None:
+        """See `Notes.closed`."""
+
+    def lingers(self, lease: Lease) -> None:
+        """See `Notes.lingers`."""
+
     def gone(self, lease_id: str) -> None:
         """See `Notes.gone`."""
 
@@ -94,27 +122,38 @@ class Note:
 
     Attributes:
         lease: with `UNKNOWN_SHARD` while it is only wanted.
-        port: local port of the session opened under it; 0: none, or not opened by this package.
+        session: `NO_SESSION`: there is none, or it has ended in order; `UNKNOWN_SESSION`: there may be one, being
+            opened, of another driver, or with work left to do; `IDLE`: one without anything to do, which ends when its
+            client does; `WORKING`: one that may go on without its client.
+        port: local port of that session; 0: none is known.
+        peer_port: the database's port of that session.
     """
 
     lease: Lease
+    session: str = UNKNOWN_SESSION
     port: int = 0
+    peer_port: int = 0
+
+    @property
+    def ports(self) -> tuple[int, int]:
+        """Both ports: what names a socket in the kernel's table."""
+        return (self.port, self.peer_port)
 
     def line(self) -> bytes:
-        """The line to write."""
+        """Return the line to write."""
         lease = self.lease
-        tag = holder_tag(lease.holder)
-        words = (lease.lease_id, lease.database, lease.shard, lease.connections, lease.expires_at_ms, self.port, tag)
+        named = (lease.lease_id, lease.database, lease.shard, lease.connections, lease.expires_at_ms)
+        words = (self.session, *named, *self.ports, holder_tag(lease.holder))
         return " ".join(map(str, words)).encode().ljust(LINE_BYTES - 1) + b"\n"
 
     @classmethod
     def of(cls, line: bytes) -> Note | None:
-        """What a line says; None for a blank one, or one that is not whole."""
+        """Return what a line says; None for a blank line, or one that is not whole."""
         words = line.decode("ascii", "replace").split()
         with suppress(ValueError):
-            lease_id, database, shard, connections, expires_at_ms, port, tag = words
+            session, lease_id, database, shard, connections, expires_at_ms, port, peer_port, tag = words
             lease = Lease(lease_id, database, tag, int(connections), None, int(expires_at_ms), int(shard))
-            return cls(lease, int(port))
+            return cls(lease, session, int(port), int(peer_port))
         return None
 
     def is_stale(self, now_ms: int) -> bool:
@@ -139,7 +178,6 @@ class NoteFile:
         self._path = ""
         self._file: int | None = None
         self._lines: dict[str, tuple[int, Note]] = {}
-        self._ports: dict[str, int] = {}
         self._free: list[int] = []
         self._lock = threading.Lock()
 
@@ -154,22 +192,37 @@ class NoteFile:
             wanted.expires_at_ms,
             UNKNOWN_SHARD,
         )
-        self._write(lease, 0)
+        self._write(Note(lease, NO_SESSION))
 
     def held(self, lease: Lease) -> None:
-        """See `Notes.held`."""
-        self._write(lease, self._ports.get(lease.lease_id, 0))
+        """See `Notes.held`. What is known of a renewed lease's session stays."""
+        _, noted = self._lines.get(lease.lease_id, (0, None))
+        if noted is None or noted.lease.shard == UNKNOWN_SHARD:
+            self._write(Note(lease))
+        else:
+            self._write(Note(lease, noted.session, *noted.ports))
 
     def opened(self, lease: Lease, connection: HasPort) -> None:
         """See `Notes.opened`."""
-        port = self._ports[lease.lease_id] = connection.local_port
-        self._write(lease, port)
+        port = connection.local_port
+        self._write(Note(lease, WORKING if port else UNKNOWN_SESSION, port, connection.port))
+
+    def working(self, lease_id: str, *, working: bool) -> None:
+        """See `Notes.working`."""
+        self._mark(lease_id, WORKING if working else IDLE)
+
+    def closed(self, lease: Lease) -> None:
+        """See `Notes.closed`."""
+        self._mark(lease.lease_id, NO_SESSION)
+
+    def lingers(self, lease: Lease) -> None:
+        """See `Notes.lingers`."""
+        self._mark(lease.lease_id, UNKNOWN_SESSION)
 
     def gone(self, lease_id: str) -> None:
         """See `Notes.gone`."""
-        self._ports.pop(lease_id, None)
         with self._lock:
-            if lease_id in self._lines:
+            if self._process == os.getpid() and lease_id in self._lines:
                 number, _ = self._lines.pop(lease_id)
                 self._put(number, _BLANK)
                 self._free.append(number)
@@ -190,15 +243,27 @@ class NoteFile:
                 os.close(self._file)
             self._process, self._file = 0, None
 
-    def _write(self, lease: Lease, port: int) -> None:
+    def _write(self, note: Note) -> None:
         with self._lock:
             if self._process != os.getpid():
                 self._open()
-            number = self._line_of(lease.lease_id)
+            number = self._line_of(note.lease.lease_id)
             if number is not None:  # else so many are held that this one, too, ends by itself
-                note = Note(lease, port)
-                self._lines[lease.lease_id] = (number, note)
-                self._put(number, note.line())
+                self._set(number, note)
+
+    def _mark(self, lease_id: str, session: str) -> None:
+        """Write the letter again. What nothing is known of stays so, until the session has ended."""
+        with self._lock:
+            if self._process != os.getpid() or lease_id not in self._lines:
+                return
+            number, note = self._lines[lease_id]
+            if note.port or session == NO_SESSION:
+                self._lines[lease_id] = (number, replace(note, session=session))
+                self._put(number, session.encode())
+
+    def _set(self, number: int, note: Note) -> None:
+        self._lines[note.lease.lease_id] = (number, note)
+        self._put(number, note.line())
 
     def _line_of(self, lease_id: str) -> int | None:
         if lease_id in self._lines:
@@ -209,10 +274,7 @@ class NoteFile:
             return len(self._lines)
         now_ms = self._now_ms()
         stale = next((old for old, (_, note) in self._lines.items() if note.is_stale(now_ms)), None)
-        if stale is None:
-            return None
-        self._ports.pop(stale, None)
-        return self._lines.pop(stale)[0]
+        return None if stale is None else self._lines.pop(stale)[0]
 
     def _put(self, number: int, line: bytes) -> None:
         if self._file is not None:
@@ -222,7 +284,7 @@ class NoteFile:
     def _open(self) -> None:
         """Start this process's own file: a forked child must not write into its parent's."""
         self._process, self._file = os.getpid(), None
-        self._lines, self._ports, self._free = {}, {}, []
+        self._lines, self._free = {}, []
         with suppress(OSError):
             self._path = f"{self._folder}/{self._process}-{os.urandom(4).hex()}{SUFFIX}"
             opened = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

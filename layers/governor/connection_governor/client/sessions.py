@@ -1,7 +1,14 @@
-"""Opens MySQL sessions, each under a lease of its own, and ends the two together."""
+"""Opens MySQL sessions, each under a lease of its own, and ends the two together.
+
+An exception can strike between any two lines: a signal handler's, or a cancelled task's. So a `LeasedSession` exists
+before there is anything to end, its lease is released only after its socket is closed, and its end can be repeated.
+After a fork the child has a copy of everything: there the end closes the copied descriptor, and nothing else.
+"""
 
 from __future__ import annotations
 
+import os
+from functools import partial
 from typing import TYPE_CHECKING
 
 from connection_governor.errors import GovernorUnavailable, InvalidRequest
@@ -10,12 +17,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from connection_governor.client.acquire import Borrower
-    from connection_governor.client.lease_file import HasPort, Notes
+    from connection_governor.client.lease_file import Notes
     from connection_governor.client.request import Ask
     from connection_governor.core.clock import Clock
     from connection_governor.core.deadline import Deadline
     from connection_governor.core.lease import Lease
     from connection_governor.metrics import Reporter
+    from connection_governor.mysql.async_session import AsyncFencedConnection
     from connection_governor.mysql.connect import FencedConnection
     from connection_governor.mysql.fence import Fence
     from connection_governor.mysql.opener import Opener
@@ -52,48 +60,23 @@ class Sessions:
         self._notes = notes
         self._on_unavailable = on_unavailable
 
-    def begin(self, ask: Ask, fence: Fence, end_ms: Callable[[], int]) -> FencedConnection:
-        """Acquire a lease until `end_ms()`, and open a session under it.
-
-        Raises:
-            pymysql.err.OperationalError: MySQL could not be reached or refused. The lease has been given back, or is
-                left to expire where the session may live on.
-            As `Borrower.acquire`.
-        """
-        lease = self._lease(ask, end_ms)
-        acquired_ms = self._clock.now_ms()
-        try:
-            connection = self._new_session(lease, fence, ask)
-        except BaseException:
-            if lease is not None:
-                self._borrower.give_back(lease, ask.invocation)
-            raise
-        connection.lease, connection.acquired_ms = lease, acquired_ms
-        if lease is not None:
-            connection.on_login = lambda: self.opened(lease, connection)
-        try:
-            connection.connect()
-        except BaseException:
-            self.end(connection, ask.invocation)  # what was begun of the session may live on
-            raise
-        return connection
-
-    def opened(self, lease: Lease, connection: HasPort) -> None:
-        """Tell the extension which socket belongs to a lease."""
-        self._notes.opened(lease, connection)
-
-    def end(self, connection: FencedConnection, invocation: Deadline | None = None) -> None:
-        """Close the session and give its lease back, unless MySQL may still be at work for it."""
-        connection.close()
-        if connection.lease is not None:
-            self.settle(connection.lease, may_linger=connection.may_linger, invocation=invocation)
+    def leased(self) -> LeasedSession:
+        """Return a session that has yet to be opened."""
+        return LeasedSession(self)
 
     def settle(self, lease: Lease, *, may_linger: bool, invocation: Deadline | None = None) -> None:
-        """Give back the lease of a session that has ended, or leave it to expire."""
+        """Release the lease of a session that has ended, or leave it to expire."""
         if may_linger:
+            self._notes.lingers(lease)
             self._borrower.leave_to_expire(lease, "MySQL may still be at work for its session")
         else:
+            self._notes.closed(lease)
             self._borrower.give_back(lease, invocation)
+
+    def watch(self, connection: FencedConnection | AsyncFencedConnection, lease: Lease) -> None:
+        """Let the extension know of the session under a lease: its socket, and whether it is at work."""
+        connection.on_login = lambda: self._notes.opened(lease, connection)
+        connection.on_work = partial(self._notes.working, lease.lease_id)
 
     def opener(self) -> Opener:
         """What opens the sessions; made when it is first needed.
@@ -107,8 +90,8 @@ class Sessions:
             self._opener = self._make_opener()
         return self._opener
 
-    def _lease(self, ask: Ask, end_ms: Callable[[], int]) -> Lease | None:
-        """A lease; None where the governor cannot be reached and this worker chose to connect all the same."""
+    def lease_or_none(self, ask: Ask, end_ms: Callable[[], int]) -> Lease | None:
+        """Return a lease; None where the governor cannot be reached and this worker chose to connect all the same."""
         try:
             return self._borrower.acquire(ask, end_ms)
         except GovernorUnavailable as error:
@@ -121,12 +104,77 @@ class Sessions:
             raise error
         self._reporter.ungoverned(ask.database, str(error), now_ms=self._clock.now_ms(), holder=ask.holder)
 
-    def _new_session(self, lease: Lease | None, fence: Fence, ask: Ask) -> FencedConnection:
-        opener = self.opener()
-        if lease is None:
+    def now_ms(self) -> int:
+        """Return the time, as leases count it."""
+        return self._clock.now_ms()
+
+
+class LeasedSession:
+    """A lease and the session under it, from before either exists until both have ended.
+
+    Args:
+        sessions: acquires, opens and releases.
+
+    Attributes:
+        lease: None before it is granted, where there is none, and after the end.
+        connection: None before it is made.
+        invocation: until when the requests for it may take; None: no invocation bounds them.
+    """
+
+    def __init__(self, sessions: Sessions) -> None:
+        self.lease: Lease | None = None
+        self.connection: FencedConnection | None = None
+        self.invocation: Deadline | None = None
+        self._sessions = sessions
+        self._process = os.getpid()
+
+    @property
+    def is_own(self) -> bool:
+        """Whether this process opened it; else it is a copy of its parent's."""
+        return self._process == os.getpid()
+
+    def open(self, ask: Ask, fence: Fence, end_ms: Callable[[], int]) -> FencedConnection:
+        """Acquire a lease until `end_ms()`, and open a session under it. Whatever is raised, `end` must follow.
+
+        Raises:
+            pymysql.err.OperationalError: MySQL could not be reached or refused.
+            As `Borrower.acquire`.
+        """
+        sessions, self.invocation = self._sessions, ask.invocation
+        self.lease = sessions.lease_or_none(ask, end_ms)
+        acquired_ms = sessions.now_ms()
+        connection = self.connection = self._made(sessions.opener(), ask, fence)
+        connection.lease, connection.acquired_ms = self.lease, acquired_ms
+        connection.connect()
+        return connection
+
+    def end(self) -> None:
+        """Close the session and release its lease, unless MySQL may still be at work for it. Can be repeated."""
+        try:
+            self._end()
+        except BaseException:
+            self._end()
+            raise
+
+    def settle(self) -> None:
+        """Release the lease of a session that is closed, or leave it to expire."""
+        if self.lease is not None and self.is_own:
+            lingers = self.connection is not None and self.connection.may_linger
+            self._sessions.settle(self.lease, may_linger=lingers, invocation=self.invocation)
+        self.lease = None
+
+    def _end(self) -> None:
+        if self.connection is not None:
+            self.connection.close()
+        self.settle()
+
+    def _made(self, opener: Opener, ask: Ask, fence: Fence) -> FencedConnection:
+        if self.lease is None:
             return opener.new_session(fence, UNGOVERNED, None, ask.invocation)
-        usable_ms = usable_until_ms(lease, fence, may_freeze=ask.may_freeze)
-        return opener.new_session(fence, lease.session_name, usable_ms, ask.invocation)
+        until_ms = usable_until_ms(self.lease, fence, may_freeze=ask.may_freeze)
+        connection = opener.new_session(fence, self.lease.session_name, until_ms, ask.invocation)
+        self._sessions.watch(connection, self.lease)
+        return connection
 
 
 def usable_until_ms(lease: Lease, fence: Fence, *, may_freeze: bool) -> int:

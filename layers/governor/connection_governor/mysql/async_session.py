@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import warnings
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from pymysql.constants import CLIENT, CR
 from connection_governor.mysql.close import CLOSE_SECONDS, GOODBYE, peer_has_closed, reply_in
 from connection_governor.mysql.fence import SessionStart, set_statement
 from connection_governor.mysql.governed import GovernedSession
-from connection_governor.mysql.state import Reply, SessionState
+from connection_governor.mysql.state import Reply
 from connection_governor.mysql.tls import context_for
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ class AsyncFencedConnection(GovernedSession, Connection):  # type: ignore[misc] 
 
     server_status = 0  # aiomysql has none before the server's first word
     _result: Any
+    _reader: Any
+    _writer: Any
 
     def __init__(
         self,
@@ -84,7 +87,7 @@ class AsyncFencedConnection(GovernedSession, Connection):  # type: ignore[misc] 
                 credentials = await asyncio.to_thread(attempts.throw, denied)
 
     async def _sign_in(self, credentials: Credentials) -> None:
-        self._state = SessionState()
+        self._begin()
         self._user = credentials.username
         self._password = credentials.password.encode().decode("latin-1")  # aiomysql encodes it so: UTF-8 goes out
         try:
@@ -103,7 +106,8 @@ class AsyncFencedConnection(GovernedSession, Connection):  # type: ignore[misc] 
     async def take_leave(self) -> None:
         """Say goodbye and wait up to `CLOSE_SECONDS` for the server's end of the stream."""
         reader, writer = self._reader, self._writer
-        if writer is None:
+        if writer is None or self._is_copy:
+            self.close()
             return
         try:
             if self._state.may_say_goodbye and not self._peer_has_closed():
@@ -119,6 +123,9 @@ class AsyncFencedConnection(GovernedSession, Connection):  # type: ignore[misc] 
 
     def close(self) -> None:
         """Drop the connection; see `take_leave` for the polite way."""
+        if self._writer is not None and self._is_copy:
+            _close_copy(self._writer)
+            self._reader = self._writer = None
         if self._writer is not None:
             if self._peer_has_closed():
                 self._state.server_closed()
@@ -222,3 +229,10 @@ async def _say_goodbye(reader: asyncio.StreamReader, writer: asyncio.StreamWrite
                 reply = reply_in(heard) if reply is Reply.NOTHING else reply
             return Reply.END
     return reply
+
+
+def _close_copy(writer: asyncio.StreamWriter) -> None:
+    """Close a forked child's descriptor, and touch neither the stream nor the loop: both are its parent's, too."""
+    wrapped = writer.get_extra_info("socket")
+    with suppress(OSError):
+        os.close(wrapped._sock.detach())  # noqa: SLF001 - asyncio shows less of a socket than it has

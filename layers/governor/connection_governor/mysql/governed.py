@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from pymysql import err
@@ -30,6 +31,7 @@ class GovernedSession:
         usable_until_ms: statements are refused after this moment; the lease's owner moves it when the lease is renewed.
         lease: what it was opened under; None where it was opened without.
         acquired_ms: when that lease was granted, milliseconds since 1970 UTC.
+        on_work: called with True before the session is given something to do, and with False once it has nothing left.
         on_login: called before each login is sent. From here on the server may have a session; `local_port` is known.
     """
 
@@ -38,16 +40,32 @@ class GovernedSession:
     lease: Lease | None = None
     acquired_ms = 0
     on_login: Callable[[], None] | None = None
+    on_work: Callable[..., None] | None = None
     _state: SessionState
     _now_ms: Callable[[], int]
     _opened = False
+    _process = 0
 
     def _govern(self, fence: Fence, usable_until_ms: int | None, clock: Clock) -> None:
         """Bind the session before anything is sent."""
         self.fence = fence
         self.usable_until_ms = usable_until_ms
         self._now_ms = clock.now_ms
-        self._state = SessionState()
+        self._process = os.getpid()
+        self._begin()
+
+    def _begin(self) -> None:
+        """Forget what was known of the last attempt to sign in."""
+        self._state = SessionState(self._work)
+
+    def _work(self, *, working: bool) -> None:
+        if self.on_work is not None:
+            self.on_work(working=working)
+
+    @property
+    def _is_copy(self) -> bool:
+        """Whether this is a forked child's copy: the session is its parent's, and must not hear from the child."""
+        return self._process != os.getpid()
 
     @property
     def let_go(self) -> bool:
@@ -60,6 +78,8 @@ class GovernedSession:
         return self._state.may_linger
 
     def _refuse_if_late(self) -> None:
+        if self._is_copy:
+            raise err.InterfaceError(0, "another process opened this connection: open one here")
         if self.usable_until_ms is not None and self._now_ms() > self.usable_until_ms:
             raise LeaseLost("too late to start a statement: its lease could end before the statement does")
 

@@ -25,7 +25,7 @@ from connection_governor.mysql.close import RESET, hang_up, peer_has_closed, say
 from connection_governor.mysql.credentials import sign_in
 from connection_governor.mysql.fence import set_statement
 from connection_governor.mysql.governed import GovernedSession, OutOfStep
-from connection_governor.mysql.state import SessionState, Stream
+from connection_governor.mysql.state import Stream
 from connection_governor.mysql.stream import DeadlineReader
 from connection_governor.mysql.tls import ResumingContext
 
@@ -90,6 +90,7 @@ class FencedConnection(GovernedSession, _Connection):
     on_close: Callable[[], None] | None = None
     server_status = 0
     _reader: DeadlineReader | None = None
+    _socket: socket.socket | None = None
     _after_reset: tuple[bytes, ...] = ()
 
     def __init__(
@@ -133,7 +134,7 @@ class FencedConnection(GovernedSession, _Connection):
             self._sock.context.remember(self._sock)
 
     def _sign_in(self, credentials: Credentials, sock: socket.socket | None) -> None:
-        self._state = SessionState()
+        self._begin()
         self.user = credentials.username
         self.password = credentials.password.encode()  # PyMySQL would send a text as latin-1
         try:
@@ -161,6 +162,7 @@ class FencedConnection(GovernedSession, _Connection):
     def write_packet(self, payload: bytes) -> None:
         """As PyMySQL; reports the login, which is the first packet after TLS has begun."""
         if not self._opened and (self._secure or not self.ssl):
+            self._socket = self._sock
             self._login_sent()
         super().write_packet(payload)
 
@@ -248,12 +250,15 @@ class FencedConnection(GovernedSession, _Connection):
 
         A plain close is sometimes still counted by the server when the next connection arrives.
         """
-        if self._sock is not None:
+        if self._sock is not None and not self._is_copy:
             self._leave(self._sock)
+        self._force_close()
+        if self._socket is not None:
+            self._socket.close()  # where an exception has struck in the middle of PyMySQL's own way
         self._closed = True
         if self.on_close is not None:
-            on_close, self.on_close = self.on_close, None
-            on_close()
+            self.on_close()
+            self.on_close = None
 
     def _leave(self, sock: socket.socket) -> None:
         self._closed = True
@@ -339,7 +344,7 @@ class FencedConnection(GovernedSession, _Connection):
 
     def _force_close(self) -> None:
         sock = self._sock
-        if sock is not None:
+        if sock is not None and not self._is_copy:
             if peer_has_closed(sock):
                 self._state.server_closed()
             self._state.cut_off()

@@ -16,7 +16,7 @@ import enum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 _IN_TRANSACTION, _MORE_RESULTS, _CURSOR_OPEN = 0x0001, 0x0008, 0x0040
 _SHORTEST_ROW_FE = 9  # a packet that begins with FE and is as long as this is a row with a huge column
@@ -90,14 +90,18 @@ _CAN_HEAR_GOODBYE = frozenset({Phase.IDLE, Phase.COLUMNS, Phase.ROWS, Phase.MORE
 class SessionState:
     """One session, from before its login to after its end.
 
+    Args:
+        on_work: called with True before the session is given something to do, and with False once it has nothing left.
+
     Attributes:
         phase: what the client waits for.
         stream: what has become of the stream.
     """
 
-    __slots__ = ("_may_hold_work", "_queued", "_reading", "phase", "stream")
+    __slots__ = ("_may_hold_work", "_on_work", "_queued", "_reading", "phase", "stream")
 
-    def __init__(self) -> None:
+    def __init__(self, on_work: Callable[..., None] = lambda **_: None) -> None:
+        self._on_work = on_work
         self.phase = Phase.CONNECTING
         self.stream = Stream.OPEN
         self._reading = False
@@ -113,6 +117,7 @@ class SessionState:
 
     def commands_sent(self, count: int = 1) -> None:
         """Report, before they are sent, commands that go out in one write."""
+        self._on_work(working=True)
         self._queued = count - 1
         self.phase = Phase.UNANSWERED
 
@@ -126,6 +131,8 @@ class SessionState:
         if phase is not Phase.ROWS or packet[0] >= 0xFE:  # noqa: PLR2004 - most packets are rows, and change nothing
             self._advance(phase, packet)
         self._reading = False
+        if self.phase is Phase.IDLE and not self._may_hold_work:
+            self._on_work(working=False)
 
     def goodbye_said(self) -> None:
         """Report, before it is sent, a reset and a quit."""
