@@ -1,4 +1,4 @@
-"""Lends AWS Lambda functions the right to hold a MySQL connection: never more than the database can take.
+"""Grants AWS Lambda functions the right to hold a MySQL connection: never more than the database can take.
 
 from connection_governor import Governor
 

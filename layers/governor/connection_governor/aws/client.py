@@ -1,8 +1,8 @@
-"""The lean client of AWS's JSON services: signs, sends over one kept connection, names what went wrong.
+"""The lean client of AWS's JSON services: sign, send over one kept connection, name the failure.
 
-Every call is tried ONCE; the caller decides about trying again. Two faults are corrected here, because only here do
-they differ from an outage: a kept connection that the server closed while the environment was frozen, and a signing
-clock that is wrong. Both repeat the request, once: every request sent through here must be idempotent.
+Every call is tried ONCE; the caller decides about retries. Two faults are corrected here, because only here do they
+differ from an outage: a kept connection that the server closed while the environment was frozen, and a wrong signing
+clock. Both repeat the request, once: every request sent through here must be idempotent.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ _PERHAPS_SKEWED: Final = frozenset(
 # Signatures are accepted within five minutes of the server's time, and a Date header is exact to a second.
 _SKEW_WORTH_CORRECTING_MS: Final = 60_000
 _DATE_RESOLUTION_MS: Final = 1_000
-# NAT gateways and network load balancers forget a flow after 350 s, some without a word: do not wait to find out.
+# NAT gateways and network load balancers drop a flow after 350 s, some silently: do not wait to find out.
 _LONGEST_IDLE_MS: Final = 300_000
 _MOST_IDLE: Final = 4
 _MOST_FORMS: Final = 16
@@ -66,7 +66,7 @@ _as_json = json.JSONEncoder(separators=(",", ":")).encode  # json.dumps would ma
 
 
 class ServiceError(Exception):
-    """The service refused the request (4xx): `code` as the service names it, "" where it names none.
+    """The service refused the request (4xx): `code` as the service names it, "" if it names none.
 
     `perhaps_applied`: the request had been sent before on a connection that closed, and may have been applied then.
     """
@@ -74,7 +74,7 @@ class ServiceError(Exception):
     def __init__(
         self, code: str, status: int, message: str, body: dict[str, Any], *, perhaps_applied: bool = False
     ) -> None:
-        # The first line only: a refused signature's message goes on with the request's headers, session token included.
+        # The first line only: then a refused signature's message has the request's headers, session token included.
         super().__init__(f"{code or 'no code'} ({status}): {message.partition(chr(10))[0]}")
         self.code = code
         self.status = status
@@ -126,7 +126,7 @@ class Endpoint:
     def post(
         self, path: str, headers: Mapping[str, str], body: bytes, deadline: Deadline | None = None
     ) -> tuple[Answer, bool]:
-        """Sign and send; return the answer whatever its status, and whether the request had been sent before.
+        """Sign and send; return the answer, of any status, and whether the request was sent before.
 
         Raises:
             GovernorUnavailable: no answer in time.
@@ -147,7 +147,7 @@ class Endpoint:
         return answer, sent_before
 
     def correct_clock(self, answer: Answer) -> bool:
-        """Sign by the server's clock from now on, and say whether that changes anything. Leases never see it."""
+        """Sign by the server's clock from now on; return whether that changes anything. Leases never use it."""
         server_ms = self._server_ms(answer)
         if server_ms is None:
             return False
@@ -160,8 +160,8 @@ class Endpoint:
     def _compare_clocks(self, answer: Answer, sent_ms: int) -> None:
         """Note by how much this machine's clock is certainly ahead of the service's, or behind it (negative).
 
-        The service wrote its `Date` between our sending and our receiving, and left out the fraction of a second.
-        So neither a slow answer nor a freeze is taken for a wrong clock.
+        The service wrote its `Date` between sending and receiving, without the fraction of a second.
+        So neither a slow answer nor a freeze looks like a wrong clock.
         """
         server_ms = self._server_ms(answer)
         if server_ms is not None:
@@ -194,13 +194,13 @@ class Endpoint:
         return b"".join((head, changing.encode("latin-1"), body))
 
     def _form(self, target: str, headers: Mapping[str, str], credentials: Credentials) -> tuple[Form, bytes]:
-        """What stays the same from one request to the next is made once: a third of what signing costs."""
+        """Return the parts that requests share, made once: they are a third of the cost of signing."""
         key = (target, *headers.items(), credentials)
         known = self._forms.get(key)
         if known is None:
             form = Form("POST", target, {"host": self._address.authority, **headers}, credentials.token)
             known = (form, head_bytes("POST", target, form.headers))
-            if len(self._forms) >= _MOST_FORMS:  # credentials have changed again and again
+            if len(self._forms) >= _MOST_FORMS:  # credentials have changed repeatedly
                 self._forms.clear()
             self._forms[key] = known
         return known
@@ -211,7 +211,7 @@ class Endpoint:
             try:
                 return self._exchange(kept, request, deadline), False
             except NoAnswerError:
-                # Closed by the server while we wrote. The other kept connections are as old: open a new one.
+                # Closed by the server during the write. The other kept connections are as old: open a new one.
                 self.close()
         return self._exchange(self._opened(deadline), request, deadline), kept is not None
 
@@ -263,7 +263,7 @@ def json_call(
 ) -> dict[str, Any]:
     """Call an operation such as "DynamoDB_20120810.UpdateItem"; Secrets Manager speaks "application/x-amz-json-1.1".
 
-    `ServiceError` where the service refuses; `GovernorUnavailable` where it is throttling, at fault or out of reach.
+    Raises `ServiceError` if the service refuses; `GovernorUnavailable` if it is throttling, at fault or out of reach.
     """
     headers = {"content-type": content_type, "x-amz-target": target}
     answer = _call(endpoint, "/", headers, _as_json(payload).encode(), deadline)
@@ -303,9 +303,9 @@ def _call(endpoint: Endpoint, path: str, headers: Mapping[str, str], body: bytes
 
 
 def _failure(endpoint: Endpoint, answer: Answer, *, perhaps_applied: bool) -> ServiceError | GovernorUnavailable:
-    """Name what an answer other than 200 says. By its code and status, never by its message.
+    """Return the error of an answer other than 200, by its code and status, never by its message.
 
-    `throttled` promises that nothing was applied. This answer cannot promise it of an earlier sending whose answer
+    `throttled` promises that nothing was applied. This answer cannot promise that for an earlier sending whose answer
     was lost, so after one it is an outage like any other.
     """
     body = _object(answer.body)

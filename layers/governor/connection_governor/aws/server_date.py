@@ -1,4 +1,4 @@
-"""Reads the `Date` header of an answer, as RFC 9110 writes it: `Sun, 06 Nov 1994 08:49:37 GMT`."""
+"""Read the `Date` header of an answer, as RFC 9110 writes it: `Sun, 06 Nov 1994 08:49:37 GMT`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ _DAYS_BEFORE_1970 = 719_162
 
 
 def date_ms(header: str) -> int | None:
-    """Return its milliseconds since 1970 UTC, exact to a second; None where it is no such date.
+    """Return its milliseconds since 1970 UTC, exact to a second; None if it is not such a date.
 
-    By hand, because `email.utils` and `calendar` cost a cold worker 20 ms to import.
+    Written here, because `email.utils` and `calendar` cost a cold worker 20 ms to import.
     """
     try:
         _, day, month, year, time_of_day, zone = header.split()

@@ -50,7 +50,7 @@ class Engine:
         store: where the leases are.
         clock: the time that is written into leases.
         entropy: where lease ids and jitter come from.
-        least_skew_ms: judge others' leases with at least this allowance for clocks, even where the settings name less.
+        least_skew_ms: judge others' leases with at least this allowance for clocks, even if the settings name less.
         clock_error_ms: by how much the clock is certainly ahead of the store's; negative: behind.
     """
 
@@ -96,7 +96,7 @@ class Engine:
         return settings
 
     def agreed_skew_ms(self, database: str, *, deadline: Deadline | None = None) -> int:
-        """Return the allowance for clocks in the settings, that all writers of leases share. Raises as `settings`."""
+        """Return the allowance for clocks in the settings, which all writers of leases share. Raises as `settings`."""
         self.settings(database, deadline=deadline)
         return self._agreed_skew_ms[database]
 
@@ -124,7 +124,7 @@ class Engine:
             deadline: no request outlasts it.
 
         Raises:
-            InvalidRequest: more connections than a shard can ever lend, an id that is in use, or a wrong clock.
+            InvalidRequest: more connections than a shard can ever grant, an id that is in use, or a wrong clock.
             UnknownDatabase: no budget was ever set for it.
             GovernorUnavailable: the store could not be reached within bounded retries.
         """
@@ -140,7 +140,7 @@ class Engine:
             self._look_after(settings, acquisition.full_shards, missed=acquisition.missed, deadline=deadline)
             return self._refusal(settings, acquisition.full_shards)
         try:
-            self._check_clock(wanted.database)  # it may have become wrong since, as after a freeze
+            self._check_clock(wanted.database)  # it may have become wrong meanwhile, as after a freeze
         except InvalidRequest:
             self.release(grant.lease, deadline=deadline)
             raise

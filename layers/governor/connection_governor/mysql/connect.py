@@ -1,4 +1,4 @@
-"""Opens a governed MySQL session: where to, as whom, and behind which fence."""
+"""Open a governed MySQL session: target, credentials and fence."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ def new_session(
 ) -> FencedConnection:
     """Return a session that is not open yet: nothing is sent before its `connect`.
 
-    Whoever opens it holds it from the start, so that it can be closed, and asked whether it may linger, also where its
-    opening is interrupted.
+    The caller holds it from the start. So it can close it, and ask whether it may linger, even if its opening is
+    interrupted.
 
     Args:
-        target: where to.
-        attempts: whose; see `credentials.DatabaseCredentials.attempts`.
+        target: the server.
+        attempts: of credentials; see `credentials.DatabaseCredentials.attempts`.
         fence: the session's limits.
         program_name: see `Lease.session_name`.
         usable_until_ms: no statement is started later, not even the one that sets the session up; None for no limit.
@@ -95,13 +95,13 @@ def open_session(
     """Open a session behind the fence; one round trip less than PyMySQL's own connect.
 
     Args:
-        target: where to.
-        credentials: whose.
+        target: the server.
+        credentials: user and password.
         fence: the session's limits.
         options: as for `new_session`.
 
     Raises:
-        pymysql.err.OperationalError: whatever MySQL or the network says (1040, 1045, 1226, 2003, ...).
+        pymysql.err.OperationalError: MySQL or the network refused (1040, 1045, 1226, 2003, ...).
         InvalidRequest: TLS mode or authority that cannot be used.
         LeaseLost: opening took until after `usable_until_ms`.
     """

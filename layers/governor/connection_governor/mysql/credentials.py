@@ -1,4 +1,4 @@
-"""A database's user and password: read from Secrets Manager once, and again when MySQL no longer takes them."""
+"""A database's user and password: read from Secrets Manager once, and again if MySQL denies them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Session = TypeVar("Session")
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """Who signs in to MySQL. The password is kept out of `repr`, and so out of logs and tracebacks."""
+    """User and password of MySQL. The password is kept out of `repr`, and so out of logs and tracebacks."""
 
     username: str
     password: str = field(repr=False)
@@ -61,32 +61,35 @@ def only(credentials: Credentials) -> Attempts:
 
 
 class DatabaseCredentials:
-    """Credentials by the secret's ARN, kept for the life of the environment. Safe to share among threads."""
+    """Credentials by the secret's ARN, kept for the life of the environment. Safe to share among threads.
+
+    Args:
+        fetch: from a secret's ARN to its string, as GetSecretValue answers it.
+    """
 
     def __init__(self, fetch: Fetch) -> None:
-        """Args: fetch: from a secret's ARN to its string, as GetSecretValue answers it."""
         self._fetch = fetch
         self._known: dict[str, Credentials] = {}
         self._lock = threading.Lock()
 
     def get(self, arn: str, deadline: Deadline | None = None) -> Credentials:
-        """The credentials last read, or read now.
+        """Return the credentials last read, or read now.
 
         Raises:
-            InvalidRequest: the secret is no JSON object with texts for `username` and `password`.
+            InvalidRequest: the secret is not a JSON object with texts for `username` and `password`.
         """
         with self._lock:
             known = self._known.get(arn)
         return known or self._read(arn, deadline)
 
     def attempts(self, arn: str, deadline: Deadline | None = None) -> Generator[Credentials]:
-        """Yield the credentials to try; where MySQL's denial (1045) is thrown in, those that the secret says now.
+        """Yield the credentials to try; if MySQL's denial (1045) is thrown in, yield the secret's present ones.
 
         Rotation changes the password while environments still remember the old one. An unchanged secret is not tried
         twice: a wrong one would cost each invocation two denials.
 
         Raises:
-            pymysql.err.OperationalError: what was thrown in, where another attempt is pointless.
+            pymysql.err.OperationalError: the error that was thrown in, if another attempt is pointless.
             InvalidRequest: as `get`.
         """
         tried = self.get(arn, deadline)
@@ -105,7 +108,7 @@ class DatabaseCredentials:
         return sign_in(self.attempts(arn, deadline), connect)
 
     def newer_than(self, tried: Credentials, arn: str, deadline: Deadline | None = None) -> Credentials:
-        """What the secret says now, after MySQL has denied access with `tried`. Raises as `get`."""
+        """Return the secret's present credentials, after MySQL has denied access with `tried`. Raises as `get`."""
         with self._lock:
             known = self._known.get(arn)
         if known is not None and known != tried:  # another thread has read it again already

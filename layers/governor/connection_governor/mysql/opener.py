@@ -1,4 +1,4 @@
-"""Opens governed sessions of one database, with credentials that may be rotated under us."""
+"""Open governed sessions of one database, with credentials that may be rotated meanwhile."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 class Opener:
-    """Knows where the database listens and which secret opens it.
+    """Opens sessions of one target with one secret.
 
     Args:
-        target: where.
+        target: the server.
         credentials: the environment's cache of secrets.
-        secret_arn: whose user and password.
+        secret_arn: the secret with user and password.
         clock: what `usable_until_ms` is compared with.
     """
 

@@ -1,4 +1,4 @@
-"""Reads from a socket until a deadline. A socket's own time-out starts anew with each byte that trickles in."""
+"""Read from a socket until a deadline. A socket's own time-out starts anew with each byte that trickles in."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""TLS towards MySQL: one shared context for each authority, and for each host the last TLS session taken up again.
+"""TLS towards MySQL: one shared context for each authority, and for each host the last TLS session resumed.
 
-Making a context costs ten connects, so PyMySQL's way (a new one for each connect) is not ours.
+A new context costs as much as ten connects; PyMySQL makes one for each connect.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----(.+?)-----END CERTIFICATE
 
 
 class ResumingContext(ssl.SSLContext):
-    """Takes up the last TLS session with the same host: a sixth of the time of opening, and a signature less for MySQL.
+    """Resumes the last TLS session with the same host: a sixth of the time of opening, and a signature less for MySQL.
 
     A session is remembered only after a handshake that was verified in full, for that host's name and by this context.
-    A server that does not know it any more falls back to a full handshake by itself.
+    A server that no longer knows it falls back to a full handshake by itself.
     """
 
     _last: dict[str | bytes | None, ssl.SSLSession]
@@ -42,24 +42,24 @@ class ResumingContext(ssl.SSLContext):
         server_hostname: str | None = None,
         **options: Any,  # noqa: ANN401 - as in ssl
     ) -> ssl.SSLSocket:
-        """As the standard library, with the remembered session."""
+        """Wrap as the standard library does, with the remembered session."""
         last = self._last.get(server_hostname)
         return super().wrap_socket(sock, server_hostname=server_hostname, session=last, **options)
 
     def remember(self, connected: ssl.SSLSocket) -> None:
-        """Keeps the session of a socket on which the server has sent something (TLS 1.3 hands tickets out with it)."""
+        """Keep the session of a socket on which the server has sent something: TLS 1.3 sends tickets with it."""
         session = connected.session
         if session is not None:
             self._last[connected.server_hostname] = session
 
 
 def context_for(mode: str, ca_path: str | None, host: str) -> ResumingContext | None:
-    """The process's context for this mode, these authorities and this host's region; None for `off`.
+    """Return the process's context for this mode, these authorities and this host's region; None for `off`.
 
     Args:
         mode: one of `MODES`. None of them falls back to plain text by itself.
-        ca_path: PEM file of the authorities to trust; None for those of Amazon RDS (of the region that the host's name
-            tells, if it does: reading all of the bundle costs 12 ms CPU, its region's 3).
+        ca_path: PEM file of the authorities to trust; None for those of Amazon RDS (of the region in the host's name,
+            if any: reading all of the bundle costs 12 ms CPU, its region's 3).
         host: the name or address to connect to.
 
     Raises:
@@ -97,7 +97,7 @@ def _trust(context: ssl.SSLContext, ca_path: str | None, region: str | None) -> 
 
 
 def rds_authorities(region: str) -> bytes:
-    """The bundle's certificates for one region and those for no region (RDS Proxy's), DER; all where it has none."""
+    """Return the bundle's certificates, DER, of one region and of no region (RDS Proxy); all if it has none."""
     with open(RDS_BUNDLE, encoding="ascii") as file:  # noqa: PTH123  # as above
         bundle = [base64.b64decode(text) for text in _CERTIFICATE.findall(file.read())]
     own = [certificate for certificate in bundle if b"Amazon RDS %b " % region.encode() in certificate]

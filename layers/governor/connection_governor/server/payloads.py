@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 Payload = dict[str, Any]
 
-DELAY_ALLOWED_MS = 1_000  # that a request may be under way, beyond the allowance for clocks
-ANONYMOUS = ""  # the published sample's payload names nobody; no holder with a name has this tag
+DELAY_ALLOWED_MS = 1_000  # the time that a request may be under way, beyond the allowance for clocks
+ANONYMOUS = ""  # the published sample's payload names no holder; no holder with a name has this tag
 
 
 class Requests:
@@ -133,7 +133,7 @@ class Requests:
         return isinstance(self._service.acquire(wanted, deadline=deadline), Grant)
 
     def _end_ms(self, request: Payload, database: str, deadline: Deadline | None) -> int:
-        """The end asked for: `expires_at_ms` as the bundled client sends it, or `lease_ms` from now, or the default."""
+        """Return the expiry asked for: `expires_at_ms` of the bundled client, `lease_ms` from now, or the default."""
         end_ms = request.get("expires_at_ms")
         if end_ms is not None:
             return self._checked_end_ms(request, self._service.agreed_skew_ms(database, deadline=deadline))
@@ -143,9 +143,9 @@ class Requests:
         return self._clock.now_ms() + checks.lease_length_ms(length_ms)
 
     def _checked_end_ms(self, request: Payload, skew_ms: int) -> int:
-        """Return an end that the caller's clock named, where that clock is not known to be wrong.
+        """Return an expiry that the caller's clock named, unless that clock is known to be wrong.
 
-        A worker whose clock is behind names ends that come too early: others would take its leases over while it works.
+        A worker whose clock is behind names expiries that come too early: others would take its leases over.
         """
         now_ms, theirs_ms = self._clock.now_ms(), request.get("now_ms")
         if theirs_ms is not None:
