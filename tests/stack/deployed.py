@@ -23,7 +23,7 @@ from harness.demo.summary import longest_lease_ms
 from harness.stack.deployment import DATABASE_NAME
 from tests.stack.crew import MYSQL_REFUSALS, Refused
 from tests.stack.drills import DETECTION_MS, Verdict, first_success_ms, in_use
-from tests.stack.fault_proxy import FaultProxy
+from tests.support.fault_proxy import FaultProxy
 from tests.support.worlds import endpoint_of
 
 if TYPE_CHECKING:

@@ -25,9 +25,9 @@ from harness.demo.recording import Hold
 from harness.demo.summary import longest_lease_ms, peak_held
 from harness.paths import BUILD
 from tests.stack.crew import MYSQL_REFUSALS, Refused
-from tests.stack.fault_proxy import FaultProxy
 from tests.stack.orders import FENCE
 from tests.support.database import governor_on
+from tests.support.fault_proxy import FaultProxy
 from tests.support.invocation import Invocation
 from tests.support.worlds import endpoint_of, environment_of, is_whole, new_table
 

@@ -18,7 +18,7 @@ from harness.demo.drill import kill_holders
 from harness.demo.observer import WORKER_USER, now_ms
 from harness.demo.recording import Hold
 from tests.stack.deployed import GOVERNOR, WORKER, Deployed, changed_function, deployed_ground, processes_of
-from tests.stack.fault_proxy import ANSWERS_WITHHELD, HEALTHY, REFUSED, WRITES_WITHHELD, Fault
+from tests.support.fault_proxy import ANSWERS_WITHHELD, HEALTHY, REFUSED, WRITES_WITHHELD, Fault
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

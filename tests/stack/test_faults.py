@@ -20,8 +20,8 @@ from harness.stack.local_aws import local_aws
 from harness.stack.mariadb import PrivateMariaDB
 from tests.stack.crew import Crew, crew
 from tests.stack.drills import BUDGET, CREDENTIALS, Ground, ground_on, judged, variables_of
-from tests.stack.fault_proxy import HEALTHY, REFUSED, SILENT, Fault
 from tests.stack.orders import Order
+from tests.support.fault_proxy import HEALTHY, REFUSED, SILENT, Fault
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 READ = 65_536
 LOOK_S = 0.02  # how soon a changed fault reaches what waits
 FOR_EVER_S = 3_600.0
+_REFUSAL = b'{"__type":"com.amazonaws.dynamodb.v20120810#ThrottlingException","message":"slow down"}'
+THROTTLED = b"HTTP/1.1 400 Bad Request\r\nContent-Length: %d\r\n\r\n%s" % (len(_REFUSAL), _REFUSAL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,7 @@ class Fault:
         answer_s: the same of an answer: its request was carried out.
         drop: share of the answers that are thrown away, and their connection with them. The request was carried out.
         writes_only: spares everything but UpdateItem.
+        throttle: share of the requests that are answered as throttled, and go no further.
     """
 
     refuse: bool = False
@@ -40,6 +43,7 @@ class Fault:
     answer_s: tuple[float, float] = (0.0, 0.0)
     drop: float = 0.0
     writes_only: bool = False
+    throttle: float = 0.0
 
 
 HEALTHY = Fault()
@@ -135,6 +139,9 @@ class FaultProxy:
                     return
                 if b"x-amz-target:" in sent.lower():
                     operation, answering = sent, False
+                    if self._throttles(sent):
+                        client.sendall(THROTTLED)
+                        continue
                     self._hold_back("late request", self._spares(sent).request_s)
                 server.sendall(sent)
             elif server in readable:
@@ -154,6 +161,11 @@ class FaultProxy:
         lost = self._draw.random() < fault.drop
         self.injected["dropped answer"] += lost
         return lost
+
+    def _throttles(self, request: bytes) -> bool:
+        throttled = self._draw.random() < self._spares(request).throttle
+        self.injected["throttled"] += throttled
+        return throttled
 
     def _hold_back(self, kind: str, between_s: tuple[float, float]) -> None:
         """Wait, but no longer than the fault lasts."""
