@@ -154,7 +154,7 @@ def test_a_wait_ends_before_the_invocation_and_is_a_refusal(ground: Ground, on_u
     notes, ends = WantedIds(), []
     held = [ground.governor(notes).acquire(lease_ms=60_000) for _ in range(BUDGET)]
     assert len(held) == BUDGET
-    ground.proxy.inject(Fault(answer_s=(0.006, 0.012)))
+    ground.proxy.inject(Fault(answer_s=(0.006, 0.15)))
     lock = threading.Lock()
 
     def refused(number: int) -> None:
