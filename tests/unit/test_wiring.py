@@ -137,6 +137,13 @@ def test_a_function_that_starts_from_a_snapshot_has_a_new_name_each_time() -> No
     assert Environment(snapshot).holder() != Environment(snapshot).holder()
 
 
+def test_only_where_one_process_serves_one_request_does_the_deadline_stop_it() -> None:
+    """Breaks: on Managed Instances a lease ends while its timed-out invocation still runs a statement."""
+    assert env.governor_parts(Environment(DIRECT))["outside"].stops_at_deadline
+    managed = Environment({**DIRECT, "AWS_LAMBDA_MAX_CONCURRENCY": "16"})
+    assert not env.governor_parts(managed)["outside"].stops_at_deadline
+
+
 def test_closing_an_environment_closes_what_it_keeps_open() -> None:
     """A snapshot of the process holds sockets that every copy of it would write to."""
     closed = []

@@ -1,24 +1,33 @@
 """The function under test: holds a governed connection and then does what the event says. Runs below the emulator."""
 
+from __future__ import annotations
+
 import os
 import signal
 import threading
 import time
+from contextlib import closing
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import pymysql
 from pymysql.constants import COMMAND
 
 from connection_governor.client.governor import Governor
 from connection_governor.client.lease_file import FOLDER
 from connection_governor.core.lease import ShardKey, Wanted
+from connection_governor.errors import LeaseLost
 from connection_governor.mysql.connect import FencedConnection, Target, new_session
 from connection_governor.mysql.credentials import Credentials, only
-from connection_governor.mysql.fence import Fence
 from connection_governor.wiring import Environment, governor_parts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from connection_governor.mysql.fence import Fence
 
 
 class Opener:
@@ -57,40 +66,64 @@ def die() -> None:
 def handler(event: dict[str, Any], context: Any) -> Any:  # noqa: ANN401 - awslambdaric's own
     """Do as the event says."""
     act = event["act"]
-    if act == "nothing":
-        return act
-    if act == "lease":
-        with governor().lease("orders", context=context) as lease:
-            time.sleep(event.get("sleep", 0))
-            return lease.lease_id
-    if act == "measure":
-        return measure(event["times"])
-    if act == "noted":
-        return [noted.name for noted in Path(FOLDER).iterdir()] if Path(FOLDER).exists() else None
+    if act in WITHOUT_A_SESSION:
+        return WITHOUT_A_SESSION[act](event, context)
     with governor().connection("orders", context=context, keep_seconds=event.get("keep", 0)) as connection:
-        if act == "keep":
-            time.sleep(event.get("sleep", 0))
-            held = connection.lease
-            return {"pid": os.getpid(), "lease": held.lease_id, "holder": held.holder} if held else None
-        crash(act, connection)
-        return connection.lease.lease_id if connection.lease else None
+        if act in WITH_A_SESSION:
+            WITH_A_SESSION[act](event, context, connection)
+        if act == "overrun":
+            return answers(connection)
+        held = connection.lease
+        return {"pid": os.getpid(), "lease": held.lease_id, "holder": held.holder} if held else None
 
 
-def crash(act: str, connection: FencedConnection) -> None:
-    """End in the middle of a body, where the event says so."""
-    if act == "hang":
-        time.sleep(60)
-    if act == "exit":
-        os._exit(1)
-    if act == "kill":
-        die()
-    if act == "kill in a statement":
-        threading.Timer(0.5, die).start()
-        connection.query("SELECT SLEEP(6)")
-    if act == "kill with an unread answer":
-        threading.Timer(0.5, die).start()
-        connection._execute_command(COMMAND.COM_QUERY, "CALL test.answer_and_go_on()")
-        time.sleep(60)
+def leased(event: dict[str, Any], context: Any) -> str:  # noqa: ANN401 - as above
+    """Hold a lease, and no connection."""
+    with governor().lease("orders", context=context) as lease:
+        time.sleep(event.get("sleep", 0))
+        return lease.lease_id
+
+
+def overrun_with_another_driver(_event: dict[str, Any], context: Any) -> str:  # noqa: ANN401 - as above
+    """Hold a session that knows of no lease until the deadline has passed."""
+    session = partial(pymysql.connect, host="127.0.0.1", port=int(os.environ["PORT"]), ssl_ca="/opt/ca.pem")
+    with governor().lease("orders", context=context), closing(session(user="crashing", password="pw")) as other:
+        overrun(context)
+        return answers(other)
+
+
+def noted() -> list[str] | None:
+    """The lease files."""
+    return [noted.name for noted in Path(FOLDER).iterdir()] if Path(FOLDER).exists() else None
+
+
+def killed_in_a_statement(connection: FencedConnection) -> None:
+    """Be killed while MySQL works for this process."""
+    threading.Timer(0.5, die).start()
+    connection.query("SELECT SLEEP(6)")
+
+
+def killed_with_an_unread_answer(connection: FencedConnection) -> None:
+    """Be killed while a procedure goes on after its first answer."""
+    threading.Timer(0.5, die).start()
+    connection._execute_command(COMMAND.COM_QUERY, "CALL test.answer_and_go_on()")
+    time.sleep(60)
+
+
+def overrun(context: Any) -> None:  # noqa: ANN401 - awslambdaric's own
+    """Go on until the deadline has passed."""
+    while context.get_remaining_time_in_millis() > 0:
+        time.sleep(0.01)
+    time.sleep(0.05)
+
+
+def answers(session: pymysql.Connection[Any]) -> str:
+    """What comes of a statement: "yes", or the name of the error."""
+    try:
+        session.query("SELECT 1")
+    except LeaseLost as error:
+        return type(error).__name__
+    return "yes"
 
 
 def measure(times: int) -> float:
@@ -111,3 +144,21 @@ def measure(times: int) -> float:
         notes.gone(lease.lease_id)
         took.append(time.perf_counter() - started)
     return median(took) * 1e6
+
+
+WITHOUT_A_SESSION: dict[str, Callable[[dict[str, Any], Any], Any]] = {
+    "nothing": lambda _event, _context: "nothing",
+    "lease": leased,
+    "measure": lambda event, _context: measure(event["times"]),
+    "noted": lambda _event, _context: noted(),
+    "overrun with another driver": overrun_with_another_driver,
+}
+WITH_A_SESSION: dict[str, Callable[[dict[str, Any], Any, FencedConnection], object]] = {
+    "keep": lambda event, _context, _connection: time.sleep(event.get("sleep", 0)),
+    "hang": lambda _event, _context, _connection: time.sleep(60),
+    "exit": lambda _event, _context, _connection: os._exit(1),
+    "kill": lambda _event, _context, _connection: die(),
+    "kill in a statement": lambda _event, _context, connection: killed_in_a_statement(connection),
+    "kill with an unread answer": lambda _event, _context, connection: killed_with_an_unread_answer(connection),
+    "overrun": lambda _event, context, _connection: overrun(context),
+}

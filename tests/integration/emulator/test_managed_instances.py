@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from harness.stack.mariadb import PrivateMariaDB
 
 BUDGET = 18
+LAMBDA_GIVES_S = 2.0  # to the extension, at the end
 USER = "crashing"  # who the function signs in as
 _RUN = (  # pid 1 must outlive the rest
     f"{WORLD} (/opt/extensions/connection-governor & {{python}} -m awslambdaric app.handler & wait)"
@@ -184,7 +185,18 @@ def test_when_processes_are_killed_the_others_go_on_and_shutdown_releases_the_re
         time.sleep(0.01)
     assert len(leases.of_sessions() & leases.held()) >= crashed  # their statements run on, under their leases
     work(20)
-    assert shut_down(environment, lambda_api) < 3.0
+    assert shut_down(environment, lambda_api) < LAMBDA_GIVES_S
     running_on = leases.of_sessions()
     assert len(running_on) == crashed
     assert leases.held() == running_on
+
+
+def test_an_invocation_that_outlives_its_deadline_starts_no_statement(
+    environment: Server, lambda_api: ManagedInstance
+) -> None:
+    """Breaks: nothing stops a timed-out invocation there, and it uses its connection past its lease's end."""
+    governed, other = results(
+        [lambda_api.invoke(act, timeout_ms=700) for act in ("overrun", "overrun with another driver")]
+    )
+    assert governed == "LeaseLost"
+    assert other == "yes"  # why `lease()` with another driver does not hold promise 5 there

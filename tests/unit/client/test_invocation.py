@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from connection_governor import Governor, InvalidRequest, Lease
+from connection_governor import Governor, InvalidRequest, Lease, LeaseLost
 from connection_governor.client.invocation import holder_for_tenant, lambda_context
+from connection_governor.client.keepalive import kept_fence
 from connection_governor.client.ports import Outside
 from connection_governor.core.deadline import Deadline
 from connection_governor.core.lease import holder_tag
 from connection_governor.core.memory import MemoryStore
 from connection_governor.metrics import Reporter
+from tests.support.calm_sessions import CalmOpener
 from tests.support.invocation import FakeContext
 from tests.support.worlds import World
+
+if TYPE_CHECKING:
+    from connection_governor.mysql.opener import Opener
 
 
 class DurableContext:
@@ -120,3 +125,53 @@ def test_tenants_with_a_common_beginning_are_told_apart() -> None:
     long = "customer-of-the-northern-region-"
     names = {holder_for_tenant("checkout/2f1c", TenantContext(long + number)) for number in "12"}
     assert len(names) == 2
+
+
+# Where no deadline stops the code: Managed Instances
+
+
+@pytest.fixture
+def unstopped(world: World) -> Governor:
+    opener = CalmOpener(world.clock)
+    outside = Outside(
+        world.clock,
+        world.entropy,
+        Reporter(world.journal),
+        opener=lambda: cast("Opener", opener),
+        stops_at_deadline=False,
+    )
+    return Governor(world.transport, outside, holder="checkout/1", database="orders")
+
+
+@pytest.mark.parametrize("keep_seconds", [0, 30])
+def test_a_lease_outlasts_a_statement_that_began_late_by_an_idle_time(
+    world: World, unstopped: Governor, keep_seconds: int
+) -> None:
+    """Breaks: a process that paused after its look at the clock still has a session when its lease is taken over."""
+    fence = kept_fence(unstopped.fence, keep_seconds)
+    last_statement_ms = world.clock.now + 30_000 + fence.idle_ms  # the server hangs up on whoever pauses for longer
+    with unstopped.connection(context=FakeContext(), keep_seconds=keep_seconds) as connection:
+        assert connection.lease is not None
+        assert connection.lease.expires_at_ms >= last_statement_ms + fence.statement_bound_ms + fence.idle_ms
+        assert connection.usable_until_ms is not None
+        assert connection.usable_until_ms + fence.guard_ms == connection.lease.expires_at_ms
+
+
+def test_a_kept_session_is_covered_as_far_in_the_next_invocation(world: World, unstopped: Governor) -> None:
+    """Breaks: only the invocation that opened the session is safe."""
+    fence = kept_fence(unstopped.fence, 30)
+    for _ in range(3):
+        world.clock.advance(20_000)
+        with unstopped.connection(context=FakeContext(), keep_seconds=30) as connection:
+            assert connection.lease is not None
+            assert connection.usable_until_ms is not None
+            assert connection.usable_until_ms >= world.clock.now + 30_000
+            assert connection.usable_until_ms + fence.guard_ms == connection.lease.expires_at_ms
+
+
+def test_a_statement_after_the_deadline_is_refused(world: World, unstopped: Governor) -> None:
+    """Breaks: an invocation that has timed out uses its connection for as long as it likes."""
+    with unstopped.connection(context=FakeContext()) as connection:
+        world.clock.advance(30_001)
+        with pytest.raises(LeaseLost):
+            cast("Any", connection).query()

@@ -161,8 +161,7 @@ class AsyncGovernor:
         await _carried_out(self._borrower.give_back, lease, invocation)
 
     async def _acquire_as_asked(self, ask: Ask) -> Lease:
-        governor = self._governor
-        return await self._acquire(ask, lambda: ask.end_ms(governor.clock, governor.fence.margin_ms))
+        return await self._acquire(ask, lambda: self._governor.lease_end_ms(ask))
 
     async def _acquire(self, ask: Ask, end_ms: Callable[[], int]) -> Lease:
         steps = self._borrower.acquiring(ask, end_ms)

@@ -128,7 +128,7 @@ class Governor:
             GovernorUnavailable: the governor could not be reached: until a renew succeeds, the old end counts.
         """
         ask = self.ask(lease.database, lease_ms=lease_ms, context=context)
-        return self.borrower.renew(lease, ask.end_ms(self.clock, self.fence.margin_ms), ask.invocation)
+        return self.borrower.renew(lease, self.lease_end_ms(ask), ask.invocation)
 
     def release(self, lease: Lease, *, context: InvocationContext | None = None) -> bool:
         """Release the lease; repeating it does nothing more. With the Lambda context, no request outlasts it.
@@ -261,7 +261,7 @@ class Governor:
         self._keeper.give_up()
 
     def _acquire(self, ask: Ask) -> Lease:
-        return self.borrower.acquire(ask, lambda: ask.end_ms(self.clock, self.fence.margin_ms))
+        return self.borrower.acquire(ask, lambda: self.lease_end_ms(ask))
 
     def session_end_ms(self, ask: Ask) -> Callable[[], int]:
         """Tells the end of a lease for one session, as of when it is called.
@@ -269,12 +269,15 @@ class Governor:
         Raises:
             InvalidRequest: too short for the fence.
         """
-        margin_ms = self.fence.margin_ms
         needed_ms = self.fence.required_margin_ms(may_freeze=ask.may_freeze)
-        by_length = ask.may_freeze or ask.lease_ms is not None  # else past the deadline by itself
+        by_length = ask.invocation is None or ask.lease_ms is not None  # else past the deadline by itself
         if by_length and (ask.lease_ms or DEFAULT_LEASE_MS) <= needed_ms:
             raise InvalidRequest("lease_ms", f"must be above {needed_ms}: what the fence needs at the end")
-        return lambda: ask.end_ms(self.clock, margin_ms)
+        return lambda: self.lease_end_ms(ask)
+
+    def lease_end_ms(self, ask: Ask) -> int:
+        """Return when a lease that is asked for now ends."""
+        return ask.end_ms(self.clock, self.fence.required_margin_ms(may_freeze=ask.may_freeze))
 
     def ask(
         self,
@@ -288,9 +291,14 @@ class Governor:
         """Return a checked request, for drivers of other kinds. Raises as `Ask.of` and `lambda_context`."""
         if context is not None:
             context = lambda_context(context)
-        holder = holder_for_tenant(self.holder, context) if holder is None else holder
-        invocation = self._invocation(context)
-        return Ask.of(database or self._database, holder=holder, timeout=timeout, invocation=invocation, **more)
+        return Ask.of(
+            database or self._database,
+            holder=holder_for_tenant(self.holder, context) if holder is None else holder,
+            timeout=timeout,
+            invocation=self._invocation(context),
+            stops_at_deadline=self._outside.stops_at_deadline,
+            **more,
+        )
 
     def _invocation(self, context: InvocationContext | None) -> Deadline | None:
         return Deadline.of_invocation(lambda_context(context), self.clock) if context is not None else None

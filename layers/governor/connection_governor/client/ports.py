@@ -29,6 +29,7 @@ class Outside:
         opener: makes the opener of MySQL sessions at its first use; None: `lease` only.
         operations: makes the operator's commands at their first use; None: no `set_budget`.
         notes: tell the extension which leases are held, if there is one.
+        stops_at_deadline: whether Lambda stops an invocation's code at its deadline; not so on Managed Instances.
     """
 
     clock: Clock
@@ -37,3 +38,4 @@ class Outside:
     opener: Callable[[], Opener] | None = None
     operations: Callable[[], Operations] | None = None
     notes: Notes = NO_NOTES
+    stops_at_deadline: bool = True

@@ -26,6 +26,7 @@ class Ask:
         connections: how many.
         lease_ms: for how long; None: until the invocation's deadline, or `DEFAULT_LEASE_MS`.
         invocation: when Lambda stops the invocation, if the caller passed its context.
+        stops_at_deadline: whether Lambda then stops the code, too; on Managed Instances it runs on.
     """
 
     database: str
@@ -34,6 +35,7 @@ class Ask:
     connections: int = 1
     lease_ms: int | None = None
     invocation: Deadline | None = None
+    stops_at_deadline: bool = True
 
     @classmethod
     def of(
@@ -45,6 +47,7 @@ class Ask:
         connections: object = 1,
         lease_ms: object = None,
         invocation: Deadline | None = None,
+        stops_at_deadline: bool = True,
     ) -> Ask:
         """Check a caller's arguments, and return them as a request.
 
@@ -58,12 +61,16 @@ class Ask:
             checks.connection_count(connections),
             None if lease_ms is None else checks.lease_length_ms(lease_ms),
             invocation,
+            stops_at_deadline,
         )
 
     @property
     def may_freeze(self) -> bool:
-        """Whether the holder may be frozen between its last clock read and its statement."""
-        return self.invocation is None
+        """Whether the holder may pause for long between its last clock read and its statement.
+
+        Only Lambda's stop at the deadline rules that out.
+        """
+        return self.invocation is None or not self.stops_at_deadline
 
     def last_use_ms(self, clock: Clock) -> int:
         """Return until when the holder will use its lease: its length, or the invocation's deadline, or the default."""

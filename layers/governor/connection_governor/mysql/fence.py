@@ -86,8 +86,9 @@ class Fence:
         """Return how far a lease must reach beyond the last moment at which its holder starts a statement.
 
         Args:
-            may_freeze: whether the holder may be frozen between its last clock read and its statement. Lambda
-                stops the holder of an invocation at the deadline, so E + W suffice there; other code needs 2W + E.
+            may_freeze: whether the holder may pause between its last clock read and its statement. Lambda stops
+                the holder of an invocation at the deadline, so E + W suffice there. Other code needs 2W + E: code that
+                may be frozen, and an invocation on Managed Instances, which no deadline stops.
         """
         return self.guard_ms if may_freeze else self.margin_ms
 

@@ -45,6 +45,7 @@ def governor_parts(environment: Environment) -> dict[str, Any]:
             opener=(lambda: _opener(environment)) if environment.get("DB_HOST") else None,
             operations=(lambda: _operations(environment)) if environment.get("GOVERNOR_TABLE") else None,
             notes=NoteFile() if environment.get("AWS_LAMBDA_RUNTIME_API") else NO_NOTES,
+            stops_at_deadline=not environment.is_managed_instance,
         ),
         "holder": environment.holder(),
         "database": environment.get("GOVERNOR_DATABASE") or None,

@@ -67,9 +67,14 @@ class Environment:
         stream = self.get("AWS_LAMBDA_LOG_STREAM_NAME")[-8:]
         if self.is_restored_from_snapshot:  # there is no log stream, and the process's number is the snapshot's
             return f"{function[:55]}/{os.urandom(4).hex()}"
-        if stream and self.get("AWS_LAMBDA_MAX_CONCURRENCY"):  # Managed Instances: the processes share everything else
+        if stream and self.is_managed_instance:  # its processes share everything else
             return f"{function[:47]}/{stream}.{os.getpid()}"
         return f"{function[:55]}/{stream or os.getpid()}"
+
+    @property
+    def is_managed_instance(self) -> bool:
+        """Whether several invocations run at once, each in a process that no deadline stops (Managed Instances)."""
+        return bool(self.get("AWS_LAMBDA_MAX_CONCURRENCY"))
 
     @property
     def is_restored_from_snapshot(self) -> bool:
