@@ -1,4 +1,4 @@
-"""asyncio with aiomysql: whoever waits for a connection sleeps in the loop. Needs `connection-governor[asyncio]`."""
+"""asyncio with aiomysql: a task that waits sleeps in the loop. Needs `connection-governor[asyncio]`."""
 
 import asyncio
 from typing import Any

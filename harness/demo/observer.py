@@ -61,7 +61,7 @@ def sessions_begun(connection: Connection[Cursor]) -> int:
 
 
 def global_status(connection: Connection[Cursor], name: str) -> int:
-    """Return one of the counters of MySQL's SHOW GLOBAL STATUS."""
+    """Return a counter of SHOW GLOBAL STATUS."""
     with connection.cursor() as cursor:
         cursor.execute("SHOW GLOBAL STATUS LIKE %s", (name,))
         row = cursor.fetchone()

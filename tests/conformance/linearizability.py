@@ -48,7 +48,7 @@ class Budget(NamedTuple):
         """Return the budget after the operation; None if the operation could not have had its outcome now."""
         lease = (operation.lease_id, operation.connections)
         if operation.kind == RELEASE:
-            # "no" may follow a lost answer: the lease is gone after it, whoever was told so.
+            # "no" may follow a lost answer: the lease is gone after it, whichever caller got that answer.
             return None if operation.outcome == YES and lease not in self.held else self._without(lease)
         fits = sum(count for _, count in self.held) + operation.connections <= self.allowed
         if operation.outcome == NO:

@@ -89,7 +89,7 @@ def test_processes_killed_at_random_points_cost_nothing_but_time(
             table, dynamodb_local, tmp_path / f"round-{number}", dice.random() * 0.8
         )
         assert peak_held(held, killed_ns) <= BUDGET
-        assert table.in_use() >= 1, "somebody was killed while holding"
+        assert table.in_use() >= 1, "a process was killed while holding"
         time.sleep(max(0.0, killed_ns / 1e9 + (LEASE_MS + SKEW_MS) / 1_000 + 0.01 - time.monotonic()))
         after = _once(table, dynamodb_local, tmp_path / f"after-{number}", processes=2, threads=20)
         assert len(after) == BUDGET, "the full budget can be lent again"

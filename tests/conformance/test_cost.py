@@ -104,7 +104,7 @@ def test_a_write_costs_one_unit_with_36_leases_in_the_shard(world: World, tap: W
     tap.clear()
     outcome = world.engine.acquire(
         world.wanted(holder="checkout-service"), look_first=True
-    )  # marks that somebody waited
+    )  # marks that a caller waited
     assert isinstance(outcome, Grant)
     assert len(world.shard().leases) == LEASES
     renewed = world.engine.renew(leases[0], expires_at_ms=leases[0].expires_at_ms + 1)

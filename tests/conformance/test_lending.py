@@ -88,7 +88,7 @@ def test_fences_grow_with_each_grant_of_a_shard(world: World) -> None:
 
 
 def test_a_repeated_acquire_is_the_same_lease(world: World) -> None:
-    """A lost answer would cost a second connection, and nobody would know its id to release it."""
+    """A lost answer would cost a second connection, whose id no caller knows."""
     wanted = world.wanted()
     first, again = world.transport.acquire(wanted), world.transport.acquire(wanted)
     assert isinstance(first, Grant)

@@ -134,7 +134,7 @@ def test_an_adopted_backup_lends_nothing_that_a_lost_lease_still_holds(
 
 
 def test_an_adoption_that_crashes_leaves_the_database_closed(empty_store: LeaseStore) -> None:
-    """Open, it would lend what nobody has waited for."""
+    """An open database would grant connections whose missing leases may still be in force."""
     world = World(empty_store)
     world.operations.set_budget(world.database, 3)
 

@@ -67,7 +67,7 @@ class Promises:
             if len(believers) > 1:
                 return "two clients hold one lease"
             if self._nothing_is_given_up and story.end > 0 and not story.clients:
-                return "a retry left a second lease behind, which nobody knows of"
+                return "a retry left a second lease behind, which no client knows"
         return None
 
     # ---- promise 2 and promise 6: nothing is lost for good, and a half-done plan can be finished
@@ -84,7 +84,7 @@ class Promises:
         last = state.plans[-1]
         if not any(self._is_short(shard, last, index) for index, shard in enumerate(state.shards)):
             lendable = sum(shard.allowed for shard in state.shards[: last.shards] if shard)
-            return None if lendable >= last.budget else "lost for good: nobody who is refused has a reason to settle"
+            return None if lendable >= last.budget else "lost for good: no refused caller has a reason to settle"
         settled = self._settled(state)
         shares = tuple(last.share(index) for index in range(last.made))
         left = tuple(shard.allowed if shard else 0 for shard in settled.shards[: last.made])

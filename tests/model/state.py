@@ -33,7 +33,7 @@ class Story(NamedTuple):
     budget: int = 0  # the highest that was in force since that record was written; of live leases only
     clients: tuple[Request, ...] = ()  # one; two where an id is used twice
     strays: tuple[Request, ...] = ()  # duplicates on the way, which may arrive at any time, again and again
-    seen: int = ABSENT  # the end with which somebody once read it as past (broken variants only)
+    seen: int = ABSENT  # the expiry with which a client once read it as past (broken variants only)
 
 
 class Mark(NamedTuple):

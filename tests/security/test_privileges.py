@@ -128,7 +128,7 @@ def test_the_denial_names_every_function_in_the_network(resources: Resources, fu
 
 
 def test_a_stars_place_in_an_arn_is_only_an_answers_random_key(resources: Resources) -> None:
-    """`table/*` reaches every table; CloudFormation's answer bucket is the one place with a key nobody knows before."""
+    """`table/*` reaches every table; CloudFormation's answer bucket is the one place with an unknown key."""
     stars = {
         name
         for name, resource in resources.items()

@@ -101,7 +101,7 @@ class VirtualSocket:
         return len(data)
 
     def shutdown(self, _how: int) -> None:
-        """Wakes whoever waits in another thread: there is none."""
+        """Wake another thread that waits: there is none."""
 
     def getsockopt(self, *_option: int) -> bytes:
         """Return the kernel's state of the connection."""

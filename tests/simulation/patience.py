@@ -1,7 +1,7 @@
 """The promises to callers, waiting or not.
 
-Who waits while capacity is free is granted within a minute of virtual time, and nobody is refused for good while a
-shard had room all along.
+A caller that waits while capacity is free is granted within a minute of virtual time. No caller is refused for good
+while a shard has room all along.
 """
 
 from __future__ import annotations

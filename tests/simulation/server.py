@@ -1,7 +1,7 @@
 """The simulated MySQL: the ground truth. It speaks the protocol with the production code's connection.
 
 It knows what a server knows: sessions with a name, `wait_timeout` from the last command, limits of a statement, KILL,
-`max_connections`, sockets that end or fall silent. It does not know leases; whoever watches it does.
+`max_connections`, sockets that end or fall silent. It does not know leases; its watcher does.
 """
 
 from __future__ import annotations
@@ -154,8 +154,8 @@ class ServerSession:
         name: the `program_name` of its handshake.
         ready: whether it was ever set up by its client.
         runaway: its last statement has passed every limit that its client set.
-        signed_in_us: since when it is somebody's.
-        stray: whoever watches counts it no more.
+        signed_in_us: when it signed in.
+        stray: its watcher counts it no more.
         leaving: it has heard a goodbye and has yet to go.
     """
 

@@ -110,7 +110,7 @@ def test_a_budget_is_in_force_until_one_later_plan_has_stamped_every_shard() -> 
 
 
 def test_the_same_seed_gives_the_same_history_byte_for_byte() -> None:
-    """A failure that cannot be repeated cannot be mended: not even the order of sets and dicts may matter."""
+    """A failure that cannot be repeated cannot be fixed: not even the order of sets and dicts may matter."""
     digests = {_digest(seed="5", hash_seed=hash_seed) for hash_seed in ("1", "2")}
     assert len(digests) == 1
 
@@ -121,7 +121,7 @@ def test_another_seed_gives_another_history() -> None:
 
 
 def test_a_failure_is_explained_by_a_command_and_the_end_of_a_smaller_history(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever meets a failing seed needs to see it happen again, and to be able to read it."""
+    """The reader of a failing seed needs to replay it and to understand its history."""
     monkeypatch.setattr(rules, "is_over", lambda record, *, now_ms, skew_ms: record_expiry_ms(record) < now_ms)  # noqa: ARG005 - the bug
     failure = _first_failure()
     text = explained(failure)

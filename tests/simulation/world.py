@@ -260,7 +260,7 @@ class World:
         self._lend_all(newcomer)
 
     def _kill_everybody(self) -> None:
-        self.note("everybody is killed")
+        self.note("every actor is killed")
         for environment in self.environments:
             environment.process.end()
 

@@ -82,7 +82,7 @@ class Crew:
         with self._changed:
             seen = len(self.lines)
             came = self._changed.wait_for(lambda: any(line.step == step for line in self.lines[seen:]), PATIENCE_S)
-            assert came, f"nobody came to {step!r}: {self.lines[-10:]}"
+            assert came, f"no worker came to {step!r}: {self.lines[-10:]}"
             return next(line.pid for line in self.lines[seen:] if line.step == step)
 
     def holding(self) -> list[int]:

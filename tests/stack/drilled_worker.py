@@ -134,7 +134,7 @@ def _be_worker(order: Order) -> NoReturn:
 def main() -> None:
     """Carry out orders until they end."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # metrics go to standard output: they are no part of the journal
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the dead leave at once: whoever has no process is dead
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the dead leave at once: a worker without a process is dead
     for line in sys.stdin:
         order = Order(**json.loads(line))
         for _ in range(order.workers):

@@ -167,12 +167,12 @@ class Verdict:
     def insist(self) -> None:
         """Check the promises, and write the drill's row."""
         self._write()
-        assert self.holds, "nobody held anything: the drill shows nothing"
+        assert self.holds, "no worker held a connection: the drill shows nothing"
         assert self.over_grants == 0, f"{self.over_grants} more held than the budget of {self.budget}"
         assert self.refused_by_mysql == [], "MySQL refused a connection that was lent"
         assert self.back_after_ms is not None, f"slots were lost: the full budget was not back in {self.bound_ms} ms"
         assert self.back_after_ms <= self.bound_ms, f"back after {self.back_after_ms} ms, not {self.bound_ms}"
-        assert self.in_use_after == 0, "something is lent that nobody has"
+        assert self.in_use_after == 0, "connections are in use that no worker holds"
 
     def _write(self) -> None:
         back = "never" if self.back_after_ms is None else f"{self.back_after_ms / 1_000:.1f} s"

@@ -90,7 +90,7 @@ def test_every_holder_killed_at_once_and_the_whole_budget_is_back_in_time(ground
         workers.wait(lambda: len(workers.holding()) == BUDGET)
         over_ms = workers.kill(*workers.alive())
         dead = len(workers.holding())
-        assert dead, "somebody died while holding"
+        assert dead, "a worker died while holding"
         verdict = judged(
             ground, workers, f"Every holder killed at once, {number} of {ROUNDS}", over_ms, f"{dead} holders died"
         )

@@ -33,7 +33,7 @@ def _another(stack: Stack, name: str, *, template: Path = BUILT / "template.yaml
 
 
 def _without_rule(name: str) -> Path:
-    """The built template, less one rule: the local AWS makes an instance that nobody can connect to."""
+    """The built template, less one rule: the local AWS makes an instance that no client can connect to."""
     template = load(BUILT / "template.yaml")
     del template["Rules"][name]
     changed = BUILT / f"without-{name}.yaml"  # beside the code that it names
@@ -73,7 +73,7 @@ def _reason(stack: Stack, name: str, status: str) -> str:
 
 
 def test_a_stack_with_everything_made_is_created_changed_and_deleted(stack: Stack) -> None:
-    """An operator's whole life with it; a stack that cannot be deleted costs money until somebody clears it by hand.
+    """An operator's whole life with it; a stack that cannot be deleted costs money until it is removed by hand.
 
     The instance is made by the local AWS's control plane only, so the endpoint and the secret are brought all the same.
     """
@@ -140,7 +140,7 @@ def test_a_database_that_cannot_be_reached_fails_the_stack_and_says_why(stack: S
 
 
 def test_a_production_stack_is_the_governor_and_no_example(stack: Stack) -> None:
-    """Worker, harness and a sample's table have no place beside somebody's data; what a user's function needs has."""
+    """Worker, harness and sample table have no place beside real data; what a user's function needs has."""
     bare = _another(stack, "bare", WithExample="false", WorkerRights="read", DataOnDelete="keep")
     left_out = stack.deployment.outputs.keys() - bare.deployment.outputs.keys()
     assert left_out == {"WorkerFunctionName", "HarnessFunctionName"}

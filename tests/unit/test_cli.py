@@ -61,7 +61,7 @@ def test_a_budget_is_created_changed_and_shown(run: Callable[..., tuple[int, str
 def test_closing_a_database_advises_a_lock_and_never_a_limit_of_nothing(
     run: Callable[..., tuple[int, str, str]],
 ) -> None:
-    """`MAX_USER_CONNECTIONS 0` is "unlimited": whoever followed the advice would open the database to everybody."""
+    """`MAX_USER_CONNECTIONS 0` is "unlimited": the advice would open the database to every client."""
     run("set-budget", "orders", "2")
     assert "ALTER USER ... ACCOUNT LOCK" in run("set-budget", "orders", "0")[1]
     assert "WITH MAX_USER_CONNECTIONS 3 ACCOUNT UNLOCK" in run("set-budget", "orders", "3")[1]

@@ -120,7 +120,7 @@ def test_a_grant_and_a_release_are_counted(journal: Journal) -> None:
 
 
 def test_a_connection_without_a_lease_says_why(journal: Journal) -> None:
-    """Whoever chose to continue in an outage must be able to see how often it happened."""
+    """An operator who chose to continue in an outage must see how often it happened."""
     Reporter(journal).ungoverned("orders", "DynamoDB cannot be reached", now_ms=NOW_MS)
     line = only_line(journal)
     assert (line["UngovernedConnections"], line["reason"]) == (1, "DynamoDB cannot be reached")

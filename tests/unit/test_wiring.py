@@ -66,7 +66,7 @@ def test_a_number_that_is_none_is_refused_by_name(text: str) -> None:
     ],
 )
 def test_what_is_missing_or_wrong_is_said_by_the_variables_name(variables: dict[str, str], name: str) -> None:
-    """Whoever deploys reads it in the first line of the log."""
+    """The deploying user reads it in the first line of the log."""
     assert missing(lambda: Governor(**env.governor_parts(Environment(variables)))) == name
 
 

@@ -298,7 +298,7 @@ def test_a_dead_address_of_the_name_is_passed_over(
         first.bind(("127.0.0.1", 0))
         if dead == "ignores":
             first.listen(0)
-            filler.connect(first.getsockname())  # its queue is full now, and Linux drops whoever else knocks
+            filler.connect(first.getsockname())  # its queue is full now, and Linux drops every other client
         inet = (socket.AF_INET, socket.SOCK_STREAM, 0, "")
         found = [(*inet, first.getsockname()), (*inet, ("127.0.0.1", server.port))]
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)

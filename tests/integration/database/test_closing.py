@@ -79,7 +79,7 @@ def test_closing_twice_or_after_the_server_did_is_quiet(opened: Opener, root: Co
 
 
 def test_an_open_transaction_is_rolled_back(opened: Opener, root: Connection[Cursor]) -> None:
-    """A body that raised must leave nothing half done, and block nobody."""
+    """A body that raised must leave nothing half done, and no lock."""
     session = opened()
     session.query("UPDATE stock SET pieces = 55 WHERE id = 2")
     session.close()

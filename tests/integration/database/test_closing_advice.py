@@ -37,7 +37,7 @@ def admitted(server: PrivateMariaDB, tries: int) -> int:
 
 
 def test_a_limit_of_nothing_is_no_limit(server: PrivateMariaDB) -> None:
-    """The reason for the advice: an operator who closes a database so would open it to everybody."""
+    """The reason for the advice: an operator who closes a database with 0 would open it to every client."""
     assert admitted(server, LIMITED + 3) == LIMITED
     server.execute(f"ALTER USER {USER} WITH MAX_USER_CONNECTIONS 0")
     assert admitted(server, LIMITED + 3) == LIMITED + 3

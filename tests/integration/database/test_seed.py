@@ -295,7 +295,7 @@ STATEMENTS = ("SELECT * FROM company.bills", "INSERT INTO company.bills VALUES (
 
 @pytest.mark.parametrize(("rights", "may"), [("none", 0), ("read", 1), ("write", 3)])
 def test_the_worker_may_do_in_the_schema_what_was_asked_for(rights: str, may: int, world: World) -> None:
-    """Nobody can reach a made database to grant it by hand; and a right that was taken back must be gone."""
+    """No operator can reach a created database to grant it by hand; and a revoked right must be gone."""
     world.server.execute("CREATE DATABASE company", "CREATE TABLE company.bills (id INT)")
     world.seeder.make(replace(world.wanted, with_example=False, rights="write"))
     world.seeder.make(replace(world.wanted, with_example=False, rights=rights))
@@ -310,7 +310,7 @@ def test_the_worker_may_do_in_the_schema_what_was_asked_for(rights: str, may: in
 
 
 def test_a_schemas_underscore_is_no_wildcard(world: World) -> None:
-    """`shop_a` in a grant also means `shopxa`, which belongs to somebody else."""
+    """`shop_a` in a grant also means `shopxa`, which another user owns."""
     wanted = replace(world.wanted, with_example=False, schema="shop_a", rights="read")
     world.server.execute("CREATE DATABASE shopxa", "CREATE TABLE shopxa.bills (id INT)")
     try:

@@ -8,7 +8,7 @@ LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F"}  # 127.0.0.1, and th
 
 
 def listening_on(port: int | None) -> list[str]:
-    """Return the addresses on which somebody listens at a port, as the kernel writes them."""
+    """Return the addresses on which a process listens at a port, as the kernel writes them."""
     found = []
     for table in ("tcp", "tcp6"):
         for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
@@ -20,6 +20,6 @@ def listening_on(port: int | None) -> list[str]:
 
 
 def test_it_listens_on_loopback_alone(dynamodb_local: str) -> None:
-    """Breaks: anybody on the network can write to the tables of a test run, and a firewall asks about Java."""
+    """Any host on the network can write to the tables of a test run, and a firewall asks about Java."""
     (address,) = listening_on(urlsplit(dynamodb_local).port)
     assert address in LOOPBACK

@@ -19,7 +19,7 @@ def test_given_values_are_used_as_they_are() -> None:
 
 
 def test_secrets_are_not_fetched_over_plain_http_from_elsewhere() -> None:
-    """Whoever sets a variable or listens on the way gets the function's keys."""
+    """An attacker who sets a variable or listens on the way gets the function's keys."""
     with pytest.raises(InvalidRequest, match="AWS_CONTAINER_CREDENTIALS_FULL_URI"):
         credential_source({"AWS_CONTAINER_CREDENTIALS_FULL_URI": "http://192.0.2.1/credentials"})
 

@@ -114,7 +114,7 @@ def test_one_try_is_the_default(world: World, governor: Governor) -> None:
 
 
 def test_one_try_repeats_a_request_whose_answer_was_lost(world: World, governor: Governor) -> None:
-    """The slot would be lost for the whole lease: nobody knows of it, and nobody releases it."""
+    """The slot would be lost for the whole lease: no caller knows of it or releases it."""
     world.store.plan("grant", LOST_ANSWER)
     lease = governor.acquire()
     assert world.store.methods().count("grant") == 2
@@ -193,7 +193,7 @@ def test_a_call_that_ended_refused_counts_one_error_however_often_it_tried(world
 
 
 def test_a_wait_that_ended_well_counts_no_error(world: World, governor: Governor) -> None:
-    """Nobody was turned away."""
+    """A metric counts refusals that did not happen."""
     held = world.lend(connections=3)
     world.clock.meanwhile = [lambda: world.release(held)]
     governor.acquire(timeout=3.0)

@@ -29,7 +29,7 @@ class Invoked:
     """The function, reached through JSON.
 
     Attributes:
-        payloads: what was sent, to the letter.
+        payloads: what was sent, exactly.
         outages: the fates of the next calls, in order: lost before, or lost after it ran.
         answer: in place of the function's own, if set.
     """
@@ -171,7 +171,7 @@ def test_a_request_that_was_held_up_is_not_taken_for_a_wrong_clock(world: World,
 
 
 def test_an_expiry_in_the_past_is_refused_by_name(world: World, remote: RemoteGovernor) -> None:
-    """A lease that anyone may take over at once is one that nobody holds."""
+    """A lease that any caller may take over at once protects no connection."""
     with pytest.raises(InvalidRequest) as refused:
         remote.acquire(world.wanted(ends_in_ms=-1_001))
     assert refused.value.field == "expires_at_ms"

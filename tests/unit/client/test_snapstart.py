@@ -120,7 +120,7 @@ def test_a_lease_that_ended_long_ago_fails_nothing(world: World, governor: Gover
 
 
 def test_each_restored_environment_has_a_name_of_its_own(governor: Governor, hooks: Hooks) -> None:
-    """Nobody can tell which environment holds a connection: all have the snapshot's process number."""
+    """No operator can tell which environment holds a connection: all have the snapshot's process number."""
     hooks.take_snapshot()
     names = set()
     for _ in range(3):

@@ -71,7 +71,7 @@ def test_the_year_2109_can_be_written() -> None:
     ],
 )
 def test_a_tag_names_the_function_in_a_few_plain_bytes(holder: str, tag: str) -> None:
-    """Whoever reads the table at night wants to know which function holds the connections."""
+    """An operator who reads the table at night wants to know which function holds the connections."""
     assert holder_tag(holder) == tag
 
 

@@ -106,7 +106,7 @@ def test_a_newer_plan_stops_an_older_one() -> None:
 
 
 def test_a_shard_is_short_while_its_share_has_not_arrived() -> None:
-    """Whoever is refused by it then finishes the plan; without that only the janitor would."""
+    """A refused caller then finishes the plan; without that only the janitor would."""
     settings = settings_of(4, 2, 2, 2)
     full, short = shards_of([(2, 0), (1, 0)], 2)
     assert not plan.is_short(full, settings)

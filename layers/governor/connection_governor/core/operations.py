@@ -69,8 +69,8 @@ class Operations:
     ) -> Status:
         """Create or change a database's budget; what is left out stays as it is (shards: follow from the budget).
 
-        Lowering stops grants above each shard's new share at once and disconnects nobody. Raising hands out only what
-        has come back; what has to wait (`settled` is False) is finished by the janitor or the next change.
+        Lowering stops grants above each shard's new share at once and disconnects no session. Raising hands out only
+        what has come back; what has to wait (`settled` is False) is finished by the janitor or the next change.
 
         Raises:
             InvalidRequest: a value out of its bounds; nothing was written.

@@ -119,7 +119,7 @@ def _reduce(self: object) -> tuple[type, tuple[Any, ...]]:
 
 
 def _refuse(self: object, name: str, *_value: object) -> None:
-    from dataclasses import FrozenInstanceError  # noqa: PLC0415 - loaded only where somebody is wrong
+    from dataclasses import FrozenInstanceError  # noqa: PLC0415 - loaded only for the error
 
     raise FrozenInstanceError(f"cannot assign to field {name!r} of a {type(self).__name__}")
 
