@@ -138,7 +138,7 @@ def test_a_function_that_starts_from_a_snapshot_has_a_new_name_each_time() -> No
 
 
 def test_only_where_one_process_serves_one_request_does_the_deadline_stop_it() -> None:
-    """Breaks: on Managed Instances a lease ends while its timed-out invocation still runs a statement."""
+    """On Managed Instances a lease ends while its timed-out invocation still runs a statement."""
     assert env.governor_parts(Environment(DIRECT))["outside"].stops_at_deadline
     managed = Environment({**DIRECT, "AWS_LAMBDA_MAX_CONCURRENCY": "16"})
     assert not env.governor_parts(managed)["outside"].stops_at_deadline

@@ -194,7 +194,7 @@ def test_when_processes_are_killed_the_others_go_on_and_shutdown_releases_the_re
 def test_an_invocation_that_outlives_its_deadline_starts_no_statement(
     environment: Server, lambda_api: ManagedInstance
 ) -> None:
-    """Breaks: nothing stops a timed-out invocation there, and it uses its connection past its lease's end."""
+    """Nothing stops a timed-out invocation there, and it uses its connection past its lease's end."""
     governed, other = results(
         [lambda_api.invoke(act, timeout_ms=700) for act in ("overrun", "overrun with another driver")]
     )

@@ -147,7 +147,7 @@ def unstopped(world: World) -> Governor:
 def test_a_lease_outlasts_a_statement_that_began_late_by_an_idle_time(
     world: World, unstopped: Governor, keep_seconds: int
 ) -> None:
-    """Breaks: a process that paused after its look at the clock still has a session when its lease is taken over."""
+    """A process that paused after its look at the clock still has a session when its lease is taken over."""
     fence = kept_fence(unstopped.fence, keep_seconds)
     last_statement_ms = world.clock.now + 30_000 + fence.idle_ms  # the server hangs up on whoever pauses for longer
     with unstopped.connection(context=FakeContext(), keep_seconds=keep_seconds) as connection:
@@ -158,7 +158,7 @@ def test_a_lease_outlasts_a_statement_that_began_late_by_an_idle_time(
 
 
 def test_a_kept_session_is_covered_as_far_in_the_next_invocation(world: World, unstopped: Governor) -> None:
-    """Breaks: only the invocation that opened the session is safe."""
+    """Only the invocation that opened the session is safe."""
     fence = kept_fence(unstopped.fence, 30)
     for _ in range(3):
         world.clock.advance(20_000)
@@ -170,7 +170,7 @@ def test_a_kept_session_is_covered_as_far_in_the_next_invocation(world: World, u
 
 
 def test_a_statement_after_the_deadline_is_refused(world: World, unstopped: Governor) -> None:
-    """Breaks: an invocation that has timed out uses its connection for as long as it likes."""
+    """An invocation that has timed out uses its connection for as long as it likes."""
     with unstopped.connection(context=FakeContext()) as connection:
         world.clock.advance(30_001)
         with pytest.raises(LeaseLost):

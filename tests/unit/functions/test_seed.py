@@ -93,6 +93,6 @@ def test_the_reason_of_a_refusal_reaches_the_operator(
 
 
 def test_the_daily_event_touches_nothing(sent: list[dict[str, Any]], context: LambdaContext) -> None:
-    """Breaks: an event without properties or a URL to answer raises each day, and keeps nothing active."""
+    """An event without properties or a URL to answer raises each day, and keeps nothing active."""
     seed.handler({"RequestType": seed.KEEP_ACTIVE}, context)
     assert sent == []

@@ -10,7 +10,7 @@ from harness.demo.background import in_background, repeating
 
 
 def test_a_background_calls_result_and_exception_are_those_of_the_call() -> None:
-    """Breaks: a load that failed looks like one that made no invocation."""
+    """A load that failed looks like one that made no invocation."""
     assert in_background(lambda: 7).result(timeout=10) == 7
 
     def fails() -> None:
@@ -21,7 +21,7 @@ def test_a_background_calls_result_and_exception_are_those_of_the_call() -> None
 
 
 def test_a_repeated_call_is_made_once_more_at_the_end() -> None:
-    """Breaks: the last metrics of a run are never forwarded, and the sums do not add up."""
+    """The last metrics of a run are never forwarded, and the sums do not add up."""
     made: list[str] = []
     with repeating(lambda: made.append("call"), each_s=3_600):
         assert made == []
@@ -29,7 +29,7 @@ def test_a_repeated_call_is_made_once_more_at_the_end() -> None:
 
 
 def test_a_repeated_calls_exception_is_raised_unless_the_body_raised_one() -> None:
-    """Breaks: a watcher that died leaves gaps in the picture, and nothing tells of it; or it hides the first cause."""
+    """A watcher that died leaves gaps in the picture, and nothing tells of it; or it hides the first cause."""
     called = threading.Event()
 
     def fails() -> None:
