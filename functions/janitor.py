@@ -1,16 +1,16 @@
-"""The janitor's function: one round each minute."""
+"""The janitor's function: one round each minute, and an operator's actions in between."""
 
 from __future__ import annotations
 
-from contextlib import closing
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from aws_lambda_powertools import Logger
 
 from connection_governor.metrics import Reporter
-from connection_governor.server.janitor import Janitor
+from connection_governor.server.janitor import Attention, Janitor
 from connection_governor.server.mysql_watch import MySQLWatch
+from connection_governor.server.operator_requests import OperatorRequests
 from connection_governor.system import SYSTEM_CLOCK
 from connection_governor.wiring import Environment
 from connection_governor.wiring.mysql import opener
@@ -22,14 +22,25 @@ if TYPE_CHECKING:
 logger = Logger(service="janitor")
 
 
-def handler(_event: object, _context: LambdaContext) -> dict[str, Any]:
-    """Do one round, and raise the error that kept it from watching MySQL: an alarm counts failed rounds."""
-    environment = Environment.current()
-    watch = MySQLWatch(partial(opener, environment), lambda: environment.required("DB_WORKER_USERS").split(","))
-    with closing(watch):
-        done = Janitor(operations(environment), watch, Reporter(), SYSTEM_CLOCK).round(
-            environment.required("GOVERNOR_DATABASE")
+@cache
+def kept() -> tuple[MySQLWatch, Attention]:
+    """Return what lasts from round to round in this environment: the session to MySQL, and when to look."""
+    here = Environment.current()
+    return MySQLWatch(partial(opener, here), lambda: here.required("DB_WORKER_USERS").split(",")), Attention()
+
+
+def handler(event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
+    """Do one round, or what an operator asks. A round raises what kept it from MySQL: an alarm counts failures."""
+    here = Environment.current()
+    database, (watch, attention) = here.required("GOVERNOR_DATABASE"), kept()
+    if "action" in event:
+        asked = OperatorRequests(
+            operations(here), watch, database, lambda message, fields: logger.info(message, extra=fields)
         )
+        return asked.answer(event)
+    done = Janitor(operations(here), watch, Reporter(), SYSTEM_CLOCK, attention).round(database)
+    if done.blind or not done.status.leases():
+        watch.close()
     if done.blind:
         logger.error("MySQL could not be watched", extra={"error": str(done.blind.args)})
         raise done.blind

@@ -216,3 +216,59 @@ def test_a_full_disk_behind_the_output_is_one_clear_line(
     monkeypatch.setattr(cli, "_print", full)
     status, _, error = run("status", "orders")
     assert (status, error) == (1, "governor: [Errno 28] No space left on device\n")
+
+
+@pytest.fixture
+def janitor(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
+    """Return what the janitor function is asked; it answers with the first answer that is left."""
+    asked: list[dict[str, object]] = []
+    monkeypatch.setattr(cli, "function_caller", lambda _environment: lambda body: _answer(asked, body))
+    return asked
+
+
+ANSWERS: dict[object, object] = {
+    "sessions": {
+        "names_known": True,
+        "sessions": [
+            {"session": 7, "user": "worker", "command": "Query", "seconds": 3, "lease_id": "lease001", "holder": "shop"}
+        ],
+    },
+    "kill": {"killed": [7]},
+    "limit": {"error": {"code": "invalid_request", "field": "connections", "message": "must be 5 or more"}},
+}
+
+
+def _answer(asked: list[dict[str, object]], body: bytes) -> tuple[bytes, str | None]:
+    asked.append(json.loads(body))
+    return json.dumps(ANSWERS[asked[-1]["action"]]).encode(), None
+
+
+def test_mysqls_sessions_are_shown_and_ended_through_the_janitor_function(
+    janitor: list[dict[str, object]], run: Callable[..., tuple[int, str, str]]
+) -> None:
+    """Nothing but that function reaches a made database."""
+    listed = run("sessions", "orders")
+    assert (listed[0], listed[1].splitlines()[1].split()) == (0, ["7", "worker", "Query", "3", "lease001", "shop"])
+    assert run("kill", "orders", "--lease", "lease001")[:2] == (0, "session 7 ended\n")
+    assert run("kill", "orders", "--session", "7", "--json")[1] == '{"killed": [7]}\n'
+    by = janitor[0].pop("by")
+    assert isinstance(by, str)
+    assert "@" in by
+    assert janitor[0] == {"action": "sessions", "database": "orders"}
+    assert (janitor[1]["lease_id"], janitor[2]["session"]) == ("lease001", 7)
+
+
+def test_what_the_janitor_function_refuses_is_an_error(
+    janitor: list[dict[str, object]], run: Callable[..., tuple[int, str, str]]
+) -> None:
+    """A refusal that looks like success leaves the operator waiting."""
+    assert run("limit", "orders", "3") == (1, "", "governor: connections: must be 5 or more\n")
+
+
+def test_kill_needs_one_of_its_options(janitor: list[dict[str, object]]) -> None:
+    """Without them it could only guess whom to end."""
+    for wrong in ((), ("--session", "7", "--lease", "lease001")):
+        with pytest.raises(SystemExit) as usage:
+            cli.main(("kill", "orders", *wrong))
+        assert usage.value.code == 2
+    assert janitor == []

@@ -25,6 +25,7 @@ CONTRACT = {
     "ObservedConnections",
     "Drift",
     "UngovernedConnections",
+    "SessionNamesUnknown",
 }
 
 

@@ -33,6 +33,7 @@ METRICS: Final[dict[str, dict[str, str | int]]] = {
     "ObservedConnections": {"Unit": "Count"},
     "Drift": {"Unit": "Count"},
     "UngovernedConnections": {"Unit": "Count"},
+    "SessionNamesUnknown": {"Unit": "Count"},
 }
 
 

@@ -361,3 +361,12 @@ def test_a_server_without_session_names_is_noted() -> None:
         server.execute(f"GRANT GRANT OPTION ON *.* TO '{ADMINISTRATOR.username}'@'%'")
         world = World(server)
         assert world.seeder.make(world.wanted) == (NAMES_UNKNOWN,)
+
+
+def test_the_limits_procedure_comes_and_goes_with_the_seed(world: World) -> None:
+    """A schema that nobody knows stays in somebody's database for ever."""
+    world.seeder.make(world.wanted)
+    count = "SELECT COUNT(*) FROM information_schema.schemata WHERE schema_name = 'connection_governor'"
+    assert world.ask(count) == (1,)
+    world.seeder.remove(world.wanted)
+    assert world.ask(count) == (0,)

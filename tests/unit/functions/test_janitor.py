@@ -27,6 +27,7 @@ def orders(monkeypatch: pytest.MonkeyPatch) -> None:
     operations.set_budget("orders", 3)
     monkeypatch.setattr(janitor, "operations", lambda _here: operations)
     monkeypatch.setenv("GOVERNOR_DATABASE", "orders")
+    janitor.kept.cache_clear()
 
 
 class QuietServer:

@@ -14,8 +14,9 @@ from connection_governor.core.memory import MemoryStore
 from connection_governor.core.operations import Operations
 from connection_governor.metrics import Reporter
 from connection_governor.mysql.observe import Observation, Session
-from connection_governor.server.janitor import Janitor, Round
+from connection_governor.server.janitor import Attention, Janitor, Round
 from connection_governor.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
+from tests.support.virtual import SetEntropy, VirtualClock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -142,3 +143,86 @@ def test_a_refused_kill_is_told_and_hides_nothing(store: MemoryStore) -> None:
     line, done = one_round(store, sessions)
     assert (line["ObservedConnections"], line["killed"]) == (1, [0])
     assert done.blind is DENIED
+
+
+class CountingSessions(Sessions):
+    """Sessions of which the looks are counted."""
+
+    looks = 0
+
+    def observe(self) -> Observation:
+        """Count, and list."""
+        self.looks += 1
+        return super().observe()
+
+
+def _minutes(minutes: int, clock: VirtualClock, janitor: Janitor) -> None:
+    for _ in range(minutes):
+        clock.advance(60_000)
+        janitor.round("orders")
+
+
+def test_a_database_that_nobody_uses_is_left_to_sleep() -> None:
+    """Aurora pauses only without connections: one a minute costs its price around the clock."""
+    clock, server = VirtualClock(), CountingSessions()
+    store = MemoryStore()
+    operations, engine = Operations(store, clock, SetEntropy()), Engine(store, clock, SetEntropy())
+    operations.set_budget("orders", 3)
+    janitor = Janitor(operations, server, Reporter(lambda _line: None), clock, Attention())
+    _minutes(1, clock, janitor)
+    assert server.looks == 1  # this environment knows nothing yet
+    _minutes(10, clock, janitor)
+    assert server.looks == 1
+
+    lease = engine.acquire(Wanted("orders", "lease001", "shop/1", 1, clock.now_ms() + 90_000))
+    assert isinstance(lease, Grant)
+    server.listed = [Session(1, "worker", "host", "Query", 1, lease.lease.session_name)]
+    _minutes(1, clock, janitor)
+    assert server.looks == 2  # a lease is held
+    _minutes(1, clock, janitor)
+    assert server.killed == [lease.lease.session_name]  # it expired with its session still there
+    server.listed = []
+    looks = server.looks
+    _minutes(10, clock, janitor)
+    assert server.looks <= looks + 2
+    looks = server.looks
+    _minutes(10, clock, janitor)
+    assert server.looks == looks
+
+
+def test_a_lease_that_came_and_went_between_two_rounds_is_looked_after() -> None:
+    """Its holder may have died with the session open, and the lease may have been taken back by another."""
+    clock, server = VirtualClock(), CountingSessions()
+    store = MemoryStore()
+    operations, engine = Operations(store, clock, SetEntropy()), Engine(store, clock, SetEntropy())
+    operations.set_budget("orders", 3)
+    janitor = Janitor(operations, server, Reporter(lambda _line: None), clock, Attention())
+    _minutes(3, clock, janitor)
+    looks = server.looks
+    lease = engine.acquire(Wanted("orders", "lease001", "shop/1", 1, clock.now_ms() + 5_000))
+    assert isinstance(lease, Grant)
+    engine.release(lease.lease)
+    _minutes(1, clock, janitor)
+    assert server.looks == looks + 1
+
+
+def test_a_look_that_failed_or_saw_a_session_is_repeated() -> None:
+    """The session that should be ended is still there, and the server is awake anyway."""
+    clock, server = VirtualClock(), CountingSessions("governor:lease009:orders#0")
+    operations = Operations(MemoryStore(), clock, SetEntropy())
+    operations.set_budget("orders", 3)
+    janitor = Janitor(operations, server, Reporter(lambda _line: None), clock, Attention())
+    server.refuses_to = "observe"
+    _minutes(2, clock, janitor)
+    server.refuses_to = ""
+    _minutes(2, clock, janitor)
+    assert server.looks == 4
+
+
+def test_a_server_without_names_of_sessions_is_shown(store: MemoryStore) -> None:
+    """Nothing is killed there and nothing counted as ungoverned: silence would look like order."""
+    lines: list[str] = []
+    for known in (True, False):
+        operations = Operations(store, SYSTEM_CLOCK, SYSTEM_ENTROPY)
+        Janitor(operations, Sessions(names_known=known), Reporter(lines.append), SYSTEM_CLOCK).round("orders")
+    assert [json.loads(line)["SessionNamesUnknown"] for line in lines] == [0, 1]

@@ -7,6 +7,8 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
+from connection_governor.aws.invoke import FunctionCaller
+from connection_governor.cli import janitor_function
 from connection_governor.core.checks import MAX_LEASE_MS
 from connection_governor.core.operations import check_budget
 from connection_governor.core.status import status_report
@@ -18,6 +20,7 @@ from connection_governor.wiring.table import operations
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from connection_governor.cli.janitor_function import Ask
     from connection_governor.core.clock import Clock
     from connection_governor.core.operations import Operations
 
@@ -32,6 +35,9 @@ Shows and changes the connections that the governor grants.
   governor set-budget orders 50     allow 50 connections (creates the database's items, or changes them)
   governor adopt orders 50          the same for a restored table, after the leases that the backup lacks
   governor reclaim orders           remove expired leases now (an acquire also takes them over)
+  governor sessions orders          what MySQL lists, through the janitor function
+  governor kill orders --lease ID   end the sessions of one lease there (or --session N)
+  governor limit orders 80          set MySQL's own limit of the seeded worker's user there
 
 Lowering a budget disconnects no session: it stops new grants until enough connections have come back."""
 
@@ -42,8 +48,9 @@ _SERVER_LIMIT_HELP = "the server's max_connections, which this command cannot as
 _LONGEST_LEASE_HELP = "how long a lease granted since the backup may last (default: the longest there is, an hour)"
 
 _EPILOG = """\
-environment: GOVERNOR_TABLE (the stack's output TableName), AWS_REGION, AWS credentials as for the AWS CLI,
-AWS_ENDPOINT_URL for a local stack. Exit status: 0 done, 1 the governor or DynamoDB refused or failed, 2 wrong usage."""
+environment: GOVERNOR_TABLE (the stack's output TableName), GOVERNOR_JANITOR (its output JanitorFunctionName, for
+sessions, kill and limit), AWS_REGION, AWS credentials as for the AWS CLI, AWS_ENDPOINT_URL for a local stack.
+Exit status: 0 done, 1 the governor, DynamoDB or MySQL refused or failed, 2 wrong usage."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,10 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     try:
-        variables = dict(Environment.current().variables)
-        if options.table:
-            variables["GOVERNOR_TABLE"] = options.table
-        options.run(operations(Environment(variables)), options)
+        options.run(_reached(options), options)
     except GovernorError as error:
         print(f"governor: {error}", file=sys.stderr)  # noqa: T201 - a command line prints
         return 1
@@ -67,6 +71,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"governor: {error}", file=sys.stderr)  # noqa: T201 - a command line prints
         return 1
     return 0
+
+
+def _reached(options: argparse.Namespace) -> Operations | Ask:
+    """Return what the command works on: the table, or the janitor function."""
+    variables = dict(Environment.current().variables)
+    if options.by_function:
+        if options.function:
+            variables["GOVERNOR_JANITOR"] = options.function
+        return janitor_function.asking(function_caller(Environment(variables)))
+    if options.table:
+        variables["GOVERNOR_TABLE"] = options.table
+    return operations(Environment(variables))
+
+
+def function_caller(environment: Environment) -> Callable[[bytes], tuple[bytes, str | None]]:
+    """Return what invokes the janitor function."""
+    function = environment.required("GOVERNOR_JANITOR")
+    return FunctionCaller(environment.endpoint("lambda", read_timeout_s=janitor_function.TIMEOUT_S), function)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -85,15 +107,36 @@ def _parser() -> argparse.ArgumentParser:
     )
     adopt.add_argument("--longest-lease-ms", type=int, default=MAX_LEASE_MS, help=_LONGEST_LEASE_HELP)
     _command(commands, "reclaim", _reclaim, "remove expired leases")
+    _by_function(commands, "sessions", janitor_function.sessions, "the governed users' sessions as MySQL lists them")
+    kill = _by_function(commands, "kill", janitor_function.kill, "end a session in MySQL")
+    which = kill.add_mutually_exclusive_group(required=True)
+    which.add_argument("--session", type=int, help="its number, as `governor sessions` shows it")
+    which.add_argument("--lease", help="the lease that it was opened under")
+    limit = _by_function(commands, "limit", janitor_function.limit, "set MySQL's limit of the seeded worker's user")
+    limit.add_argument("connections", type=int, help="how many connections it may hold; the budget at least")
     return parser
 
 
+def _by_function(
+    commands: Commands, name: str, run: Callable[[Ask, argparse.Namespace], list[str]], summary: str
+) -> argparse.ArgumentParser:
+    command = _added(commands, name, summary)
+    command.add_argument("--function", help="the janitor function (default: GOVERNOR_JANITOR)")
+    command.set_defaults(run=lambda ask, options: _print("\n".join(run(ask, options))), by_function=True)
+    return command
+
+
 def _command(commands: Commands, name: str, run: Run, summary: str) -> argparse.ArgumentParser:
+    command = _added(commands, name, summary)
+    command.add_argument("--table", help="the DynamoDB table (default: GOVERNOR_TABLE)")
+    command.set_defaults(run=run, by_function=False)
+    return command
+
+
+def _added(commands: Commands, name: str, summary: str) -> argparse.ArgumentParser:
     command = commands.add_parser(name, help=summary, description=summary)
     command.add_argument("database", help="the governed database's name")
-    command.add_argument("--table", help="the DynamoDB table (default: GOVERNOR_TABLE)")
     command.add_argument("--json", action="store_true", help="print JSON for other programs")
-    command.set_defaults(run=run)
     return command
 
 

@@ -141,6 +141,16 @@ def kill(connection: Connection[Cursor], session: Session) -> bool:
         return _kill(cursor, session.connection_id)
 
 
+def end(connection: Connection[Cursor], session: Session) -> bool:
+    """End an observed session at an operator's word, with a lease or without. Return whether there was one to end.
+
+    Raises:
+        pymysql.err.Error: the server refused, such as for a missing right.
+    """
+    with connection.cursor() as cursor:
+        return _kill(cursor, session.connection_id)
+
+
 def _kill(cursor: Cursor, connection_id: int) -> bool:
     try:
         try:

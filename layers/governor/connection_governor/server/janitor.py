@@ -57,6 +57,30 @@ class Round:
     blind: err.MySQLError | GovernorError | None
 
 
+class Attention:
+    """Tells when MySQL is worth a look, so that a database that sleeps without connections may sleep.
+
+    A look is due while a lease is stored, after a lease was granted since the last look, and after a look that saw
+    sessions or failed. The first round of an environment always looks.
+    """
+
+    def __init__(self) -> None:
+        self._quiet_since: list[int] | None = None
+
+    def due(self, status: Status) -> bool:
+        """Return whether a session of a lease may be there."""
+        return bool(status.leases()) or self._quiet_since != _fences(status)
+
+    def looked(self, status: Status, observation: Observation | None) -> None:
+        """Note what a look saw; `status` was read before it."""
+        quiet = observation is not None and not observation.sessions
+        self._quiet_since = _fences(status) if quiet else None
+
+
+def _fences(status: Status) -> list[int]:
+    return [shard.fence for shard in status.shards]  # each grant raises its shard's
+
+
 class Janitor:
     """Looks after one database.
 
@@ -65,9 +89,18 @@ class Janitor:
         watch: MySQL; None if it cannot or should not be reached: the gauges are published all the same.
         reporter: writes the metrics.
         clock: stamps them.
+        attention: when to look at MySQL; kept from round to round. None, in each round.
     """
 
-    def __init__(self, operations: Operations, watch: Watch | None, reporter: Reporter, clock: Clock) -> None:
+    def __init__(
+        self,
+        operations: Operations,
+        watch: Watch | None,
+        reporter: Reporter,
+        clock: Clock,
+        attention: Attention | None = None,
+    ) -> None:
+        self._attention = attention
         self._operations = operations
         self._watch = watch
         self._reporter = reporter
@@ -82,7 +115,7 @@ class Janitor:
             UnknownDatabase: no budget was ever set.
             GovernorUnavailable: the store could not be reached.
         """
-        observation, blind = self._observed()
+        observation, blind = self._observed(database)
         reclaimed = self._operations.reclaim(database)
         status = self._operations.status(database)
         if not status.settled:
@@ -92,7 +125,17 @@ class Janitor:
         self._report(outcome)
         return outcome
 
-    def _observed(self) -> tuple[Observation | None, err.MySQLError | GovernorError | None]:
+    def _observed(self, database: str) -> tuple[Observation | None, err.MySQLError | GovernorError | None]:
+        if self._attention is None:
+            return self._look()
+        before = self._operations.status(database)
+        if not self._attention.due(before):
+            return None, None
+        observation, blind = self._look()
+        self._attention.looked(before, observation)
+        return observation, blind
+
+    def _look(self) -> tuple[Observation | None, err.MySQLError | GovernorError | None]:
         try:
             return (self._watch.observe() if self._watch else None), None
         except BLIND as unreachable:
@@ -125,6 +168,7 @@ class Janitor:
             observed = len(seen) - len(outcome.killed)
             values["ObservedConnections"] = observed
             values["Drift"] = observed - status.in_use
+            values["SessionNamesUnknown"] = 0 if outcome.observation.names_known else 1
             if outcome.observation.ungoverned is not None:
                 values["UngovernedConnections"] = outcome.observation.ungoverned
         who = {

@@ -1,11 +1,16 @@
-"""The janitor's view of MySQL: the governed users' sessions, listed and ended as the monitoring user."""
+"""The janitor's view of MySQL: the governed users' sessions, listed and ended as the monitoring user.
+
+The session is kept from round to round while leases are in use: where others have used up `max_connections`, the
+janitor and an operator still have one.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from connection_governor.mysql.fence import Fence
-from connection_governor.mysql.observe import kill, observe
+from connection_governor.mysql.observe import end, kill, observe
+from connection_governor.server import limit_procedure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -15,12 +20,15 @@ if TYPE_CHECKING:
     from connection_governor.mysql.opener import Opener
 
 
+_FROM_ROUND_TO_ROUND: Final = Fence(idle_seconds=150)
+
+
 class MySQLWatch:
     """See `janitor.Watch`. Connects at the first use, so that a failure to connect is a failure to observe.
 
     Args:
         opener: returns what opens sessions of the monitoring user.
-        users: returns the names with which governed workers sign in.
+        users: returns the names with which governed workers sign in, the seeded one first.
     """
 
     def __init__(self, opener: Callable[[], Opener], users: Callable[[], Sequence[str]]) -> None:
@@ -37,12 +45,24 @@ class MySQLWatch:
         """End a session, if it is still the same one."""
         return kill(self._connection(), session)
 
+    def end(self, session: Session) -> bool:
+        """End an observed session, with a lease or without."""
+        return end(self._connection(), session)
+
+    def limit(self, connections: int) -> None:
+        """Let the seeded worker's user hold so many connections."""
+        with self._connection().cursor() as cursor:
+            limit_procedure.call(cursor, worker=self._users()[0], connections=connections)
+
     def close(self) -> None:
         """Close the monitoring user's session, if there is one."""
-        if self._session is not None:
-            self._session.close()
+        session, self._session = self._session, None
+        if session is not None:
+            session.close()
 
     def _connection(self) -> FencedConnection:
+        if self._session is not None and not self._session.is_alive():
+            self._session = None
         if self._session is None:
-            self._session = self._opener().open(Fence(idle_seconds=30), "governor-janitor", None)
+            self._session = self._opener().open(_FROM_ROUND_TO_ROUND, "governor-janitor", None)
         return self._session

@@ -14,7 +14,7 @@ from connection_governor.mysql.connect import Target, open_session
 from connection_governor.mysql.credentials import DatabaseCredentials
 from connection_governor.mysql.fence import Fence, SessionStart
 from connection_governor.mysql.observe import keeps_names
-from connection_governor.server import sample_table
+from connection_governor.server import limit_procedure, sample_table
 from connection_governor.server.custom_resource import NEVER_MADE
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ NAMES_UNKNOWN: Final = (
     "the server does not keep what sessions call themselves (performance_schema is off): the janitor will end none, "
     "and cannot tell sessions without a lease"
 )
+LIMIT_FIXED: Final = "the administrator may not create a procedure: `governor limit` will not work, deployments will"
 DRAIN_SECONDS: Final = 60  # of the function's 240
 RESERVED_CONNECTIONS: Final = 3  # of max_connections: the janitor's, a deployment's, an operator's
 _PATIENT: Final = Fence(idle_seconds=120, statement_seconds=20)
@@ -133,6 +134,7 @@ class Seeder:
             before = self._allowed_now(wanted.database)
             self._make_worker(cursor, wanted, limit=max(before, wanted.allowed))
             may_kill = self._make_monitor(cursor, wanted)
+            may_limit = _make_limit(cursor, wanted)
             self._operations.set_budget(
                 wanted.database,
                 wanted.allowed,
@@ -145,10 +147,13 @@ class Seeder:
                 self._make_worker(cursor, wanted, limit=wanted.allowed)
             if replaces:
                 _drop_users(cursor, set(replaces.users) - set(wanted.users))
+                if replaces.users[0] != wanted.users[0]:
+                    limit_procedure.remove(cursor, worker=replaces.users[0])
             names_known = keeps_names(cursor)
         for secret in (wanted.worker_secret, wanted.monitor_secret):
             self._check_sign_in(wanted, secret)
-        return (*(() if may_kill else (ONLY_COUNTED,)), *(() if names_known else (NAMES_UNKNOWN,)))
+        can = {ONLY_COUNTED: may_kill, NAMES_UNKNOWN: names_known, LIMIT_FIXED: may_limit}
+        return tuple(note for note, able in can.items() if not able)
 
     def remove(self, wanted: SeedProperties) -> None:
         """Drop the users, and of table and schema what the seed made; drop nothing where the data is to be kept."""
@@ -156,6 +161,7 @@ class Seeder:
             return
         with closing(self._administrator(wanted)) as connection, connection.cursor() as cursor:
             sample_table.remove(cursor, wanted.schema)
+            limit_procedure.remove(cursor, worker=wanted.users[0])
             _drop_users(cursor, set(wanted.users))
 
     def _administrator(self, wanted: SeedProperties) -> FencedConnection:
@@ -274,6 +280,15 @@ def _grant_schema(cursor: Cursor, user: str, schema: str, rights: str) -> None:
     if beyond:
         with suppress(err.MySQLError):  # 1141: there was no grant
             cursor.execute(f"REVOKE {', '.join(beyond)} ON `{pattern}`.* FROM %s@'%%'", (user,))
+
+
+def _make_limit(cursor: Cursor, wanted: SeedProperties) -> bool:
+    worker, monitor = wanted.users
+    try:
+        limit_procedure.make(cursor, worker=worker, monitor=monitor)
+    except err.MySQLError:
+        return False
+    return True
 
 
 def _drop_users(cursor: Cursor, users: set[str]) -> None:

@@ -1,0 +1,48 @@
+"""The stored procedure with which the janitor's user sets the worker's limit, and can set nothing else.
+
+`ALTER USER` needs a right that changes every password. A procedure runs with its maker's rights, and takes one number.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from pymysql.cursors import Cursor
+
+SCHEMA: Final = "connection_governor"
+
+
+def make(cursor: Cursor, *, worker: str, monitor: str) -> None:
+    """Create the procedure for this worker, and let the janitor's user call it. Raises where MySQL refuses."""
+    cursor.execute(f"CREATE DATABASE IF NOT EXISTS {SCHEMA}")
+    cursor.execute(f"DROP PROCEDURE IF EXISTS {_name(worker)}")
+    cursor.execute(
+        f"""
+        CREATE PROCEDURE {_name(worker)}(IN connections INT UNSIGNED) SQL SECURITY DEFINER
+        BEGIN
+            SET @governor_limit = CONCAT('ALTER USER ''{worker}''@''%%'' WITH MAX_USER_CONNECTIONS ', connections);
+            PREPARE governor_limit FROM @governor_limit;
+            EXECUTE governor_limit;
+            DEALLOCATE PREPARE governor_limit;
+        END
+        """.replace("%%", "%")
+    )
+    cursor.execute(f"GRANT EXECUTE ON PROCEDURE {_name(worker)} TO %s@'%%'", (monitor,))
+
+
+def remove(cursor: Cursor, *, worker: str) -> None:
+    """Drop the procedure, and its schema where no other stack has one there."""
+    cursor.execute(f"DROP PROCEDURE IF EXISTS {_name(worker)}")
+    cursor.execute("SELECT COUNT(*) FROM information_schema.routines WHERE routine_schema = %s", (SCHEMA,))
+    if cursor.fetchone() == (0,):
+        cursor.execute(f"DROP DATABASE IF EXISTS {SCHEMA}")
+
+
+def call(cursor: Cursor, *, worker: str, connections: int) -> None:
+    """Let the worker's user hold so many connections; those that are open stay."""
+    cursor.execute(f"CALL {_name(worker)}(%s)", (connections,))
+
+
+def _name(worker: str) -> str:
+    return f"{SCHEMA}.`limit_{worker}`"  # the template takes letters, digits and underscores only
