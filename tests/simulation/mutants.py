@@ -320,7 +320,7 @@ IN_ENGINE = [
     _m(
         "who is refused finishes no plan",
         "core/engine",
-        ("if short and now_ms >=", "if False and now_ms >="),
+        ("if short and not just_settled:", "if False:"),
         focus="plans",
     ),
     _m(
@@ -440,6 +440,15 @@ IN_SESSIONS = [
         "the janitor kills what is held",
         "server/janitor",
         ("session.program_name not in held and self._watch", "self._watch"),
+    ),
+    _m(
+        "the janitor kills sessions whose leases end within 5 s",
+        "server/janitor",
+        (
+            "for lease in status.leases()}",
+            "for lease in status.leases() if lease.expires_at_ms > self._clock.now_ms() + 5_000}",
+        ),
+        focus="rounds",
     ),
     _m(
         "a kept lease need not cover the next body",

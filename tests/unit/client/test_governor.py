@@ -133,6 +133,19 @@ def test_a_clock_set_back_prolongs_no_remembered_refusal(world: World, governor:
     assert governor.acquire().connections == 1
 
 
+def test_a_refusal_is_pressure_for_a_minute_and_no_longer(world: World, governor: Governor) -> None:
+    """Without it what is kept idle stays away from callers that were refused; for ever, nothing is ever kept again."""
+    world.lend(connections=3)
+    assert not governor.borrower.is_pressed("orders")
+    with pytest.raises(NoConnectionsLeft):
+        governor.acquire()
+    assert governor.borrower.is_pressed("orders")
+    world.clock.advance(60_000 - 1)
+    assert governor.borrower.is_pressed("orders")
+    world.clock.advance(1)
+    assert not governor.borrower.is_pressed("orders")
+
+
 def test_a_clock_set_back_prolongs_no_pressure(world: World, governor: Governor) -> None:
     """An environment would keep no connection for as long as its clock was set back."""
     world.lend(connections=3)

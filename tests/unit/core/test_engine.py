@@ -11,6 +11,7 @@ from connection_governor.core.engine import SETTLE_EACH_MS, Engine
 from connection_governor.core.lease import Grant, Refusal, ShardKey
 from connection_governor.core.memory import MemoryStore
 from connection_governor.core.rules import shard_order
+from connection_governor.core.shard_stats import LATELY_MS
 from connection_governor.errors import InvalidRequest
 from tests.support.faulty_store import LOST, WRITES
 from tests.support.worlds import LEASE_MS, SKEW_MS, World
@@ -194,6 +195,22 @@ def test_a_repeated_look_from_afar_starts_where_the_first_did(world: World) -> N
     again = engine.acquire(wanted, look_first=True)
     assert isinstance(again, Grant)
     assert again.lease == replace(first.lease, fence=None)
+
+
+@pytest.mark.parametrize("later_ms", [LATELY_MS + 1, -60_000], ids=["later", "clock-set-back"])
+def test_shards_seen_full_a_while_ago_are_read_again_at_the_end_of_a_wait(world: World, later_ms: int) -> None:
+    """Memory that never ages would refuse callers for as long as the environment lives, with the budget free."""
+    world.operations.set_budget("orders", 4, shards=4)
+    engine, rival = Engine(world.store, world.clock, world.entropy), world.another_engine()
+    long_ms = 20 * LEASE_MS
+    held = [rival.acquire(world.wanted(ends_in_ms=long_ms)) for _ in range(4)]
+    assert isinstance(engine.acquire(world.wanted(), last=True), Refusal)
+    for outcome in held:
+        assert isinstance(outcome, Grant)
+        rival.release(outcome.lease)
+        world.clock.advance(later_ms)
+        again = engine.acquire(world.wanted(ends_in_ms=long_ms), look_first=True, last=True)
+        assert isinstance(again, Grant)
 
 
 def test_settings_not_yet_read_are_not_known(world: World) -> None:

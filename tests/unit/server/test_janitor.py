@@ -103,6 +103,16 @@ def test_only_sessions_whose_lease_is_stored_no_more_are_ended(
     assert (line["ObservedConnections"], line["Drift"], line["UngovernedConnections"]) == (3, 2, 2)
 
 
+def test_a_session_whose_lease_has_just_ended_and_is_stored_is_left_alone(
+    store: MemoryStore, lend: Callable[[str, int], Lease]
+) -> None:
+    """Its holder's clock may be behind by the allowance: it would lose a connection in the middle of its work."""
+    slow = lend("slow0001", -200)
+    sessions = Sessions(slow.session_name)
+    line = round_of(store, sessions)
+    assert (sessions.killed, line["ConnectionsInUse"]) == ([], 1)
+
+
 def test_another_databases_sessions_on_the_same_server_are_left_alone(store: MemoryStore) -> None:
     """Two governed databases may share a server and a user: each janitor knows only its own leases."""
     sessions = Sessions("governor:k3Zq81Bd:billing#0")

@@ -73,7 +73,7 @@ class Engine:
         self._stats = ShardStats()
         self._plans = PlanExecutor(store, clock, self._retry)
         self._settings: dict[str, tuple[Settings, int]] = {}
-        self._settle_from_ms: dict[str, int] = {}
+        self._settled_at_ms: dict[str, int] = {}
 
     def settings(self, database: str, *, deadline: Deadline | None = None) -> Settings:
         """Return the database's settings, at most a minute old; no request for them outlasts the deadline.
@@ -259,8 +259,9 @@ class Engine:
             self._settings.pop(database, None)  # the shards carry a newer plan than the settings known here
             return
         short = missed or any(plan.is_short(shard, settings) for shard in seen)
-        if short and now_ms >= self._settle_from_ms.get(database, 0):
-            self._settle_from_ms[database] = now_ms + SETTLE_EACH_MS
+        just_settled = 0 <= now_ms - self._settled_at_ms.get(database, -SETTLE_EACH_MS) < SETTLE_EACH_MS
+        if short and not just_settled:
+            self._settled_at_ms[database] = now_ms
             with suppress(GovernorUnavailable):  # a worker may lack the permission to create shards: others have it
                 self._plans.within(deadline).apply(settings)
 

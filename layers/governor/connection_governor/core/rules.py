@@ -234,7 +234,7 @@ def is_pressed(counter: Counter, *, now_ms: int) -> bool:
     A frozen environment cannot learn that others need what it keeps, so keeping never fills some of the room. A
     momentary gap means little if environments take turns, so a recent wait counts as pressure for ten minutes.
     """
-    has_waited = counter.waited_ms > 0 and now_ms - counter.waited_ms < WAIT_REMEMBERED_MS
+    has_waited = counter.waited_ms > 0 and abs(now_ms - counter.waited_ms) < WAIT_REMEMBERED_MS
     return has_waited or counter.remaining * PRESSURE_SHARE < counter.allowed
 
 

@@ -43,4 +43,4 @@ class ShardStats:
     def seen_lately(self, key: ShardKey, *, now_ms: int) -> Shard | None:
         """Return the shard as it was when last seen full, if that is no longer ago than a usual wait."""
         shard, at_ms = self._last.get(key, (None, 0))
-        return shard if now_ms - at_ms <= LATELY_MS else None
+        return shard if 0 <= now_ms - at_ms <= LATELY_MS else None
