@@ -52,9 +52,10 @@ def ask(connection: Connection[Any], query: str, *values: object) -> Any:  # noq
 
 @contextlib.contextmanager
 def stopped(mariadb: PrivateMariaDB) -> Iterator[None]:
-    """Yield the server neither answers nor hangs up meanwhile."""
+    """Stop the server, every thread of it, for the body: it neither answers nor hangs up meanwhile."""
     assert mariadb._server is not None
     os.kill(mariadb._server.pid, signal.SIGSTOP)
+    os.waitid(os.P_PID, mariadb._server.pid, os.WSTOPPED)  # the signal alone stops its threads one by one, later
     try:
         yield
     finally:

@@ -14,7 +14,7 @@ from pymysql.constants import CLIENT, CR
 
 from connection_governor.mysql.close import CLOSE_SECONDS, GOODBYE, peer_has_closed, reply_in
 from connection_governor.mysql.fence import SessionStart, set_statement
-from connection_governor.mysql.governed import GovernedSession
+from connection_governor.mysql.governed import GovernedSession, out_of_step
 from connection_governor.mysql.state import Reply
 from connection_governor.mysql.tls import context_for
 
@@ -190,7 +190,9 @@ class AsyncFencedConnection(GovernedSession, Connection):  # type: ignore[misc] 
             return await self._read_one(packet_type)
 
     async def _read_one(self, packet_type: type[MysqlPacket]) -> Any:  # noqa: ANN401 - as above
-        self._state.read_begun()
+        if not self._state.read_begun():
+            self.close()
+            raise out_of_step()
         try:
             packet = await super()._read_packet(packet_type)
         except err.MySQLError:

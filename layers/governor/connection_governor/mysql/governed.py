@@ -23,6 +23,13 @@ class OutOfStep(err.InterfaceError):
     """The next answer might be that of an earlier command: the session can only be closed."""
 
 
+def out_of_step() -> OutOfStep:
+    """Return the error of a session that can only be closed."""
+    return OutOfStep(
+        CR.CR_COMMANDS_OUT_OF_SYNC, "an earlier command was interrupted or is still at work: close the session"
+    )
+
+
 class GovernedSession:
     """What the sessions of both drivers share.
 
@@ -85,9 +92,7 @@ class GovernedSession:
 
     def _refuse_if_out_of_step(self) -> None:
         if not self._state.is_ready:
-            raise OutOfStep(
-                CR.CR_COMMANDS_OUT_OF_SYNC, "an earlier command was interrupted or is still at work: close the session"
-            )
+            raise out_of_step()
 
     def _login_sent(self) -> None:
         self._state.login_sent()

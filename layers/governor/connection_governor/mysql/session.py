@@ -24,7 +24,7 @@ from connection_governor.errors import LeaseLost
 from connection_governor.mysql.close import RESET, hang_up, peer_has_closed, say_goodbye
 from connection_governor.mysql.credentials import sign_in
 from connection_governor.mysql.fence import set_statement
-from connection_governor.mysql.governed import GovernedSession, OutOfStep
+from connection_governor.mysql.governed import GovernedSession, OutOfStep, out_of_step
 from connection_governor.mysql.state import Stream
 from connection_governor.mysql.stream import DeadlineReader
 from connection_governor.mysql.tls import ResumingContext
@@ -318,7 +318,9 @@ class FencedConnection(GovernedSession, _Connection):
         self._result = None
 
     def _read_packet(self, packet_type: type[MysqlPacket] = MysqlPacket) -> Any:  # noqa: ANN401 - of that type
-        self._state.read_begun()
+        if not self._state.read_begun():
+            self._force_close()
+            raise out_of_step()
         try:
             packet = super()._read_packet(packet_type)
         except err.MySQLError:

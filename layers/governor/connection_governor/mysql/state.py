@@ -84,6 +84,7 @@ _NEXT: Mapping[Phase, Mapping[Packet, Phase]] = {
     Phase.ROWS: {Packet.DATA: Phase.ROWS, Packet.END: Phase.IDLE, Packet.ERROR: Phase.IDLE},
     Phase.FILE: {Packet.OK: Phase.IDLE, Packet.ERROR: Phase.IDLE},
 }
+_SILENT = frozenset({Phase.IDLE, Phase.OUT_OF_STEP})
 _CAN_HEAR_GOODBYE = frozenset({Phase.IDLE, Phase.COLUMNS, Phase.ROWS, Phase.MORE})
 
 
@@ -121,9 +122,14 @@ class SessionState:
         self._queued = count - 1
         self.phase = Phase.UNANSWERED
 
-    def read_begun(self) -> None:
-        """Report, before it is read, the next packet. Until `received` the session is out of step."""
+    def read_begun(self) -> bool:
+        """Report, before it is read, the next packet; return whether there is one to wait for.
+
+        Until `received`, the session is out of step.
+        """
+        is_awaited = not self._reading and self.phase not in _SILENT
         self._reading = True
+        return is_awaited
 
     def received(self, packet: bytes) -> None:
         """Report a whole packet, without its header."""
