@@ -21,9 +21,10 @@ from connection_governor.mysql.async_session import AsyncFencedConnection
 from connection_governor.mysql.connect import new_session
 from connection_governor.mysql.credentials import only
 from connection_governor.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
-from tests.support.database import SHORT, WORKER, Invocation, Opener, ask, governor_on, opener_for
+from tests.support.database import SHORT, WORKER, Opener, ask, governor_on, opener_for
 from tests.support.faulty_store import FaultyStore
 from tests.support.interruption import interrupted
+from tests.support.invocation import Invocation
 
 if TYPE_CHECKING:
     from collections.abc import Callable

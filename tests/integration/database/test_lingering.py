@@ -27,7 +27,6 @@ from tests.support.database import (
     SHORT,
     SLACK_S,
     WORKER,
-    Invocation,
     Opener,
     ask,
     governor_on,
@@ -37,6 +36,7 @@ from tests.support.database import (
     stopped,
 )
 from tests.support.faulty_store import FaultyStore
+from tests.support.invocation import Invocation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
