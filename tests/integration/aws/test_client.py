@@ -98,6 +98,16 @@ def test_a_call_is_signed_and_its_answer_parsed(endpoint_to: Endpoints) -> None:
     )
 
 
+def test_each_request_carries_the_token_of_its_own_credentials(endpoint_to: Endpoints) -> None:
+    """After the first renewal of temporary credentials every request would be refused."""
+    with ScriptedServer([Echo()]) as server:
+        endpoint = endpoint_to(server)
+        call(endpoint)
+        endpoint._credentials = FixedCredentials("AKID", "secret", "renewed")
+        call(endpoint)
+    assert [request.headers["x-amz-security-token"] for request in server.requests] == ["token", "renewed"]
+
+
 def test_calls_share_one_kept_connection(endpoint_to: Endpoints) -> None:
     """Each request pays for a TLS handshake."""
     with ScriptedServer([Echo()]) as server:

@@ -7,6 +7,8 @@ import pytest
 
 from connection_governor.aws.container import ContainerCredentials
 from connection_governor.aws.credentials import ChainCredentials, FixedCredentials, credential_source
+from connection_governor.aws.http1 import Address
+from connection_governor.aws.sigv4 import Credentials
 from connection_governor.errors import GovernorUnavailable, InvalidRequest
 
 
@@ -14,7 +16,7 @@ def test_given_values_are_used_as_they_are() -> None:
     """No worker in Lambda can sign."""
     found = credential_source({"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "s", "AWS_SESSION_TOKEN": "t"})
     assert isinstance(found, FixedCredentials)
-    assert found.current() == ("a", "s", "t")
+    assert found.current() == Credentials("a", "s", "t")
     assert credential_source({"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "s"}).current().token is None
 
 
@@ -28,7 +30,7 @@ def test_a_relative_address_means_the_agent_of_ecs() -> None:
     """Workers in ECS tasks have no credentials."""
     source = credential_source({"AWS_CONTAINER_CREDENTIALS_RELATIVE_URI": "/v2/credentials/7"})
     assert isinstance(source, ContainerCredentials)
-    assert source._address == (False, "169.254.170.2", 80, "/v2/credentials/7")
+    assert source._address == Address(False, "169.254.170.2", 80, "/v2/credentials/7")
 
 
 def test_otherwise_botocores_chain_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,7 +42,7 @@ def test_otherwise_botocores_chain_is_asked(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(profiles))
     found = credential_source({"AWS_PROFILE": "ops"})
     assert isinstance(found, ChainCredentials)
-    assert found.current() == ("a", "s", None)
+    assert found.current() == Credentials("a", "s", None)
 
 
 @pytest.mark.parametrize(

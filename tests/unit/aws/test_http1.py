@@ -63,7 +63,7 @@ def test_an_answer_of_known_length_is_read_whole_wherever_it_is_cut(
     head = b"HTTP/1.1 400 Bad Request\r\nContent-Length: %d\r\nX-Amzn-RequestId:  Q \r\n\r\n" % len(body)
     whole = (b"HTTP/1.1 100 Continue\r\n\r\n" if interim else b"") + head + body
     answer, reusable = read(*cut(whole, places))
-    assert answer == (400, {"content-length": str(len(body)), "x-amzn-requestid": "Q"}, body)
+    assert answer == http1.Answer(400, {"content-length": str(len(body)), "x-amzn-requestid": "Q"}, body)
     assert reusable
 
 
@@ -166,7 +166,7 @@ def test_a_connection_is_kept_only_where_the_server_keeps_it(answer: bytes, reus
 )
 def test_an_endpoints_url_is_split(url: str, address: tuple[bool, str, int, str], authority: str | None) -> None:
     """An emulator on its own port, or a proxying prefix, cannot be reached."""
-    assert Address.of(url) == address
+    assert Address.of(url) == Address(*address)
     assert Address.of(url).authority == (authority or address[1])
 
 

@@ -12,7 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from connection_governor.aws import sigv4
-from connection_governor.aws.sigv4 import Credentials, Signer, percent_encode
+from connection_governor.aws.client import Endpoint
+from connection_governor.aws.credentials import FixedCredentials
+from connection_governor.aws.sigv4 import CanonicalRequest, Credentials, Signer, percent_encode
+from tests.support.virtual import SetClock
 
 # The test suite that AWS publishes, as in github.com/awslabs/aws-c-auth (tests/aws-signing-test-suite/v4):
 # 2015-08-30 12:36:00 UTC, region us-east-1, a service named "service", host example.amazonaws.com.
@@ -78,15 +81,28 @@ VECTORS = {
 }
 
 
+def authorization(
+    signer: Signer,
+    method: str,
+    target: str,
+    headers: dict[str, str],
+    body: bytes,
+    credentials: Credentials,
+    now_ms: int,
+) -> str:
+    """Return the Authorization header, made as the client makes it for each request."""
+    canonical = CanonicalRequest(method, target, headers, credentials.token)
+    return signer.authorize(canonical, body, credentials, now_ms)[1]
+
+
 @pytest.mark.parametrize("name", VECTORS)
 def test_signatures_equal_those_of_awss_published_test_suite(name: str) -> None:
     """AWS answers every request with InvalidSignatureException."""
     method, target, headers, body, token, signature = VECTORS[name]
-    signed = Signer("service", "us-east-1").sign(
-        method, target, {"Host": "example.amazonaws.com", **headers}, body, Credentials(KEY, SECRET, token), NOW_MS
-    )
-    assert signed["authorization"].endswith(f"Signature={signature}")
-    assert f"Credential={KEY}/20150830/us-east-1/service/aws4_request, " in signed["authorization"]
+    headers, credentials = {"Host": "example.amazonaws.com", **headers}, Credentials(KEY, SECRET, token)
+    signed = authorization(Signer("service", "us-east-1"), method, target, headers, body, credentials, NOW_MS)
+    assert signed.endswith(f"Signature={signature}")
+    assert f"Credential={KEY}/20150830/us-east-1/service/aws4_request, " in signed
 
 
 def by_botocore(
@@ -102,7 +118,9 @@ def by_botocore(
     request = AWSRequest(method, f"https://{headers['host']}{target}", headers=headers, data=body)
     when = dt.datetime.fromtimestamp(now_ms // 1000, dt.UTC)
     with mock.patch("botocore.auth.get_current_datetime", return_value=when):
-        SigV4Auth(BotocoreCredentials(*credentials), *place).add_auth(request)
+        SigV4Auth(
+            BotocoreCredentials(credentials.access_key, credentials.secret_key, credentials.token), *place
+        ).add_auth(request)
     return str(request.headers["Authorization"])
 
 
@@ -157,19 +175,34 @@ def test_any_request_is_signed_as_botocore_signs_it(
     target = f"{path}?{query}" if query else path
     headers = {"host": "some.host", **headers}
     signer = SIGNERS.setdefault(place, Signer(*place))
-    signed = signer.sign(method, target, headers, body, credentials, now_ms)
-    assert signed["authorization"] == by_botocore(method, target, headers, body, credentials, now_ms, list(place))
+    signed = authorization(signer, method, target, headers, body, credentials, now_ms)
+    assert signed == by_botocore(method, target, headers, body, credentials, now_ms, list(place))
 
 
 def test_the_function_name_of_an_arn_is_signed_as_botocore_signs_it() -> None:
     """Workers that name the governor function by its ARN are refused."""
     arn = percent_encode("arn:aws:lambda:eu-west-1:123456789012:function:governor:live")
     target, headers = f"/2015-03-31/functions/{arn}/invocations", {"host": "lambda.eu-west-1.amazonaws.com"}
-    signed = Signer("lambda", "eu-west-1").sign("POST", target, headers, b"{}", Credentials(KEY, SECRET), NOW_MS)
-    place = ["lambda", "eu-west-1"]
-    assert signed["authorization"] == by_botocore(
-        "POST", target, headers, b"{}", Credentials(KEY, SECRET), NOW_MS, place
-    )
+    place, credentials = ["lambda", "eu-west-1"], Credentials(KEY, SECRET)
+    signed = authorization(Signer(*place), "POST", target, headers, b"{}", credentials, NOW_MS)
+    assert signed == by_botocore("POST", target, headers, b"{}", credentials, NOW_MS, place)
+
+
+@given(credentials=CREDENTIALS, body=st.binary(max_size=200), prefix=st.sampled_from(["", "/stage"]))
+def test_what_the_client_sends_is_signed_as_botocore_signs_it(
+    credentials: Credentials, body: bytes, prefix: str
+) -> None:
+    """A header that the client sends and does not sign, or signs otherwise, is refused by AWS."""
+    source = FixedCredentials(credentials.access_key, credentials.secret_key, credentials.token)
+    url = f"https://some.host{prefix}"
+    endpoint = Endpoint("dynamodb", "eu-west-1", source, url=url, clock=SetClock(NOW_MS))
+    sent = {"content-type": "application/x-amz-json-1.0", "x-amz-target": "DynamoDB_20120810.GetItem"}
+    head, _, _ = endpoint._signed(f"{prefix}/", sent, body).partition(b"\r\n\r\n")
+    lines = dict(line.split(": ", 1) for line in head.decode("latin-1").split("\r\n")[1:])
+    headers = {"host": "some.host", **sent}
+    place = ["dynamodb", "eu-west-1"]
+    assert lines["authorization"] == by_botocore("POST", f"{prefix}/", headers, body, credentials, NOW_MS, place)
+    assert lines.get("x-amz-security-token") == credentials.token
 
 
 def test_the_days_signing_key_is_derived_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,7 +219,7 @@ def test_the_days_signing_key_is_derived_once(monkeypatch: pytest.MonkeyPatch) -
 
     def hmacs(secret: str, now_ms: int) -> int:
         hashed.clear()
-        signer.sign("POST", "/", {"host": "h"}, b"", Credentials(KEY, secret), now_ms)
+        authorization(signer, "POST", "/", {"host": "h"}, b"", Credentials(KEY, secret), now_ms)
         return len(hashed)
 
     assert hmacs("one", NOW_MS) == 5

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from connection_governor.aws.endpoints import endpoint_url
 from connection_governor.aws.http1 import Address, Answer, Connection, NoAnswerError, head_bytes
 from connection_governor.aws.server_date import date_ms
-from connection_governor.aws.sigv4 import Form, Signer, percent_encode
+from connection_governor.aws.sigv4 import CanonicalRequest, Signer, percent_encode
 from connection_governor.core.deadline import Deadline
 from connection_governor.errors import GovernorUnavailable
 from connection_governor.system import SYSTEM_CLOCK
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from connection_governor.aws.credentials import CredentialSource
-    from connection_governor.aws.sigv4 import Credentials
     from connection_governor.core.clock import Clock
 
 _THROTTLED: Final = frozenset(
@@ -60,7 +59,7 @@ _DATE_RESOLUTION_MS: Final = 1_000
 # NAT gateways and network load balancers drop a flow after 350 s, some silently: do not wait to find out.
 _LONGEST_IDLE_MS: Final = 300_000
 _MOST_IDLE: Final = 4
-_MOST_FORMS: Final = 16
+_MOST_CANONICAL: Final = 16
 _OK, _TOO_MANY_REQUESTS, _SERVER_FAULT = 200, 429, 500
 _as_json = json.JSONEncoder(separators=(",", ":")).encode  # json.dumps would make an encoder for each call
 
@@ -119,7 +118,7 @@ class Endpoint:
         self._skew_ms = 0
         self._date = ("", 0)
         self.clock_error_ms = 0
-        self._forms: dict[object, tuple[Form, bytes]] = {}
+        self._canonical: dict[object, tuple[CanonicalRequest, bytes]] = {}
         # Taken from and put back at the end: append and pop of a list are atomic, so no lock is needed.
         self._idle: list[tuple[int, int, Connection]] = []
 
@@ -187,22 +186,24 @@ class Endpoint:
 
     def _signed(self, target: str, headers: Mapping[str, str], body: bytes) -> bytes:
         credentials = self._credentials.current()
-        form, head = self._form(target, headers, credentials)
+        canonical, head = self._canonical_request(target, headers, credentials.token)
         now_ms = self._clock.now_ms() + self._skew_ms
-        timestamp, authorization = self._signer.authorize(form, body, credentials, now_ms)
+        timestamp, authorization = self._signer.authorize(canonical, body, credentials, now_ms)
         changing = f"x-amz-date: {timestamp}\r\nauthorization: {authorization}\r\ncontent-length: {len(body)}\r\n\r\n"
         return b"".join((head, changing.encode("latin-1"), body))
 
-    def _form(self, target: str, headers: Mapping[str, str], credentials: Credentials) -> tuple[Form, bytes]:
+    def _canonical_request(
+        self, target: str, headers: Mapping[str, str], token: str | None
+    ) -> tuple[CanonicalRequest, bytes]:
         """Return the parts that requests share, made once: they are a third of the cost of signing."""
-        key = (target, *headers.items(), credentials)
-        known = self._forms.get(key)
+        key = (target, *headers.items(), token)
+        known = self._canonical.get(key)
         if known is None:
-            form = Form("POST", target, {"host": self._address.authority, **headers}, credentials.token)
-            known = (form, head_bytes("POST", target, form.headers))
-            if len(self._forms) >= _MOST_FORMS:  # credentials have changed repeatedly
-                self._forms.clear()
-            self._forms[key] = known
+            canonical = CanonicalRequest("POST", target, {"host": self._address.authority, **headers}, token)
+            known = (canonical, head_bytes("POST", target, canonical.headers))
+            if len(self._canonical) >= _MOST_CANONICAL:  # credentials have changed repeatedly
+                self._canonical.clear()
+            self._canonical[key] = known
         return known
 
     def _send(self, request: bytes, deadline: Deadline) -> tuple[Answer, bool]:

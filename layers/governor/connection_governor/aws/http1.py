@@ -8,8 +8,9 @@ does. No redirects, no proxies, no compression (no request asks for it).
 from __future__ import annotations
 
 import socket
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+from connection_governor.core.values import dataclass
 from connection_governor.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -24,7 +25,8 @@ _RECEIVE_BYTES = 64 * 1024
 _HAS_NO_BODY = (204, 304)
 
 
-class Answer(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Answer:
     """The server's answer; header names are in lower case."""
 
     status: int
@@ -40,7 +42,8 @@ class GarbledAnswerError(ConnectionError):
     """The answer is not HTTP/1.1, breaks off, or is too large."""
 
 
-class Address(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Address:
     """Where a service listens: the parts of `http[s]://host[:port][/path]`."""
 
     tls: bool

@@ -9,7 +9,9 @@ from __future__ import annotations
 import hmac
 import time
 from hashlib import sha256
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+from connection_governor.core.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,7 +20,8 @@ _UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz01
 _UNRESERVED_AND_SLASH = _UNRESERVED | frozenset(b"/")
 
 
-class Credentials(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Credentials:
     """An access key; `token` comes with temporary ones. Printing it shows no secret."""
 
     access_key: str
@@ -29,7 +32,7 @@ class Credentials(NamedTuple):
         return f"Credentials(access_key={self.access_key!r})"
 
 
-class Form:
+class CanonicalRequest:
     """The parts that all requests of one kind share: path, headers and token, already canonical.
 
     Attributes:
@@ -68,28 +71,18 @@ class Signer:
         self._region = region
         self._key: tuple[str, str, bytes] = ("", "", b"")
 
-    def sign(
-        self, method: str, target: str, headers: Mapping[str, str], body: bytes, credentials: Credentials, now_ms: int
-    ) -> dict[str, str]:
-        """Return `headers` (names lower-cased) with the date, the token and the authorization added.
-
-        Every header given is signed, `host` must be among them. `target` is the path, percent-encoded as it is sent,
-        with the query if there is one.
-        """
-        form = Form(method, target, headers, credentials.token)
-        timestamp, authorization = self.authorize(form, body, credentials, now_ms)
-        return {**form.headers, "x-amz-date": timestamp, "authorization": authorization}
-
-    def authorize(self, form: Form, body: bytes, credentials: Credentials, now_ms: int) -> tuple[str, str]:
+    def authorize(
+        self, request: CanonicalRequest, body: bytes, credentials: Credentials, now_ms: int
+    ) -> tuple[str, str]:
         """Return the values of the two headers that change with each request: x-amz-date and authorization."""
         timestamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now_ms // 1000))
         day = timestamp[:8]
         scope = f"{day}/{self._region}/{self._service}/aws4_request"
-        to_sign = f"AWS4-HMAC-SHA256\n{timestamp}\n{scope}\n{form.digest(timestamp, body)}"
+        to_sign = f"AWS4-HMAC-SHA256\n{timestamp}\n{scope}\n{request.digest(timestamp, body)}"
         signature = _hmac(self._signing_key(credentials.secret_key, day), to_sign).hex()
         return timestamp, (
             f"AWS4-HMAC-SHA256 Credential={credentials.access_key}/{scope}, "
-            f"SignedHeaders={form.names}, Signature={signature}"
+            f"SignedHeaders={request.names}, Signature={signature}"
         )
 
     def _signing_key(self, secret_key: str, day: str) -> bytes:
