@@ -1,17 +1,16 @@
 """The layer's external extension: releases an environment's leases when its runtime is gone. Lambda runs it.
 
-It registers for SHUTDOWN only, so that no invocation waits for it. Lambda sends SHUTDOWN after a time-out and a crash
-of the runtime, too. The extension reads what the client noted (`lease_file`) and releases a lease once
+It registers for SHUTDOWN only, so that no invocation waits for it. Lambda also sends SHUTDOWN after a time-out or a
+crash of the runtime. The extension reads what the client noted (`lease_file`) and releases a lease once
 
 - the process that noted it is gone, and with it its sockets: its lease file can be locked; and
 - the session under it is known to have ended: the client noted so, or the client noted that the session had nothing to
   do, and its connection has ended. MySQL ends such a session as soon as its client is gone.
 
-A session that was at work proves nothing by its connection: a process that dies with unread bytes resets it, and so
-does an answer that comes too late, while MySQL works on. Nothing is known of a session that was being opened, nor of
-those of other drivers.
-What is not known within its two seconds stays: the lease expires by itself. So it does where the whole environment is
-killed, for then nothing runs. Without a lease the extension does nothing at all.
+The connection of a session that was at work proves nothing: a process that dies with unread bytes resets it, and so
+does an answer that comes too late, while MySQL keeps working. Nothing is known of a session that was being opened, nor
+of those of other drivers. Leases that the extension cannot confirm within its two seconds are left to expire. So are
+all of them if the whole environment is killed, since then nothing runs. Without a lease the extension does nothing.
 Serves zip packages on the managed Python runtimes; in a container image it has to be copied to /opt/extensions.
 """
 
@@ -52,7 +51,7 @@ _SOCKETS = ("/proc/net/tcp", "/proc/net/tcp6")
 
 
 class ExtensionApi:
-    """Lambda's side.
+    """Lambda's Extensions API.
 
     Args:
         address: host and port, as `AWS_LAMBDA_RUNTIME_API` has it.
@@ -70,7 +69,7 @@ class ExtensionApi:
         self._headers["lambda-extension-identifier"] = answer["lambda-extension-identifier"]
 
     def wait_for_shutdown(self) -> None:
-        """Say that we are ready, and sleep until the environment ends."""
+        """Report that the extension is ready, and sleep until the environment ends."""
         self._exchange("GET", "/event/next", {}, b"")
 
     def _exchange(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Mapping[str, str]:
@@ -84,7 +83,7 @@ class ExtensionApi:
 
 
 class NotedProcess:
-    """One process's notes, as its survivor reads them.
+    """One process's lease file, as its survivor reads it.
 
     Args:
         path: the file.
@@ -95,13 +94,13 @@ class NotedProcess:
         self._file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
 
     def notes(self) -> list[Note]:
-        """What it holds, or may hold."""
+        """Return the leases that it holds, or may hold."""
         text = os.pread(self._file, LINE_BYTES * 1_024, 0)
         lines = (text[start : start + LINE_BYTES] for start in range(0, len(text), LINE_BYTES))
         return [note for line in lines if (note := Note.of(line)) is not None]
 
     def is_gone(self) -> bool:
-        """Whether the process, and whoever shares its descriptors, has ended."""
+        """Return whether the process, and every process that shares its descriptors, has ended."""
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -109,7 +108,7 @@ class NotedProcess:
         return True
 
     def forget(self) -> None:
-        """Remove the notes: nothing is left to give back."""
+        """Remove the file: nothing is left to release."""
         with suppress(OSError):
             os.unlink(self._path)  # noqa: PTH108 - pathlib costs 5 ms to import
 
@@ -129,7 +128,7 @@ def release_noted(transport: Transport, lease: Lease, deadline: Deadline) -> boo
 
 
 def connections() -> Ports:
-    """Return the kernel's open TCP connections by local and remote port; None where it does not say."""
+    """Return the kernel's open TCP connections by local and remote port; None if it does not show them."""
     seen: set[tuple[int, int]] = set()
     for table in _SOCKETS:
         try:
@@ -167,13 +166,13 @@ class _Ending:
 
 
 class Survivor:
-    """Releases what dead processes noted.
+    """Releases the leases that dead processes noted.
 
     Args:
         folder: where the lease files are.
         transport: reaches the leases.
         clock: the leases' clock.
-        seen: tells the open connections, as `connections` does.
+        seen: returns the open connections, as `connections` does.
     """
 
     def __init__(
@@ -187,7 +186,7 @@ class Survivor:
     def settle(self, deadline: Deadline) -> int:
         """Release what can be, until this moment; return how many leases were.
 
-        All processes and sessions are looked at in turn, so that one that lives on uses up nobody else's time.
+        All processes and sessions are checked in turn, so that one that lives on takes no time from the others.
         """
         processes = self._processes()
         try:
@@ -211,7 +210,7 @@ class Survivor:
             self._clock.sleep(POLL_S)
 
     def _ready(self, pending: list[_Ending]) -> list[_Ending]:
-        """Return those whose session has ended, and is no longer counted."""
+        """Return the leases whose session has ended, and is no longer counted."""
         now_ms, seen = self._clock.monotonic_ms(), self._seen()
         return [ending for ending in pending if ending.is_over(seen, now_ms)]
 
@@ -220,7 +219,7 @@ class Survivor:
         return [NotedProcess(f"{self._folder}/{name}") for name in names]
 
     def _is_blank(self, process: NotedProcess) -> bool:
-        """Whether nothing is noted: such a process is not waited for."""
+        """Return whether no lease is noted: such a process is not waited for."""
         if self._notes_of(process):
             return False
         if process.is_gone():
@@ -252,7 +251,7 @@ def main() -> None:
 
 
 def _transport(environment: Environment) -> Transport | None:
-    """How the worker reaches the leases; None where it is not set up to: that must not fail the environment."""
+    """Return how the worker reaches the leases; None if it is not configured: that must not fail the environment."""
     try:
         transport: Transport = governor_parts(environment)["transport"]
     except GovernorError:

@@ -1,11 +1,11 @@
-"""The same governor for asyncio, with aiomysql: the loop waits for nobody. Needs `connection-governor[asyncio]`.
+"""The same governor for asyncio, with aiomysql: nothing blocks the loop. Needs `connection-governor[asyncio]`.
 
-Requests for leases run in threads, a few milliseconds each; whoever waits for a connection sleeps in the loop. A task
-that is cancelled while it waits leaves nothing behind: a lease that arrives after it is gone is released where it
-arrives. What a body has is given back however it ends, and if the loop ends meanwhile, too, where its end waits for its
-threads, as that of `asyncio.run` does. But MySQL goes on with a query that was cancelled, or that still runs when its
-body ends: the lease of such a session is left to end by itself.
-Sessions are opened for one body and ended with it: there are no kept ones here.
+Requests for leases run in threads, a few milliseconds each. A task that waits for a connection sleeps in the loop. If
+it is cancelled while it waits, it leaves nothing behind: a lease that arrives later is released in its thread.
+
+Leases are released however the body ends, even if the loop ends meanwhile, provided it joins its executor as
+`asyncio.run` does. MySQL continues with a query that was cancelled, or that still runs when its body ends: the lease of
+such a session is left to expire. Each session is opened for one body and ended with it: there are no kept ones here.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class AsyncGovernor:
 
     @classmethod
     def from_env(cls, *, fence: Fence | None = None) -> AsyncGovernor:
-        """As `Governor.from_env`."""
+        """Return a governor as `Governor.from_env` does."""
         return cls(Governor.from_env(fence=fence))
 
     async def acquire(
@@ -62,7 +62,7 @@ class AsyncGovernor:
         holder: str | None = None,
         context: InvocationContext | None = None,
     ) -> Lease:
-        """As `Governor.acquire`."""
+        """Acquire as `Governor.acquire` does."""
         ask = self._governor.ask(
             database, connections=connections, timeout=timeout, lease_ms=lease_ms, holder=holder, context=context
         )
@@ -71,15 +71,15 @@ class AsyncGovernor:
     async def renew(
         self, lease: Lease, *, lease_ms: int | None = None, context: InvocationContext | None = None
     ) -> Lease:
-        """As `Governor.renew`."""
+        """Renew as `Governor.renew` does."""
         return await asyncio.to_thread(self._governor.renew, lease, lease_ms=lease_ms, context=context)
 
     async def release(self, lease: Lease, *, context: InvocationContext | None = None) -> bool:
-        """As `Governor.release`; once begun, it is carried out even if this is cancelled."""
+        """Release as `Governor.release` does; once begun, it is completed even if this is cancelled."""
         return await _carried_out(partial(self._governor.release, lease, context=context))
 
     async def status(self, database: str | None = None, *, context: InvocationContext | None = None) -> dict[str, Any]:
-        """As `Governor.status`."""
+        """Return the status as `Governor.status` does."""
         return await asyncio.to_thread(self._governor.status, database, context=context)
 
     @asynccontextmanager
@@ -93,7 +93,7 @@ class AsyncGovernor:
         holder: str | None = None,
         context: InvocationContext | None = None,
     ) -> AsyncIterator[Lease]:
-        """As `Governor.lease`."""
+        """Hold a lease as `Governor.lease` does."""
         ask = self._governor.ask(
             database, connections=connections, timeout=timeout, lease_ms=lease_ms, holder=holder, context=context
         )
@@ -113,13 +113,13 @@ class AsyncGovernor:
         holder: str | None = None,
         context: InvocationContext | None = None,
     ) -> AsyncIterator[AsyncFencedConnection]:
-        """An aiomysql connection, governed: ended and given back at the end of the body, whatever happens in it.
+        """Yield a governed aiomysql connection: closed, and its lease released, however the body ends.
 
         Arguments as for `Governor.connection`.
 
         Raises:
-            pymysql.err.OperationalError: MySQL could not be reached or refused. The lease has been given back, or is
-                left to expire where the session may live on.
+            pymysql.err.OperationalError: MySQL could not be reached or refused. The lease was released, or is left
+                to expire if the session may live on.
             As `Governor.acquire`.
         """
         governor = self._governor
@@ -150,7 +150,7 @@ class AsyncGovernor:
         return connection
 
     async def _lease_or_none(self, ask: Ask) -> Lease | None:
-        """Return None where the governor cannot be reached and this worker chose to connect all the same."""
+        """Return a lease; None if the governor cannot be reached and this worker chose to connect all the same."""
         try:
             return await self._acquire(ask, self._governor.session_end_ms(ask))
         except GovernorUnavailable as error:
@@ -177,7 +177,7 @@ class AsyncGovernor:
 
 
 class _Held:
-    """What one body holds: a lease and the session under it. See `sessions.LeasedSession`."""
+    """One body's lease and session. See `sessions.LeasedSession`."""
 
     def __init__(self, sessions: Sessions, invocation: Deadline | None) -> None:
         self.lease: Lease | None = None
@@ -189,14 +189,14 @@ class _Held:
         self._settling: list[asyncio.Future[None]] = []
 
     async def end(self) -> None:
-        """Take leave, then settle; both are carried out even if this is cancelled, or the loop ends meanwhile."""
-        if self._process != os.getpid():  # a forked child: all of it is its parent's
+        """Close in order, then settle; both are completed even if this is cancelled, or the loop ends meanwhile."""
+        if self._process != os.getpid():  # a forked child: everything belongs to its parent
             if self.connection is not None:
                 self.connection.close()
             return
         if self._leaving is None:
             self._leaving = asyncio.ensure_future(self._leave())
-            self._leaving.add_done_callback(self._settle)  # first of all: what is called back later finds it done
+            self._leaving.add_done_callback(self._settle)  # first of all: later callbacks find it done
         await asyncio.shield(self._leaving)
         for one in self._settling:
             await one
@@ -207,7 +207,7 @@ class _Held:
 
     def _settle(self, _left: asyncio.Future[None]) -> None:
         if self.connection is not None:
-            self.connection.close()  # where leave could not be taken
+            self.connection.close()  # if it could not be closed in order
         if self.lease is not None:
             lingers = self.connection is not None and self.connection.may_linger
             settle = partial(self._sessions.settle, self.lease, may_linger=lingers, invocation=self._invocation)
@@ -215,7 +215,7 @@ class _Held:
 
 
 class _Errand(Generic[T]):
-    """A call in a thread, whose result is undone there if nobody waits for it any more.
+    """A call in a thread, whose result is undone there if no task waits for it any more.
 
     Args:
         call: what to do.
@@ -230,7 +230,7 @@ class _Errand(Generic[T]):
         self._results: list[T] = []
 
     async def result(self) -> T:
-        """What the call returns; where this is cancelled, it has not begun, or is undone when it ends."""
+        """Return the call's result; if this is cancelled, the call has not begun, or is undone when it ends."""
         loop = asyncio.get_running_loop()
         try:
             return await loop.run_in_executor(None, self._run)
@@ -253,7 +253,7 @@ class _Errand(Generic[T]):
 
 
 def _carried_out(call: Callable[..., T], *values: object) -> asyncio.Future[T]:
-    """What a call returns that begins in a thread at once, and ends there: nobody's cancellation reaches it."""
+    """Return the result of a call that begins in a thread at once, and ends there: no cancellation reaches it."""
     return asyncio.shield(asyncio.get_running_loop().run_in_executor(None, call, *values))
 
 

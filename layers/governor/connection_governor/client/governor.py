@@ -1,4 +1,4 @@
-"""What a worker uses: acquires before it opens a MySQL connection, and gives back after closing it."""
+"""What a worker uses: acquire a lease before a MySQL connection opens, and release it after the connection closes."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ class Governor:
 
     Args:
         transport: how the verbs reach the leases.
-        outside: clock, randomness, log, and where MySQL is.
+        outside: clock, randomness, log, and the opener of MySQL sessions.
         holder: this environment's name, up to 64 characters.
         database: the default database.
         fence: the limits of the sessions that `connection` opens, and so the margin of their leases.
         on_unavailable: "raise", or "open": connect without a lease when the governor cannot be reached.
-        keep_seconds: how long a session may stay open between two bodies of `connection`; 0: it is closed after each.
-        reserve_ms: what is left of an invocation when its last wait and its last request have ended.
+        keep_seconds: how long a session may stay open between two bodies of `connection`; 0 closes it after each.
+        reserve_ms: the time left of an invocation when its last wait and its last request have ended.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Governor:
 
     @classmethod
     def from_env(cls, *, fence: Fence | None = None) -> Governor:
-        """A governor made from the environment's variables (see the contract's list).
+        """Return a governor made from the environment's variables; `docs/reference.md` lists them.
 
         Raises:
             InvalidRequest: a variable is missing or wrong; `field` is its name.
@@ -97,19 +97,19 @@ class Governor:
         holder: str | None = None,
         context: InvocationContext | None = None,
     ) -> Lease:
-        """Get the right to hold connections.
+        """Acquire a lease: the right to hold connections.
 
         Args:
-            database: whose; default: the environment's.
+            database: the governed database; default: the environment's.
             connections: how many, from 1 to the smallest shard's share.
-            timeout: how long to wait for them, in seconds; 0: one try.
-            lease_ms: how long to hold them, in milliseconds; default 30,000.
-            holder: who; default: this environment.
+            timeout: how long to wait, in seconds; 0: one try.
+            lease_ms: the lease's length in milliseconds; default 30,000.
+            holder: the holder's name; default: this environment's.
             context: the Lambda context: the wait then never passes the invocation's deadline, and unless `lease_ms` is
                 given the lease lasts until the deadline plus the fence's margin.
 
         Raises:
-            NoConnectionsLeft: nothing came back in time.
+            NoConnectionsLeft: no connection came back in time.
             GovernorUnavailable: the governor could not be reached.
             InvalidRequest: bad input; nothing was written.
             UnknownDatabase: no budget was ever set.
@@ -120,12 +120,12 @@ class Governor:
         return self._acquire(ask)
 
     def renew(self, lease: Lease, *, lease_ms: int | None = None, context: InvocationContext | None = None) -> Lease:
-        """Move the lease's end to `lease_ms` from now (default 30,000), or past the context's deadline; never earlier.
+        """Move the expiry to `lease_ms` from now (default 30,000) or past the context's deadline; never shorten it.
 
         Raises:
-            LeaseLost: it is not held any more, or past its end: stop using its connections.
-            NoConnectionsLeft: the budget was lowered below what is lent: the lease stays as it is until its end.
-            GovernorUnavailable: the governor could not be reached: until a renew succeeds, the old end counts.
+            LeaseLost: it is no longer held, or has expired: stop using its connections.
+            NoConnectionsLeft: the budget was lowered below what is in use: the lease stays as it is until it expires.
+            GovernorUnavailable: the governor could not be reached: until a renew succeeds, the old expiry counts.
         """
         ask = self.ask(lease.database, lease_ms=lease_ms, context=context)
         return self.borrower.renew(lease, self.lease_end_ms(ask), ask.invocation)
@@ -134,15 +134,15 @@ class Governor:
         """Release the lease; repeating it does nothing more. With the Lambda context, no request outlasts it.
 
         Returns:
-            Whether there was anything to give back (False, too, after a lost answer).
+            Whether there was anything to release (also False after a lost answer).
 
         Raises:
-            GovernorUnavailable: the governor could not be reached; the lease then ends by itself.
+            GovernorUnavailable: the governor could not be reached; the lease then expires.
         """
         return self.borrower.release(lease, self._invocation(context))
 
     def status(self, database: str | None = None, *, context: InvocationContext | None = None) -> dict[str, Any]:
-        """Who holds what, exact as of its read: `database, allowed, in_use, remaining, leases, shards`.
+        """Return a database's status, exact as of the read: `database, allowed, in_use, remaining, leases, shards`.
 
         Raises:
             UnknownDatabase: no budget was ever set.
@@ -154,12 +154,12 @@ class Governor:
         """Create a database's items, or change its budget. Needs the table (`GOVERNOR_TABLE`), whatever the transport.
 
         Args:
-            database: which.
-            allowed: how many connections may be lent, from 0.
+            database: its name.
+            allowed: how many connections may be in use, from 0.
             settings: `shards`, `lease_ms`, `skew_ms`, `anonymous_lease_ms`; what is left out stays as it is.
 
         Returns:
-            The status after it; `settled` is false where capacity has yet to come back before all can be handed out.
+            The status after it; `settled` is false if capacity has yet to come back before all can be granted.
 
         Raises:
             InvalidRequest: bad input; nothing was written.
@@ -194,7 +194,7 @@ class Governor:
         try:
             yield lease
         finally:
-            if process == os.getpid():  # else it is the parent's: a forked child leaves the body, too
+            if process == os.getpid():  # else it belongs to the parent: a forked child also leaves the body
                 self.borrower.give_back(lease, ask.invocation)
 
     @contextmanager
@@ -208,11 +208,11 @@ class Governor:
         context: InvocationContext | None = None,
         keep_seconds: int | None = None,
     ) -> Iterator[FencedConnection]:
-        """A PyMySQL connection, governed: ended and given back at the end of the body, whatever happens in it.
+        """Yield a governed PyMySQL connection: closed, and its lease released, however the body ends.
 
         With `keep_seconds` (default: the governor's own) above 0 it is reset instead, and kept for the next body: see
-        `kept`. Without a context, `lease_ms` then is how long the body may take.
-        Other arguments as for `acquire`. Statements are refused (`LeaseLost`) when the lease could end before they do.
+        `keepalive`. Without a context, `lease_ms` then is how long the body may take.
+        Other arguments as for `acquire`. A statement is refused (`LeaseLost`) if the lease could expire before it ends.
 
         Raises:
             pymysql.err.OperationalError: MySQL could not be reached or refused. The lease has been given back, or is
@@ -242,7 +242,7 @@ class Governor:
         holder: str | None = None,
         context: InvocationContext | None = None,
     ) -> FencedConnection:
-        """A governed connection for a pool or an ORM: its `close()` gives the lease back.
+        """Return a governed connection for a pool or an ORM: its `close()` releases the lease.
 
         Arguments and errors as for `connection`.
         """
@@ -257,26 +257,26 @@ class Governor:
         return connection
 
     def close(self) -> None:
-        """End the kept sessions, and those in use as soon as their bodies end; the governor can still be used."""
+        """Close the kept sessions, and those in use as soon as their bodies end; the governor can still be used."""
         self._keeper.give_up()
 
     def _acquire(self, ask: Ask) -> Lease:
         return self.borrower.acquire(ask, lambda: self.lease_end_ms(ask))
 
     def session_end_ms(self, ask: Ask) -> Callable[[], int]:
-        """Tells the end of a lease for one session, as of when it is called.
+        """Return a function that gives the expiry of a lease for one session, as of its call.
 
         Raises:
             InvalidRequest: too short for the fence.
         """
         needed_ms = self.fence.required_margin_ms(may_freeze=ask.may_freeze)
-        by_length = ask.invocation is None or ask.lease_ms is not None  # else past the deadline by itself
+        by_length = ask.invocation is None or ask.lease_ms is not None  # else it reaches past the deadline by itself
         if by_length and (ask.lease_ms or DEFAULT_LEASE_MS) <= needed_ms:
             raise InvalidRequest("lease_ms", f"must be above {needed_ms}: what the fence needs at the end")
         return lambda: self.lease_end_ms(ask)
 
     def lease_end_ms(self, ask: Ask) -> int:
-        """Return when a lease that is asked for now ends."""
+        """Return the expiry of a lease that is asked for now."""
         return ask.end_ms(self.clock, self.fence.required_margin_ms(may_freeze=ask.may_freeze))
 
     def ask(

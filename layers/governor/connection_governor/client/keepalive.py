@@ -1,28 +1,28 @@
-"""Keeps a connection and its lease between invocations: no request to DynamoDB, and none to open, while all is calm.
+"""Keep a connection and its lease between invocations: without pressure, no request to DynamoDB and no opening.
 
-At the end of each body the session is reset, at the start of the next it is asked whether it is alive. With
+At the end of each body the session is reset, and at the start of the next it is pinged. With
 
     K   how long a kept session may be idle, `keep_seconds`; the session's `wait_timeout` W is K (never less than
         the fence's own), so MySQL itself ends it that long after its last command, the reset
     E   the bound on one statement, its waits included
 
 a body begins only under a lease that is confirmed until `deadline + E + W` or later. Lambda stops the body at its
-`deadline`, so the last command is begun by then, is over by `deadline + E`, and MySQL has closed the session by
-`deadline + E + W`: always before the lease's end, the earliest moment at which anyone may reclaim it. Without a context
-the body may be frozen at any moment, and the guard of every statement is `2W + E` before the lease's end instead.
+`deadline`. So the last command begins by then and ends by `deadline + E`, and MySQL has closed the session by
+`deadline + E + W`. That is before the lease's expiry, the earliest moment at which it may be reclaimed. Without a
+context the body may be frozen at any moment, so statements are refused in the last `2W + E` of the lease instead.
 
-A lease is taken for longer than that, by `CALM_MS`, and renewed only when it no longer covers the next body: so often,
-at the most, does a busy environment ask DynamoDB. The answer is also how it hears of pressure. It then gives up what it
-kept at the end of the body, and works per invocation for as long as the pressure is remembered. An environment that is
-never invoked again hears nothing: what it keeps comes back when its lease ends, `E + W + CALM_MS` after the deadline of
-its last invocation at the latest.
+A lease is acquired for longer than that, by `CALM_MS`, and renewed only when it no longer covers the next body. So a
+busy environment calls DynamoDB at most that often. The answer also reports pressure. The environment then releases what
+it kept at the end of the body, and works per invocation while it remembers the pressure. An environment that is never
+invoked again does not learn of pressure: what it keeps comes back when its lease expires, at the latest
+`E + W + CALM_MS` after the deadline of its last invocation.
 
 A body takes the kept session out of its place, and puts one back when it ends: there is no lock that an exception could
 leave behind. Of several bodies at the same time the first to end has its session kept; the others close theirs.
 
-NOT kept: the session of a body that met an error of MySQL's or a lost lease, that was broken, or that ended too late;
-nor one that is not reset within `fenced.RESET_SECONDS`, or that has chosen a schema where it was opened without.
-Nothing is done when the interpreter exits: the socket closes, and the extension or the lease's end frees the slot.
+NOT kept: the session of a body that met a MySQL error or a lost lease, that was interrupted, or that ended too late;
+nor one that is not reset within `session.RESET_SECONDS`, or that chose a schema but was opened without.
+Nothing is done when the interpreter exits: the socket closes, and the extension or the lease's expiry frees the slot.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from connection_governor.mysql.fence import Fence
 
 LONGEST_KEEP_S = 300
-FIRST_CALM_MS = 5_000  # a new holder looks again soon: it may have come at the beginning of a rush
+FIRST_CALM_MS = 5_000  # a new holder checks again soon: it may have come at the beginning of a rush
 CALM_MS = 40_000
 
 
@@ -53,8 +53,8 @@ class Keeper:
     """Keeps at most one session for each database.
 
     Args:
-        borrower: renews the leases, and knows of pressure.
-        sessions: opens and ends.
+        borrower: renews the leases, and remembers pressure.
+        sessions: opens and closes sessions.
         clock: the leases' clock.
     """
 
@@ -66,15 +66,15 @@ class Keeper:
         self._times_closed = 0
 
     def is_worth_it(self, database: str) -> bool:
-        """Return whether the next body should come here: not under pressure, unless a session is kept."""
+        """Return whether to serve the next body: not under pressure, unless a session is kept."""
         return database in self._kept or not self._borrower.is_pressed(database)
 
     @contextmanager
     def connection(self, ask: Ask, fence: Fence) -> Iterator[FencedConnection]:
-        """Hand out the kept session, or a new one, for one body; afterwards reset and keep it, or end it.
+        """Yield the kept session, or a new one, for one body; afterwards reset and keep it, or close it.
 
         Args:
-            ask: what was asked for.
+            ask: the request.
             fence: with the kept session's idle limit, see `kept_fence`.
 
         Raises:
@@ -96,7 +96,7 @@ class Keeper:
             raise
 
     def give_up(self) -> None:
-        """End what is kept, and what is in use as soon as its body ends."""
+        """Close the kept sessions, and those in use as soon as their bodies end."""
         self._times_closed += 1
         use = _Use()
         while self._kept:
@@ -117,7 +117,7 @@ class Keeper:
             try:
                 if self._is_usable(kept, kept.connection, ask, fence):
                     return kept.connection
-            except GovernorUnavailable:  # nothing was done with it: another body may have more luck
+            except GovernorUnavailable:  # it was not used: another body may succeed with it
                 self._put(use, ask.database)
                 raise
             use.end()
@@ -126,11 +126,11 @@ class Keeper:
         return session.open(ask, fence, lambda: _needed_ms(ask, fence, self._clock) + calm_ms)
 
     def _is_usable(self, session: LeasedSession, connection: FencedConnection, ask: Ask, fence: Fence) -> bool:
-        if not session.is_own or connection.fence != fence:  # a forked child must not speak for its parent
+        if not session.is_own or connection.fence != fence:  # a forked child must not act for its parent
             return False
         try:
             return self._covered(session, connection, ask) and connection.is_alive()
-        except LeaseLost:  # past its end after a freeze, or taken over since
+        except LeaseLost:  # expired after a freeze, or taken over since
             return False
 
     def _covered(self, session: LeasedSession, connection: FencedConnection, ask: Ask) -> bool:
@@ -142,7 +142,7 @@ class Keeper:
         if lease.expires_at_ms < needed_ms:
             try:
                 lease = self._borrower.renew(lease, needed_ms + min(CALM_MS, fence.idle_ms), ask.invocation)
-            except NoConnectionsLeft:  # a lowered budget is overdrawn: this one goes back first
+            except NoConnectionsLeft:  # a lowered budget is overdrawn: this one is released first
                 return False
             except GovernorUnavailable as error:
                 self._sessions.go_on_ungoverned(ask, error)
@@ -173,7 +173,7 @@ class Keeper:
 
 
 class _Use:
-    """The session that one body has to end, unless it is kept."""
+    """The session that one body must close, unless it is kept."""
 
     def __init__(self) -> None:
         self.session: LeasedSession | None = None
@@ -192,10 +192,10 @@ def _spoils(error: Exception) -> bool:
 
 
 def kept_fence(fence: Fence, keep_seconds: int) -> Fence:
-    """The fence of a session that may be idle for so long between two bodies."""
+    """Return the fence of a session that may be idle for so long between two bodies."""
     return replace(fence, idle_seconds=max(keep_seconds, fence.idle_seconds))
 
 
 def _needed_ms(ask: Ask, fence: Fence, clock: Clock) -> int:
-    """The earliest end of a lease under which a body may begin."""
+    """Return the earliest expiry of a lease under which a body may begin."""
     return ask.last_use_ms(clock) + fence.required_margin_ms(may_freeze=ask.may_freeze)

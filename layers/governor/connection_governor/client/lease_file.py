@@ -1,16 +1,16 @@
-"""Tells the layer's extension which leases this process holds, so that they come back when it is stopped or crashes.
+"""Note which leases this process holds, for the layer's extension: it releases them if the process stops or crashes.
 
-One small file for each process, in a folder that the extension makes at its start. Without that folder nothing is
-written. Each lease has a line of fixed length, written by one system call before the lease is requested, and cleared
-once it is released. The page cache survives a crash, so nothing is forced to disk. The line of a lease that was left to
-expire is overwritten when another lease needs it, `STALE_MS` after its end or later.
+There is one small file for each process, in a folder that the extension creates at its start. Without that folder
+nothing is written. Each lease has a line of fixed length, written by one system call before the lease is requested, and
+cleared once it is released. The page cache survives a crash, so nothing is forced to disk. The line of a lease that
+was left to expire is overwritten when another lease needs it, `STALE_MS` after its expiry or later.
 
 The first letter of a line says what is known of the lease's session, see `Note.session`. Between the grant and the
 first answer nothing is known: a socket may exist at any moment. The same holds for a lease that another driver uses.
 Before a command is sent, and after it is answered, that letter alone is written again.
 
 The process keeps its file locked. The kernel drops the lock with the last descriptor of the file, which a forked child
-shares as it shares the sockets. So whoever gets the lock knows that all of the sockets are closed, too.
+shares as it shares the sockets. So the process that gets the lock knows that all of the sockets are closed.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ if TYPE_CHECKING:
     from connection_governor.core.clock import Clock
     from connection_governor.core.lease import Wanted
 
-FOLDER = "/tmp/connection-governor"  # noqa: S108 - what runtime and extension share; nobody else is there
+FOLDER = "/tmp/connection-governor"  # noqa: S108 - runtime and extension share it; no other user is there
 SUFFIX = ".leases"
 LINE_BYTES = 128
 MOST_LINES = 64
-STALE_MS = 60_000  # so long after its end a lease is over by every clock
+STALE_MS = 60_000  # so long after its expiry a lease has expired by every clock
 UNKNOWN_SHARD = -1
 NO_SESSION, UNKNOWN_SESSION, IDLE, WORKING = "n", "u", "i", "w"
 _BLANK = b" " * (LINE_BYTES - 1) + b"\n"
 
 
 class HasPort(Protocol):
-    """An open session, as far as it is noted."""
+    """The part of an open session that is noted."""
 
     @property
     def local_port(self) -> int:
@@ -51,28 +51,28 @@ class HasPort(Protocol):
 
 
 class Notes(Protocol):
-    """Where a process notes its leases."""
+    """The notes of one process about its leases."""
 
     def wanted(self, wanted: Wanted) -> None:
-        """A lease is about to be asked for."""
+        """Note that a lease is about to be requested."""
 
     def held(self, lease: Lease) -> None:
-        """A lease was granted or renewed."""
+        """Note that a lease was granted or renewed."""
 
     def opened(self, lease: Lease, connection: HasPort) -> None:
-        """A session is about to sign in under a lease."""
+        """Note that a session is about to sign in under a lease."""
 
     def working(self, lease_id: str, *, working: bool) -> None:
-        """The lease's session is about to work, or has nothing left to do."""
+        """Note that the lease's session is about to work, or has nothing left to do."""
 
     def closed(self, lease: Lease) -> None:
-        """The lease's session has ended in order: nothing but the release is left to do."""
+        """Note that the lease's session has ended in order: only the release is left to do."""
 
     def lingers(self, lease: Lease) -> None:
-        """The database may still be at work for the lease's session: only its end frees it."""
+        """Note that the database may still be working for the lease's session: only its expiry frees it."""
 
     def gone(self, lease_id: str) -> None:
-        """A lease was given back, or was never lent."""
+        """Note that a lease was released, or was never granted."""
 
     def held_now(self) -> list[str]:
         """Return the ids of the leases that this process holds, or may hold."""
@@ -82,7 +82,7 @@ class Notes(Protocol):
 
 
 class NoNotes:
-    """Where there is no extension to read them."""
+    """No notes: there is no extension to read them."""
 
     def wanted(self, wanted: Wanted) -> None:
         """See `Notes.wanted`."""
@@ -123,8 +123,8 @@ class Note:
     Attributes:
         lease: with `UNKNOWN_SHARD` while it is only wanted.
         session: `NO_SESSION`: there is none, or it has ended in order; `UNKNOWN_SESSION`: there may be one, being
-            opened, of another driver, or with work left to do; `IDLE`: one without anything to do, which ends when its
-            client does; `WORKING`: one that may go on without its client.
+            opened, of another driver, or with work left to do; `IDLE`: one without work, which ends when its client
+            does; `WORKING`: one that may continue without its client.
         port: local port of that session; 0: none is known.
         peer_port: the database's port of that session.
     """
@@ -136,7 +136,7 @@ class Note:
 
     @property
     def ports(self) -> tuple[int, int]:
-        """Both ports: what names a socket in the kernel's table."""
+        """Both ports, which identify a socket in the kernel's table."""
         return (self.port, self.peer_port)
 
     def line(self) -> bytes:
@@ -148,7 +148,7 @@ class Note:
 
     @classmethod
     def of(cls, line: bytes) -> Note | None:
-        """Return what a line says; None for a blank line, or one that is not whole."""
+        """Return a line's note; None for a blank or incomplete line."""
         words = line.decode("ascii", "replace").split()
         with suppress(ValueError):
             session, lease_id, database, shard, connections, expires_at_ms, port, peer_port, tag = words
@@ -157,15 +157,15 @@ class Note:
         return None
 
     def is_stale(self, now_ms: int) -> bool:
-        """Whether the lease has long ended by itself."""
+        """Return whether the lease has long expired."""
         return self.lease.expires_at_ms + STALE_MS < now_ms
 
 
 class NoteFile:
-    """A process's notes. Where they cannot be written, none are: the leases then end by themselves.
+    """A process's notes in a file. If they cannot be written, the leases are left to expire.
 
     Args:
-        folder: where; it need not exist.
+        folder: the folder of the files; it need not exist.
         clock: the leases' clock; default: the machine's.
     """
 
@@ -195,7 +195,7 @@ class NoteFile:
         self._write(Note(lease, NO_SESSION))
 
     def held(self, lease: Lease) -> None:
-        """See `Notes.held`. What is known of a renewed lease's session stays."""
+        """See `Notes.held`. The knowledge of a renewed lease's session stays."""
         _, noted = self._lines.get(lease.lease_id, (0, None))
         if noted is None or noted.lease.shard == UNKNOWN_SHARD:
             self._write(Note(lease))
@@ -248,11 +248,11 @@ class NoteFile:
             if self._process != os.getpid():
                 self._open()
             number = self._line_of(note.lease.lease_id)
-            if number is not None:  # else so many are held that this one, too, ends by itself
+            if number is not None:  # else so many are held that this one is left to expire as well
                 self._set(number, note)
 
     def _mark(self, lease_id: str, session: str) -> None:
-        """Write the letter again. What nothing is known of stays so, until the session has ended."""
+        """Write the letter again. An unknown session stays unknown until it has ended."""
         with self._lock:
             if self._process != os.getpid() or lease_id not in self._lines:
                 return

@@ -1,4 +1,4 @@
-"""Opens MySQL sessions, each under a lease of its own, and ends the two together.
+"""Open MySQL sessions, each under a lease of its own, and end the two together.
 
 An exception can strike between any two lines: a signal handler's, or a cancelled task's. So a `LeasedSession` exists
 before there is anything to end, its lease is released only after its socket is closed, and its end can be repeated.
@@ -35,11 +35,11 @@ class Sessions:
     """One environment's way to MySQL.
 
     Args:
-        borrower: lends the right to open.
-        opener: makes the opener of sessions when the first is needed; None: there is none.
+        borrower: acquires the leases.
+        opener: makes the opener of sessions at its first use; None: there is none.
         clock: the leases' clock.
         reporter: writes ungoverned connections to the log, as metrics.
-        notes: tells the extension which socket belongs to which lease.
+        notes: tell the extension which socket belongs to which lease.
         on_unavailable: "raise", or "open": connect without a lease when the governor cannot be reached.
     """
 
@@ -74,15 +74,15 @@ class Sessions:
             self._borrower.give_back(lease, invocation)
 
     def watch(self, connection: FencedConnection | AsyncFencedConnection, lease: Lease) -> None:
-        """Let the extension know of the session under a lease: its socket, and whether it is at work."""
+        """Note the session under a lease for the extension: its socket, and whether it is working."""
         connection.on_login = lambda: self._notes.opened(lease, connection)
         connection.on_work = partial(self._notes.working, lease.lease_id)
 
     def opener(self) -> Opener:
-        """What opens the sessions; made when it is first needed.
+        """Return the opener of sessions; it is made at its first use.
 
         Raises:
-            InvalidRequest: the environment says no database.
+            InvalidRequest: `DB_HOST` is not set.
         """
         if self._opener is None:
             if self._make_opener is None:
@@ -91,7 +91,7 @@ class Sessions:
         return self._opener
 
     def lease_or_none(self, ask: Ask, end_ms: Callable[[], int]) -> Lease | None:
-        """Return a lease; None where the governor cannot be reached and this worker chose to connect all the same."""
+        """Return a lease; None if the governor cannot be reached and this worker chose to connect all the same."""
         try:
             return self._borrower.acquire(ask, end_ms)
         except GovernorUnavailable as error:
@@ -99,7 +99,7 @@ class Sessions:
             return None
 
     def go_on_ungoverned(self, ask: Ask, error: GovernorUnavailable) -> None:
-        """Return if this worker chose to connect all the same, after saying so; else raise."""
+        """Report and return if this worker chose to connect all the same; else raise."""
         if self._on_unavailable != "open":
             raise error
         self._reporter.ungoverned(ask.database, str(error), now_ms=self._clock.now_ms(), holder=ask.holder)
@@ -116,9 +116,9 @@ class LeasedSession:
         sessions: acquires, opens and releases.
 
     Attributes:
-        lease: None before it is granted, where there is none, and after the end.
+        lease: None before it is granted, if there is none, and after the end.
         connection: None before it is made.
-        invocation: until when the requests for it may take; None: no invocation bounds them.
+        invocation: the deadline of the requests for it; None: no invocation bounds them.
     """
 
     def __init__(self, sessions: Sessions) -> None:
@@ -149,7 +149,7 @@ class LeasedSession:
         return connection
 
     def end(self) -> None:
-        """Close the session and release its lease, unless MySQL may still be at work for it. Can be repeated."""
+        """Close the session and release its lease, unless MySQL may still be working for it. Can be repeated."""
         try:
             self._end()
         except BaseException:
@@ -178,7 +178,7 @@ class LeasedSession:
 
 
 def usable_until_ms(lease: Lease, fence: Fence, *, may_freeze: bool) -> int:
-    """When the last statement may start under this lease.
+    """Return when the last statement may start under this lease.
 
     Lambda has stopped the holder at its deadline; other code may be frozen at any moment, so it stops earlier.
     """

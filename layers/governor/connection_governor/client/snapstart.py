@@ -24,7 +24,7 @@ def register(
     """Register the hooks before the snapshot and after each restore.
 
     Args:
-        governor: whose leases must not be in the snapshot.
+        governor: its leases must not be in the snapshot.
         notes: the leases that its process holds.
         close_sockets: closes the kept connections to AWS's services.
         new_holder: returns a name that no other environment has.

@@ -55,7 +55,7 @@ class PlanExecutor:
         return self._read(settings.keys)
 
     def find(self, database: str) -> list[Shard]:
-        """Return every shard item there is, whatever the settings say: they may be lost, or restored from a backup."""
+        """Return every existing shard item, whatever the settings name: they may be lost, or restored from a backup."""
         found: list[Shard] = []
         for start in range(0, checks.MAX_SHARDS, FOUND_AT_ONCE):
             indexes = range(start, min(start + FOUND_AT_ONCE, checks.MAX_SHARDS))

@@ -1,4 +1,4 @@
-"""What operators and the janitor do: set a budget, finish a plan, reclaim what is over, and see who holds what."""
+"""The operators' and the janitor's work: set a budget, finish a plan, reclaim expired leases, show the status."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ ROUNDS = 20  # lost races with other operators before giving up
 
 
 class Operations:
-    """The operator's verbs over a store.
+    """The operator's commands over a store.
 
     Args:
         store: where the leases are.
-        clock: judges which leases are over.
+        clock: judges which leases have expired.
         entropy: jitter for retries.
     """
 
@@ -44,10 +44,10 @@ class Operations:
         self._plans = PlanExecutor(store, clock, self._retry)
 
     def status(self, database: str, *, deadline: Deadline | None = None) -> Status:
-        """Everything about a database, exact as of its read; no request outlasts the deadline.
+        """Return everything about a database, exact as of the read; no request outlasts the deadline.
 
         Raises:
-            InvalidRequest: that is no database's name.
+            InvalidRequest: not a database's name.
             UnknownDatabase: no budget was ever set for it.
             GovernorUnavailable: the store could not be reached.
         """
@@ -67,14 +67,14 @@ class Operations:
         skew_ms: int | None = None,
         anonymous_lease_ms: int | None = None,
     ) -> Status:
-        """Create or change a database's budget; what is left out stays as it is (shards: follow from the budget).
+        """Create or change a database's budget; settings left out stay as they are (shards: follow from the budget).
 
         Lowering stops grants above each shard's new share at once and disconnects no session. Raising hands out only
         what has come back; what has to wait (`settled` is False) is finished by the janitor or the next change.
 
         Raises:
             InvalidRequest: a value out of its bounds; nothing was written.
-            GovernorUnavailable: the store could not be reached, or other operators kept winning.
+            GovernorUnavailable: the store could not be reached, or other operators were always faster.
         """
         lengths = {"lease_ms": lease_ms, "skew_ms": skew_ms, "anonymous_lease_ms": anonymous_lease_ms}
         check_budget(database, allowed, shards=shards, **lengths)
@@ -124,9 +124,9 @@ class Operations:
         return self.set_budget(database, allowed, shards=shards)
 
     def _base(self, database: str, stored: Settings | None) -> Settings:
-        """Return the settings to go on from: the stored ones, with the highest plan that any shard carries.
+        """Return the settings to continue from: the stored ones, with the highest plan that any shard carries.
 
-        Where the settings item was deleted or restored, the shards are ahead of it, and would obey no lower plan.
+        If the settings item was deleted or restored, the shards are ahead of it, and would obey no lower plan.
         """
         if stored is not None and not plan.is_superseded(self._shards(stored), stored):
             return stored
@@ -142,17 +142,17 @@ class Operations:
         return [shard for shard in self._plans.read(settings) if shard is not None]
 
     def settle(self, settings: Settings) -> Status:
-        """Bring every shard to the plan in `settings`, as far as what has come back allows; anyone may repeat it."""
+        """Bring every shard to the plan in `settings`, as far as capacity has come back; any executor may repeat it."""
         self._plans.apply(settings)
         return self.status(settings.database)
 
     def reclaim(self, database: str) -> list[Lease]:
-        """Take back every lease that is over (past its end and the allowance for clocks); what was taken back."""
+        """Reclaim every lease that is past its expiry and the allowance for clocks; return the reclaimed leases."""
         return self._plans.reclaim(self.status(database).settings)
 
 
 def check_budget(database: str, allowed: int, *, shards: int | None = None, **lengths: int | None) -> None:
-    """Raise `InvalidRequest` where `set_budget` would refuse these values."""
+    """Raise `InvalidRequest` if `set_budget` would refuse these values."""
     checks.database_name(database)
     checks.whole_number("allowed", allowed, least=0, most=checks.MAX_BUDGET)
     for field, length in lengths.items():
