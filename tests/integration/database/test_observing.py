@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import time
 from typing import TYPE_CHECKING
 
 import pymysql
@@ -13,14 +14,17 @@ from connection_governor.errors import InvalidRequest
 from connection_governor.mysql.connect import Target, open_session
 from connection_governor.mysql.credentials import Credentials
 from connection_governor.mysql.observe import Session, kill, observe
+from connection_governor.server.mysql_watch import MySQLWatch
 from harness.stack.mariadb import PrivateMariaDB
-from tests.support.database import WORKER, Opener, listed, seconds_until_gone
+from tests.support.database import SLACK_S, WORKER, Opener, ask, listed, opener_for, seconds_until_gone
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pymysql.connections import Connection
     from pymysql.cursors import Cursor
+
+    from connection_governor.mysql import opener as mysql_opener
 
 NAME = "governor:k3Zq81Bd:orders#3"
 
@@ -147,3 +151,40 @@ def test_a_server_that_keeps_no_names_says_so(option: str) -> None:
             assert not kill(root, found.sessions[0])
             assert not kill(root, dataclasses.replace(found.sessions[0], program_name=NAME))
         session.close()
+
+
+def test_the_janitors_watch_opens_one_session_at_its_first_question_and_closes_it(
+    opened: Opener, target: Target, shop: PrivateMariaDB, root: Connection[Cursor]
+) -> None:
+    """Breaks: a round leaves sessions behind, and the janitor takes the places that it watches over."""
+    user = Credentials("watching", "pw")
+    shop.create_user(user.username, user.password, grants=["SELECT ON performance_schema.*", "CONNECTION ADMIN ON *.*"])
+    governed = opened(program_name=NAME)
+    asked: list[str] = []
+
+    def opener() -> mysql_opener.Opener:
+        asked.append("opener")
+        return opener_for(dataclasses.replace(target, database=None), user)
+
+    watch = MySQLWatch(opener, lambda: [WORKER.username])
+    assert asked == []
+    with contextlib.closing(watch):
+        (session,) = watch.observe().sessions
+        assert watch.kill(session)
+        watch.observe()
+        assert asked == ["opener"]
+        assert _sessions_of(root, user) == 1
+    seconds_until_gone(root, governed.thread_id(), at_most=SLACK_S)
+    ends_s = time.monotonic() + SLACK_S
+    while (left := _sessions_of(root, user)) and time.monotonic() < ends_s:
+        time.sleep(0.01)
+    assert left == 0
+
+
+def test_a_watch_that_was_never_asked_closes_nothing() -> None:
+    """Breaks: a round that fails before its first question fails with another error."""
+    MySQLWatch(pytest.fail, list).close()
+
+
+def _sessions_of(root: Connection[Cursor], user: Credentials) -> int:
+    return int(ask(root, "SELECT COUNT(*) FROM information_schema.processlist WHERE user = %s", user.username))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +11,13 @@ import pytest
 from pymysql import err
 
 import seed
+from connection_governor.server import custom_resource
 from connection_governor.server import seed as server_seed
-from connection_governor.server.seed import SeedError
+from connection_governor.server.seed import Seeded, SeedError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from aws_lambda_powertools.utilities.typing import LambdaContext
 
 Event = dict[str, Any]
@@ -96,3 +100,22 @@ def test_the_daily_event_touches_nothing(sent: list[dict[str, Any]], context: La
     """An event without properties or a URL to answer raises each day, and keeps nothing active."""
     seed.handler({"RequestType": seed.KEEP_ACTIVE}, context)
     assert sent == []
+
+
+def test_the_answer_goes_out_before_lambda_stops_the_function(
+    request_to_create: Event, context: LambdaContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Breaks: a server that does not answer costs the stack's owner CloudFormation's whole time-out."""
+    allowed_s: list[float] = []
+
+    class Watched(custom_resource.ResourceAnswer):
+        @contextmanager
+        def within(self, seconds: float) -> Iterator[None]:
+            allowed_s.append(seconds)
+            yield
+
+    monkeypatch.setattr(seed, "ResourceAnswer", Watched)
+    monkeypatch.setattr(custom_resource, "put_with_retries", lambda _url, _body: None)
+    monkeypatch.setattr(seed, "carry_out", lambda _event, _seeder: Seeded("seed-of-0a1b2c"))
+    seed.handler(request_to_create, context)
+    assert allowed_s == [25.0]

@@ -55,17 +55,15 @@ class FakeGovernor:
 
     def __init__(self, error: Exception | None = None) -> None:
         self.error = error
-        self.given_back = 0
+        self.options: dict[str, object] = {}
 
     @contextlib.contextmanager
-    def connection(self, **_options: object) -> Iterator[FakeConnection]:
+    def connection(self, **options: object) -> Iterator[FakeConnection]:
         """Yield one connection."""
+        self.options = options
         if self.error:
             raise self.error
-        try:
-            yield FakeConnection()
-        finally:
-            self.given_back += 1
+        yield FakeConnection()
 
 
 class VirtualTime:
@@ -109,6 +107,17 @@ def test_a_worker_reports_what_it_held(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (answer["held_from_ms"], answer["expires_at_ms"]) == (FakeConnection.acquired_ms, LEASE.expires_at_ms)
     assert (answer["acquire_ms"], answer["held_to_ms"]) == (30, NOW_MS + 700)
     assert answer["pid"] == os.getpid()
+
+
+def test_a_worker_waits_as_long_as_it_is_asked_to_and_no_longer_than_its_invocation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Breaks: milliseconds taken for seconds, and a worker that Lambda stops in the middle of its wait."""
+    governor = FakeGovernor()
+    _use(monkeypatch, governor)
+    _handle({"hold_ms": 0, "timeout_ms": 2_500})
+    assert governor.options["timeout"] == 2.5
+    assert isinstance(governor.options["context"], FakeContext)
 
 
 @pytest.mark.parametrize("error", [REFUSED, GovernorUnavailable("down"), TOO_MANY])

@@ -1,5 +1,6 @@
 """What a demo run is judged by: each promise is seen to be broken, and by the workers' and MySQL's word."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -55,6 +56,10 @@ def test_a_hold_that_ends_as_another_starts_does_not_overlap_it() -> None:
         ({"leaked": 1}, "1 leases leaked"),
         ({"mysql_refused": 2}, "MySQL refused 2 governed connections"),
         ({"mysql_sessions": [(5, 2)]}, "MySQL counted 2 connections, more than the budget"),
+        (
+            {"governed": replace(recorded().governed, mysql_refused_ms=[7])},
+            "MySQL refused 1 governed connections",
+        ),
         ({"asked": 5}, "5 invocations asked for, 4 made, 4 accounted for"),
         ({"full_again_at_ms": 23_951}, "the full budget came back after 23.0 s, not within 22 s of the crash"),
         ({"full_again_at_ms": None}, "the full budget came back after None s, not within 22 s of the crash"),
@@ -83,3 +88,11 @@ def test_a_failed_invocation_is_a_broken_promise() -> None:
 def test_what_mysql_counts_without_the_governor_is_not_held_against_it() -> None:
     """The comparison's sessions come after the governed part, and have no budget."""
     assert summarise(recorded())["mysql_peak_connections"] == 1
+    assert summarise(recorded(mysql_sessions=[(29_999, 2), (30_000, 9)]))["mysql_peak_connections"] == 2
+
+
+def test_what_is_acquired_after_the_load_is_no_peak_of_it() -> None:
+    """The drill acquires the whole budget to see whether it is there: that is not what the load used."""
+    after = recorded().governed.to_ms + 1
+    run = recorded(allowed=5, lent=[(100, 1), (after, 5)], remaining=[(50, 3), (after, 0)])
+    assert summarise(run)["peak_in_use"] == 2

@@ -17,6 +17,13 @@ def test_a_line_of_metrics_becomes_one_point_each() -> None:
     assert {(point.namespace, point.dimensions) for point in points} == {("RDSLambda", (("DBName", "orders"),))}
 
 
+def test_each_of_several_values_is_a_point() -> None:
+    """Breaks: a line may hold up to a hundred values of a metric, and sums would miss all but one."""
+    record = json.loads(emf_line("orders", {"Granted": 1}, now_ms=1_700_000_000_123))
+    points = list(points_of(json.dumps(record | {"Granted": [1, 1, 2]})))
+    assert [point.value for point in points] == [1.0, 1.0, 2.0]
+
+
 def test_other_lines_are_passed_over() -> None:
     """Logs hold more than metrics; a traceback or a report must not stop the bridge."""
     assert not list(points_of("START RequestId: 1"))
