@@ -468,10 +468,10 @@ IN_SESSIONS = [
     _m(
         "the janitor reads the leases before the sessions",
         "server/janitor",
-        ("        observation, blind = self._observed()\n", ""),
+        ("        observation, blind = self._observed(database)\n", ""),
         (
             "killed, refused = self._end_overdue(observation, status)",
-            "observation, blind = self._observed()\n        killed, refused = self._end_overdue(observation, status)",
+            "observation, blind = self._observed(database)\n        killed, refused = self._end_overdue(observation, status)",
         ),
         focus="rounds",
     ),
