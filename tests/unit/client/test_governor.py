@@ -20,10 +20,11 @@ from connection_governor import (
 )
 from connection_governor.client.ports import Outside
 from connection_governor.core.memory import MemoryStore
+from connection_governor.core.status import DatabaseStatus, LeaseStatus, ShardStatus
 from connection_governor.metrics import Reporter
 from tests.support.calm_sessions import CalmOpener, CalmSession
 from tests.support.faulty_store import LOST, LOST_ANSWER, WRITES
-from tests.support.worlds import World
+from tests.support.worlds import World, through_payloads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -647,6 +648,32 @@ def test_status_and_budget_in_the_shape_of_the_contract(governor: Governor) -> N
     assert (status["database"], status["allowed"], status["in_use"], status["remaining"]) == ("orders", 5, 1, 4)
     assert [entry["lease_id"] for entry in status["leases"]] == [lease.lease_id]
     assert governor.status() == status
+
+
+@pytest.mark.parametrize("through", [lambda world: world, through_payloads], ids=["direct", "lambda"])
+def test_a_status_has_attributes_and_its_json_form_over_both_transports(
+    through: Callable[[World], World], make: Callable[..., Governor], world: World
+) -> None:
+    """Programs read typed values, scripts JSON: a difference would mislead one of the two."""
+    through(world)
+    governor = make()
+    lease = governor.acquire(connections=2)
+    status = governor.status()
+    assert (status.database, status.allowed, status.in_use, status.remaining) == ("orders", 3, 2, 1)
+    assert (status.plan, status.settled) == (1, True)
+    assert status.leases == (LeaseStatus(lease.lease_id, "checkou", 2, lease.expires_at_ms, 0),)
+    assert status.shards == (ShardStatus(0, 3, 2, 1, 1, 1),)
+    assert status.json == {name: status[name] for name in status.json}
+    assert json.loads(json.dumps(status.json))["leases"][0]["lease_id"] == lease.lease_id
+    assert governor.set_budget("orders", 5).remaining == 3
+
+
+def test_a_field_that_a_newer_function_adds_is_in_the_json_form(world: World) -> None:
+    """A function is deployed before its workers: their `status` must not fail on a name that they do not know."""
+    report = dict(world.transport.status("orders"))
+    report["shards"] = [{**shard, "newer": 1} for shard in report["shards"]]
+    status = DatabaseStatus.of({**report, "newer": 2})
+    assert (status["newer"], status.json["shards"][0]["newer"], status.allowed) == (2, 1, 3)
 
 
 def test_a_budget_needs_the_table(world: World) -> None:

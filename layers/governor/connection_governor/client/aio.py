@@ -15,7 +15,7 @@ import os
 import threading
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from connection_governor.client.governor import Governor
 from connection_governor.client.request import DEFAULT_TIMEOUT_S
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from connection_governor.client.request import Ask
     from connection_governor.client.sessions import Sessions
     from connection_governor.core.deadline import Deadline, InvocationContext
+    from connection_governor.core.status import DatabaseStatus
     from connection_governor.mysql.async_session import AsyncFencedConnection
     from connection_governor.mysql.fence import Fence
 
@@ -78,7 +79,7 @@ class AsyncGovernor:
         """Release as `Governor.release` does; once begun, it is completed even if this is cancelled."""
         return await _carried_out(partial(self._governor.release, lease, context=context))
 
-    async def status(self, database: str | None = None, *, context: InvocationContext | None = None) -> dict[str, Any]:
+    async def status(self, database: str | None = None, *, context: InvocationContext | None = None) -> DatabaseStatus:
         """Return the status as `Governor.status` does."""
         return await asyncio.to_thread(self._governor.status, database, context=context)
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from connection_governor.client.ports import Outside
     from connection_governor.core.deadline import InvocationContext
     from connection_governor.core.lease import Lease
+    from connection_governor.core.status import DatabaseStatus
     from connection_governor.mysql.connect import FencedConnection
 
 
@@ -141,16 +142,19 @@ class Governor:
         """
         return self.borrower.release(lease, self._invocation(context))
 
-    def status(self, database: str | None = None, *, context: InvocationContext | None = None) -> dict[str, Any]:
-        """Return a database's status, exact as of the read: `database, allowed, in_use, remaining, leases, shards`.
+    def status(self, database: str | None = None, *, context: InvocationContext | None = None) -> DatabaseStatus:
+        """Return the leases and counts of a database, exact as of the read; `["remaining"]` reads its JSON form.
 
         Raises:
             UnknownDatabase: no budget was ever set.
             GovernorUnavailable: the governor could not be reached.
         """
-        return self.borrower.status(checks.database_name(database or self._database), self._invocation(context))
+        from connection_governor.core.status import DatabaseStatus  # noqa: PLC0415 - most workers never ask
 
-    def set_budget(self, database: str, allowed: int, **settings: int) -> dict[str, Any]:
+        name = checks.database_name(database or self._database)
+        return DatabaseStatus.of(self.borrower.status(name, self._invocation(context)))
+
+    def set_budget(self, database: str, allowed: int, **settings: int) -> DatabaseStatus:
         """Create a database's items, or change its budget. Needs the table (`GOVERNOR_TABLE`), whatever the transport.
 
         Args:
@@ -167,9 +171,9 @@ class Governor:
         """
         if self._outside.operations is None:
             raise InvalidRequest("GOVERNOR_TABLE", "must be set in the environment to change a budget")
-        from connection_governor.core.status import status_report  # noqa: PLC0415 - most workers change no budget
+        from connection_governor.core.status import DatabaseStatus, status_report  # noqa: PLC0415 - most change none
 
-        return status_report(self._outside.operations().set_budget(database, allowed, **settings))
+        return DatabaseStatus.of(status_report(self._outside.operations().set_budget(database, allowed, **settings)))
 
     @contextmanager
     def lease(

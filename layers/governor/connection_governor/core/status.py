@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from connection_governor.core import plan
 from connection_governor.core.lease import Lease, Settings, Shard, stored_lease
 from connection_governor.core.values import dataclass
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,3 +73,88 @@ def _lease_report(lease: Lease) -> dict[str, Any]:
         "expires_at_ms": lease.expires_at_ms,
         "shard": lease.shard,
     }
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseStatus:
+    """A stored lease, as a status shows it.
+
+    Attributes:
+        lease_id: its id.
+        holder: the tag of its holder that is stored with it: at most 7 characters of the function's name.
+        connections: how many it stands for.
+        expires_at_ms: its end, milliseconds since 1970 UTC.
+        shard: index of the shard that granted it.
+    """
+
+    lease_id: str
+    holder: str
+    connections: int
+    expires_at_ms: int
+    shard: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShardStatus:
+    """One shard, as a status shows it; see `DatabaseStatus` for the counts.
+
+    Attributes:
+        shard: its index.
+        allowed, in_use, remaining: its part of the database's.
+        fence: grows with each grant.
+        plan: the last budget plan that it carries.
+    """
+
+    shard: int
+    allowed: int
+    in_use: int
+    remaining: int
+    fence: int
+    plan: int
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseStatus:
+    """A database as of one read, as `Governor.status` and `set_budget` return it.
+
+    `status["remaining"]` reads the JSON form.
+
+    Attributes:
+        database: its name.
+        allowed: the budget, in connections.
+        in_use: connections granted, also those of expired leases that are still stored.
+        remaining: what of the budget is left; below zero after it was lowered.
+        plan: number of the last budget plan.
+        settled: whether that plan has reached every shard in full.
+        leases: every stored lease, soonest end first.
+        shards: every shard.
+        json: the same as the contract's JSON.
+    """
+
+    database: str
+    allowed: int
+    in_use: int
+    remaining: int
+    plan: int
+    settled: bool
+    leases: tuple[LeaseStatus, ...]
+    shards: tuple[ShardStatus, ...]
+    json: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, report: Mapping[str, Any]) -> DatabaseStatus:
+        """Return the value of a JSON report; what a newer governor function adds stays in `json` alone."""
+        return cls(
+            **{name: report[name] for name in ("database", "allowed", "in_use", "remaining", "plan", "settled")},
+            leases=tuple(LeaseStatus(**_fields(LeaseStatus, lease)) for lease in report["leases"]),
+            shards=tuple(ShardStatus(**_fields(ShardStatus, shard)) for shard in report["shards"]),
+            json=report,
+        )
+
+    def __getitem__(self, name: str) -> Any:  # noqa: ANN401 - as in the JSON form
+        """Return a field of the JSON form."""
+        return self.json[name]
+
+
+def _fields(kind: type, report: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: report[name] for name in kind.__annotations__}
