@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.demo.observer import now_ms
 from harness.demo.recording import Hold, Load
+from harness.load_function.load.tally import TOO_MANY_CONNECTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -18,7 +19,6 @@ HOLD_MS = (400, 1200)
 TIMEOUT_MS = 1000  # how long a worker waits for a connection
 ANSWER_TIMEOUT_S = 900.0  # the harness function's own
 COUNTS = ("invocations", "granted", "refused", "errors", "throttled", "crashed")
-REFUSED_BY_MYSQL = (1040, 1226)  # the server's limit, and the user's own
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ def load_of(answer: dict[str, Any], from_ms: int, to_ms: int) -> Load:
         error_reasons=answer["error_reasons"],
         acquire_ms=[row["acquire_ms"] for row in rows if row["acquire_ms"] is not None],
         holds=sorted(_holds(rows), key=lambda hold: hold.from_ms),
-        mysql_refused_ms=[row["started_ms"] for row in rows if row["mysql_error"] in REFUSED_BY_MYSQL],
+        mysql_refused_ms=[row["started_ms"] for row in rows if row["mysql_error"] in TOO_MANY_CONNECTIONS],
     )
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from harness.demo.recording import Hold
+from harness.load_function.load.tally import TOO_MANY_CONNECTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 60.0  # of set-up, on a machine that others use too
-MYSQL_REFUSALS = (1040, 1226)  # the server's limit, and the user's own
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +135,7 @@ class Crew:
         for line in self.lines:
             if line.step == "opening":
                 opening_ms[line.pid] = line.at_ms
-            elif line.step == "failed" and line.details["number"] in MYSQL_REFUSALS:
+            elif line.step == "failed" and line.details["number"] in TOO_MANY_CONNECTIONS:
                 refused.append(Refused(line.details["number"], opening_ms[line.pid]))
         return refused
 

@@ -20,8 +20,9 @@ from harness.demo.load import Wave, load_of, together
 from harness.demo.observer import SESSIONS, WORKER_USER, now_ms
 from harness.demo.recording import Hold
 from harness.demo.summary import longest_lease_ms
+from harness.load_function.load.tally import TOO_MANY_CONNECTIONS
 from harness.stack.deployment import DATABASE_NAME
-from tests.stack.crew import MYSQL_REFUSALS, Refused
+from tests.stack.crew import Refused
 from tests.stack.drills import DETECTION_MS, Verdict, first_success_ms, in_use
 from tests.support.fault_proxy import FaultProxy
 from tests.support.worlds import endpoint_of
@@ -135,7 +136,7 @@ class Fleet:
         answer = stack.invoke("HarnessFunctionName", WAVE.event(), timeout_s=300)
         columns = answer["details"]["columns"]
         rows = [dict(zip(columns, row, strict=True)) for row in answer["details"]["rows"]]
-        refused = [Refused(r["mysql_error"], r["started_ms"]) for r in rows if r["mysql_error"] in MYSQL_REFUSALS]
+        refused = [Refused(r["mysql_error"], r["started_ms"]) for r in rows if r["mysql_error"] in TOO_MANY_CONNECTIONS]
         return cls(load_of(answer, from_ms, now_ms()), refused)
 
     def in_words(self, what_happened: str) -> str:

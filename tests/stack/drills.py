@@ -23,8 +23,9 @@ from connection_governor.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
 from harness.demo.observer import now_ms
 from harness.demo.recording import Hold
 from harness.demo.summary import longest_lease_ms, peak_held
+from harness.load_function.load.tally import TOO_MANY_CONNECTIONS
 from harness.paths import BUILD
-from tests.stack.crew import MYSQL_REFUSALS, Refused
+from tests.stack.crew import Refused
 from tests.stack.orders import FENCE
 from tests.support.database import governor_on
 from tests.support.fault_proxy import FaultProxy
@@ -128,7 +129,7 @@ def whole_budget(ground: Ground, probes: list[Hold], refused: list[Refused]) -> 
         except (NoConnectionsLeft, GovernorUnavailable, LeaseLost):
             return False
         except err.OperationalError as error:
-            if error.args[0] in MYSQL_REFUSALS:
+            if error.args[0] in TOO_MANY_CONNECTIONS:
                 refused.append(Refused(error.args[0], now_ms()))
             elif error.args[0] not in LOST_CONNECTION:
                 raise

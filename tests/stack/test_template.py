@@ -33,7 +33,7 @@ def _another(stack: Stack, name: str, *, template: Path = BUILT / "template.yaml
 
 
 def _without_rule(name: str) -> Path:
-    """The built template, less one rule: the local AWS makes an instance that no client can connect to."""
+    """Return the built template, less one rule: the local AWS makes an instance that no client can connect to."""
     template = load(BUILT / "template.yaml")
     del template["Rules"][name]
     changed = BUILT / f"without-{name}.yaml"  # beside the code that it names

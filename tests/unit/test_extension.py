@@ -44,7 +44,7 @@ class Sockets:
         self.open: set[tuple[int, int]] = set()
 
     def connect(self) -> Socket:
-        """A new connection."""
+        """Open a connection."""
         socket = Socket(50_000 + len(self.open))
         self.open.add(socket.ports)
         return socket
@@ -102,7 +102,7 @@ def granted(service: Service, number: int = 1) -> Lease:
 
 
 def held(service: Service) -> list[str]:
-    """The ids of the stored leases."""
+    """Return the ids of the stored leases."""
     return [lease["lease_id"] for lease in service.status("orders")["leases"]]
 
 

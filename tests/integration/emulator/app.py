@@ -93,7 +93,7 @@ def overrun_with_another_driver(_event: dict[str, Any], context: Any) -> str:  #
 
 
 def noted() -> list[str] | None:
-    """The lease files."""
+    """Return the lease files."""
     return [noted.name for noted in Path(FOLDER).iterdir()] if Path(FOLDER).exists() else None
 
 
@@ -118,7 +118,7 @@ def overrun(context: Any) -> None:  # noqa: ANN401 - awslambdaric's own
 
 
 def answers(session: pymysql.Connection[Any]) -> str:
-    """What comes of a statement: "yes", or the name of the error."""
+    """Return "yes" where a statement succeeds, else the name of its error."""
     try:
         session.query("SELECT 1")
     except LeaseLost as error:

@@ -62,7 +62,7 @@ class ManagedInstance(ThreadingHTTPServer):
         return answer
 
     def answered(self, request_id: str, body: bytes, *, failed: bool) -> None:
-        """A process has answered."""
+        """Note that a process has answered."""
         answer = self._answers[request_id]
         said = json.loads(body)
         if failed:
@@ -71,7 +71,7 @@ class ManagedInstance(ThreadingHTTPServer):
             answer.set_result(said)
 
     def poll(self) -> None:
-        """A process has asked for an invocation."""
+        """Note that a process has asked for an invocation."""
         with self._lock:
             self.polls += 1
 

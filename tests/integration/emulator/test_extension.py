@@ -186,7 +186,7 @@ def assert_left(table: Table, mariadb: PrivateMariaDB) -> None:
 
 @pytest.fixture
 def held_row(mariadb: PrivateMariaDB) -> Iterator[None]:
-    """A row that another session has locked: an update waits for it, and does not look at its client."""
+    """Lock a row from another session: an update waits for it, and does not look at its client."""
     mariadb.execute(
         "CREATE DATABASE IF NOT EXISTS test",
         "CREATE OR REPLACE TABLE test.held (id INT PRIMARY KEY, n INT) ENGINE=InnoDB",

@@ -46,7 +46,7 @@ def asked(*packets: bytes) -> SessionState:
 
 
 def left(state: SessionState, reply: Reply = Reply.NOTHING) -> SessionState:
-    """The end of a session, as both drivers take it."""
+    """End a session, as both drivers do."""
     if state.may_say_goodbye:
         state.goodbye_said()
         state.goodbye_answered(reply)

@@ -104,7 +104,7 @@ class Observation:
 
 
 def observe(connection: Connection[Cursor], users: Collection[str]) -> Observation:
-    """Lists the sessions of these users.
+    """List the sessions of these users.
 
     Args:
         connection: of a monitoring user.
@@ -124,7 +124,7 @@ def observe(connection: Connection[Cursor], users: Collection[str]) -> Observati
 
 
 def kill(connection: Connection[Cursor], session: Session) -> bool:
-    """Ends a governed session, if its number still belongs to the same lease. Returns whether there was one to end.
+    """End a governed session, if its number still belongs to the same lease; return whether there was one.
 
     Connection numbers are not used again before the server restarts or 2**32 have passed, so the check that goes
     before the KILL cannot be outrun by a newcomer.

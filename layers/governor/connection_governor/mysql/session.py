@@ -280,7 +280,7 @@ class FencedConnection(GovernedSession, _Connection):
         return super().next_result(unbuffered)
 
     def _execute_command(self, command: int, sql: str | bytes) -> None:
-        """The one way by which PyMySQL starts anything: guarded by the lease, and only while the session is in step."""
+        """Send a command, as PyMySQL does each: guarded by the lease, and only while the session is in step."""
         self._refuse_if_late()
         if self._sock is not None:
             self._refuse_if_gone(self._sock)

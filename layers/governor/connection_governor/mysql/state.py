@@ -234,7 +234,7 @@ def _kind(packet: bytes, *, in_result: bool) -> Packet:
 
 
 def _flags(kind: Packet, packet: bytes) -> int:
-    """The server's status flags. PyMySQL reads those of OK packets only."""
+    """Return the server's status flags. PyMySQL reads those of OK packets only."""
     if kind is Packet.OK:
         at = _after_number(packet, _after_number(packet, 1))
         return int.from_bytes(packet[at : at + 2], "little")

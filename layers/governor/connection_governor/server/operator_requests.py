@@ -27,7 +27,7 @@ class Reach(Protocol):
     """A database as the monitoring user reaches it; raises `pymysql.err.MySQLError` where it refuses."""
 
     def observe(self) -> Observation:
-        """The governed users' sessions at this moment."""
+        """Return the governed users' sessions at this moment."""
 
     def end(self, session: Session) -> bool:
         """End a session that was just observed, with a lease or without; return whether it was still there."""
