@@ -18,7 +18,9 @@ class UnknownDatabase(GovernorError):
     """No budget was ever set for this database name."""
 
     def __init__(self, database: str) -> None:
-        super().__init__(f"database {database!r} has no budget: create it with `governor set-budget {database} N`")
+        super().__init__(
+            f"database {database!r} has no budget: check the name, or run `governor set-budget {database} N`"
+        )
         self.database = database
 
 

@@ -258,9 +258,10 @@ def test_without_a_name_and_a_default_the_database_is_missing(world: World, make
     """The variable was forgotten; the error does not say which one to set."""
     nameless = make()
     nameless._database = None
-    with pytest.raises(InvalidRequest) as refused:
-        nameless.acquire()
-    assert refused.value.field == "database"
+    for call in (nameless.acquire, nameless.status):
+        with pytest.raises(InvalidRequest, match="GOVERNOR_DATABASE") as refused:
+            call()
+        assert refused.value.field == "database"
 
 
 @pytest.mark.parametrize(
@@ -349,7 +350,7 @@ def test_an_outage_while_time_is_left_stays_one(world: World, governor: Governor
 def test_a_lease_that_is_over_when_its_answer_comes_is_not_handed_out(world: World, governor: Governor) -> None:
     """Frozen before the answer, a worker would continue under a lease that others may take over at any moment."""
     world.store.before["grant"] = lambda: world.clock.advance(40_000)
-    with pytest.raises(GovernorUnavailable, match="after the lease's end"), governor.lease(timeout=0):
+    with pytest.raises(GovernorUnavailable, match="after the lease's expiry"), governor.lease(timeout=0):
         pass
     assert world.shard().in_use == 0
 

@@ -133,7 +133,7 @@ class Borrower:
         """
         renewal = self._transport.renew(lease, expires_at_ms=end_ms, deadline=self._deadline(invocation))
         if renewal is None:
-            raise LeaseLost(f"lease {lease.lease_id} on {lease.database!r} is not held any more")
+            raise LeaseLost(f"lease {lease.lease_id} on {lease.database!r} is no longer held")
         if isinstance(renewal, Refusal):
             self._note_pressure(lease.database, pressure=True)
             raise _no_connections_left(lease.database, renewal)
@@ -223,7 +223,7 @@ class Borrower:
         """Release a lease whose answer came after its expiry, as after a freeze; raise if no time is left."""
         self.give_back(lease, ask.invocation)
         if wait.until.has_passed():
-            raise GovernorUnavailable("the governor's answer came after the lease's end")
+            raise GovernorUnavailable("the governor's answer came after the lease's expiry")
 
     def _note_pressure(self, database: str, *, pressure: bool) -> None:
         if pressure:

@@ -276,12 +276,20 @@ class Governor:
         needed_ms = self.fence.required_margin_ms(may_freeze=ask.may_freeze)
         by_length = ask.invocation is None or ask.lease_ms is not None  # else it reaches past the deadline by itself
         if by_length and (ask.lease_ms or DEFAULT_LEASE_MS) <= needed_ms:
-            raise InvalidRequest("lease_ms", f"must be above {needed_ms}: what the fence needs at the end")
+            raise InvalidRequest(
+                "lease_ms", f"must be above {needed_ms}, the time that the fence needs at its end"
+            )
         return lambda: self.lease_end_ms(ask)
 
     def lease_end_ms(self, ask: Ask) -> int:
         """Return the expiry of a lease that is asked for now."""
         return ask.end_ms(self.clock, self.fence.required_margin_ms(may_freeze=ask.may_freeze))
+
+    def _named(self, database: str | None) -> str:
+        name = database or self._database
+        if name is None:
+            raise InvalidRequest("database", "is missing: pass one, or set GOVERNOR_DATABASE")
+        return name
 
     def ask(
         self,
@@ -296,7 +304,7 @@ class Governor:
         if context is not None:
             context = lambda_context(context)
         return Ask.of(
-            database or self._database,
+            self._named(database),
             holder=holder_for_tenant(self.holder, context) if holder is None else holder,
             timeout=timeout,
             invocation=self._invocation(context),

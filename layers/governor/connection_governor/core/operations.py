@@ -169,4 +169,4 @@ def _check_shards(shards: int, allowed: int) -> None:
     if shards < fewest:
         raise InvalidRequest("shards", f"must be {fewest} or more: one shard holds at most {rules.MOST_PER_SHARD}")
     if shards > most:
-        raise InvalidRequest("shards", f"must be {most} or fewer: each shard needs a connection to lend")
+        raise InvalidRequest("shards", f"must be {most} or fewer: each shard needs a connection to grant")

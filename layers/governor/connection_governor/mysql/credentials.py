@@ -135,5 +135,5 @@ def _parse(secret: str, arn: str) -> Credentials:
 def _text(key: str, content: dict[str, object], arn: str) -> str:
     value = content.get(key)
     if not isinstance(value, str) or not value:
-        raise InvalidRequest(key, f"missing in the secret {arn}")
+        raise InvalidRequest(key, f"must be a text in the secret {arn}")
     return value
