@@ -151,7 +151,7 @@ class Governor:
         """
         from connection_governor.core.status import DatabaseStatus  # noqa: PLC0415 - most workers never ask
 
-        name = checks.database_name(database or self._database)
+        name = checks.database_name(self._named(database))
         return DatabaseStatus.of(self.borrower.status(name, self._invocation(context)))
 
     def set_budget(self, database: str, allowed: int, **settings: int) -> DatabaseStatus:
@@ -276,9 +276,7 @@ class Governor:
         needed_ms = self.fence.required_margin_ms(may_freeze=ask.may_freeze)
         by_length = ask.invocation is None or ask.lease_ms is not None  # else it reaches past the deadline by itself
         if by_length and (ask.lease_ms or DEFAULT_LEASE_MS) <= needed_ms:
-            raise InvalidRequest(
-                "lease_ms", f"must be above {needed_ms}, the time that the fence needs at its end"
-            )
+            raise InvalidRequest("lease_ms", f"must be above {needed_ms}, the time that the fence needs at its end")
         return lambda: self.lease_end_ms(ask)
 
     def lease_end_ms(self, ask: Ask) -> int:
