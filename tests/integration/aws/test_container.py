@@ -13,7 +13,7 @@ from connection_governor.aws.sigv4 import Credentials
 from connection_governor.errors import GovernorUnavailable
 from harness.stack.tls import ServerCertificate
 from tests.support.scripted_server import HangUp, Say, ScriptedServer, answer
-from tests.support.virtual import SetClock
+from tests.support.virtual import SetClock, VirtualClock
 
 NOW_MS = 1_800_000_000_000
 
@@ -44,6 +44,17 @@ def test_container_credentials_are_asked_for_once_and_renewed_five_minutes_befor
         assert source.current().access_key == "second"
     assert [request.line for request in server.requests] == ["GET /v1/credentials?id=7 HTTP/1.1"] * 2
     assert server.requests[0].headers["authorization"] == "Basic abc"
+
+
+def test_a_clock_set_back_postpones_no_renewal() -> None:
+    """Credentials would be used hours after their end, and every request be refused."""
+    clock = VirtualClock(NOW_MS)
+    with ScriptedServer([granted("first", 60)], [granted("second", 120)]) as server:
+        source = ContainerCredentials(agent(server), clock)
+        source.current()
+        clock.set_back(180 * MINUTE_MS)
+        clock.advance(55 * MINUTE_MS)
+        assert source.current().access_key == "second"
 
 
 def test_the_token_file_is_read_again_at_each_renewal(tmp_path: Path) -> None:

@@ -234,7 +234,7 @@ class Endpoint:
                 break
             rested_ms = self._clock.now_ms() - used_ms
             # A forked child shares its parent's sockets: two processes writing to one would garble both.
-            if rested_ms <= _LONGEST_IDLE_MS and process == os.getpid() and not connection.is_stale():
+            if 0 <= rested_ms <= _LONGEST_IDLE_MS and process == os.getpid() and not connection.is_stale():
                 return connection
             connection.close()
         return None

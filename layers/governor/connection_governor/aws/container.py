@@ -49,18 +49,26 @@ class ContainerCredentials:
         self._lock = threading.Lock()
         self._credentials: Credentials | None = None
         self._refresh_at_ms = 0
+        self._refresh_by = Deadline.after(0, self._clock)
         self._expires_at_ms = 0
 
     def current(self) -> Credentials:
         """Return the credentials of the agent's last answer, or new ones if these are about to end."""
         credentials = self._credentials
-        if credentials is not None and self._clock.now_ms() < self._refresh_at_ms:
+        if credentials is not None and not self._is_refresh_due():
             return credentials
         with self._lock:
-            now_ms = self._clock.now_ms()
-            if self._credentials is None or now_ms >= self._refresh_at_ms:
-                self._credentials = self._renewed(now_ms)
+            if self._credentials is None or self._is_refresh_due():
+                self._credentials = self._renewed(self._clock.now_ms())
             return self._credentials
+
+    def _is_refresh_due(self) -> bool:
+        """Return whether it is due by either clock: one may have been set back, the other may stop in a freeze."""
+        return self._clock.now_ms() >= self._refresh_at_ms or self._refresh_by.has_passed()
+
+    def _refresh_in(self, length_ms: int, now_ms: int) -> None:
+        self._refresh_at_ms = now_ms + length_ms
+        self._refresh_by = Deadline.after(length_ms, self._clock)
 
     def _renewed(self, now_ms: int) -> Credentials:
         try:
@@ -70,10 +78,10 @@ class ContainerCredentials:
         except (OSError, ValueError, KeyError, TypeError) as error:
             if self._credentials is None or now_ms >= self._expires_at_ms:
                 raise GovernorUnavailable(f"the container's agent gave no credentials: {error!r}") from error
-            self._refresh_at_ms = now_ms + _RETRY_AFTER_MS
+            self._refresh_in(_RETRY_AFTER_MS, now_ms)
             return self._credentials
         self._expires_at_ms = expires_at_ms
-        self._refresh_at_ms = max(expires_at_ms - _REFRESH_BEFORE_MS, now_ms + _RETRY_AFTER_MS)
+        self._refresh_in(max(expires_at_ms - _REFRESH_BEFORE_MS - now_ms, _RETRY_AFTER_MS), now_ms)
         return credentials
 
     def _ask(self) -> dict[str, Any]:
