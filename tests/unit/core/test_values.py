@@ -39,8 +39,11 @@ def _define(decorate: object, field: object) -> type:
 
 
 OURS = _define(values.dataclass, values.field)
+WORN = _define(values.dataclass, values.field)
+for number in range(values.USES_BEFORE_COMPILING + 1):
+    WORN(number)
 THEIRS = _define(dataclasses.dataclass, dataclasses.field)
-BOTH = pytest.mark.parametrize("point", [OURS, THEIRS], ids=["ours", "dataclasses"])
+BOTH = pytest.mark.parametrize("point", [OURS, WORN, THEIRS], ids=["ours", "ours-compiled", "dataclasses"])
 
 
 @pytest.mark.parametrize("module", [values, dataclasses], ids=["ours", "dataclasses"])
@@ -90,6 +93,10 @@ def test_bad_arguments_are_refused(point: type) -> None:
         point()
     with pytest.raises(TypeError):
         point(1, z=1)
+    with pytest.raises(TypeError):
+        point(1, x=1)
+    with pytest.raises(TypeError):
+        point(1, 2, {}, 4)
     with pytest.raises(ValueError, match="x"):
         point(-1)
 

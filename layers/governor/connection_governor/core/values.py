@@ -2,7 +2,7 @@
 
 That module loads `inspect`, `ast`, `dis` and `tokenize`, and compiles half a dozen functions for each class: with some
 thirty classes that is a third of a cold worker's import of this package. Here a class's `__init__` is compiled at its
-first value, and the rest is shared. `dataclass_transform` shows type checkers the same as a dataclass.
+fifth value, and the rest is shared. `dataclass_transform` shows type checkers the same as a dataclass.
 A call of `dataclasses` on such a class (`replace`, `fields`, `asdict`) finds a dataclass; only then is it loaded.
 """
 
@@ -17,6 +17,7 @@ T = TypeVar("T")
 
 _NAMES = "__slots__"
 _MISSING = object()
+USES_BEFORE_COMPILING = 4
 
 
 class _Made:
@@ -62,7 +63,8 @@ def _value_class(cls: Any) -> Any:  # noqa: ANN401 - any class
         "__value_shown__": tuple(name for name in names if not isinstance(given.get(name), _Hidden)),
         "__dataclass_fields__": _AsDataclasses("__dataclass_fields__"),
         "__dataclass_params__": _AsDataclasses("__dataclass_params__"),
-        "__init__": _compiled_at_first_use,
+        "__value_uses__": 0,
+        "__init__": _init,
         "__setattr__": _refuse,
         "__delattr__": _refuse,
         "__eq__": _is_equal,
@@ -73,10 +75,24 @@ def _value_class(cls: Any) -> Any:  # noqa: ANN401 - any class
     return type(cls)(cls.__name__, cls.__bases__, body)
 
 
-def _compiled_at_first_use(self: Any, *arguments: Any, **named: Any) -> None:  # noqa: ANN401 - any value class
+def _init(self: Any, *arguments: Any, **named: Any) -> None:  # noqa: ANN401 - any value class
+    """Set the fields one by one for the first few values; compiling costs as much as fifty of them."""
     cls = type(self)
-    cls.__init__ = _compiled_init(cls)
-    cls.__init__(self, *arguments, **named)
+    cls.__value_uses__ += 1
+    names, defaults = getattr(cls, _NAMES), cls.__value_defaults__
+    rest = names[len(arguments) :]
+    fits = named.keys() <= set(rest) and all(name in named or name in defaults for name in rest)
+    if cls.__value_uses__ > USES_BEFORE_COMPILING or len(arguments) > len(names) or not fits:
+        cls.__init__ = _compiled_init(cls)
+        cls.__init__(self, *arguments, **named)
+        return
+    for name, value in zip(names, arguments, strict=False):
+        object.__setattr__(self, name, value)
+    for name in rest:
+        value = named[name] if name in named else defaults[name]
+        object.__setattr__(self, name, value.factory() if isinstance(value, _Made) else value)
+    if hasattr(cls, "__post_init__"):
+        self.__post_init__()
 
 
 def _compiled_init(cls: Any) -> Any:  # noqa: ANN401 - a function
