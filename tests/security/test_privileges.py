@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from harness.paths import ROOT
-from tests.security.conftest import listed, statements, walk
-from tests.support.cloudformation import Given
+from tests.support.cloudformation import Given, listed, statements, walk
 
 Node = dict[str, Any]
 Resources = dict[str, Node]

@@ -161,3 +161,31 @@ class Given:
             applies = "RuleCondition" not in rule or self._true(rule["RuleCondition"])
             if applies and not all(self._true(assertion["Assert"]) for assertion in rule["Assertions"]):
                 yield name
+
+
+def statements(resource: Node) -> Iterator[Node]:
+    """Yield every policy statement of a role, policy or endpoint, also those that a condition chooses."""
+    properties = resource["Properties"]
+    documents = [policy["PolicyDocument"] for policy in properties.get("Policies", [])]
+    documents += [properties["PolicyDocument"]] if "PolicyDocument" in properties else []
+    for document in documents:
+        for statement in [statement for chosen in _either(document) for statement in chosen["Statement"]]:
+            yield from _either(statement)
+
+
+def _either(node: Node) -> list[Node]:
+    """Return a node as it stands, or those between which a condition chooses."""
+    return [branch for branch in node.get("Fn::If", ["", node])[1:] if branch != NO_VALUE]
+
+
+def listed(value: object) -> list[Any]:
+    """Return a value that may stand alone or in a list, as a list."""
+    return value if isinstance(value, list) else [value]
+
+
+def walk(node: object) -> Iterator[object]:
+    """Yield every node below this one, itself first."""
+    yield node
+    children = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+    for child in children:
+        yield from walk(child)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from harness.stack.mariadb import PrivateMariaDB
-    from tests.integration.emulator.conftest import LambdaEnvironment
+    from tests.support.lambda_emulator import LambdaEnvironment
 
 BUDGET = 5
 

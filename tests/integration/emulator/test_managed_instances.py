@@ -18,8 +18,8 @@ from connection_governor.core.operations import Operations
 from connection_governor.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
 from harness.stack.processes import Server, kill, start
 from harness.stack.tools import tool
-from tests.integration.emulator.conftest import NAMESPACES, WORLD, inside, variables_of
 from tests.integration.emulator.managed_instance import PROCESSES, ManagedInstance
+from tests.support.lambda_emulator import NAMESPACES, WORLD, inside, variables_of
 from tests.support.worlds import endpoint_of, environment_of, new_table
 
 if TYPE_CHECKING:
