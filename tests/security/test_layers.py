@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
 from importlib.util import cache_from_source, source_hash
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from harness.paths import ROOT
+from harness.paths import ROOT, TEMPLATE
+from harness.stack.tools import uv
+from tests.support.cloudformation import load
 
 Layers = dict[str, Path]
 
@@ -55,3 +62,44 @@ def test_a_layer_brings_its_byte_code(layer: str, built_layers: Layers) -> None:
         code = Path(cache_from_source(str(source))).read_bytes()
         assert int.from_bytes(code[4:8], "little") == UNCHECKED, source
         assert code[8:16] == source_hash(source.read_bytes()), source
+
+
+def _build(tmp_path: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    command = ["make", "build-GovernorLayer", f"ARTIFACTS_DIR={tmp_path}"]
+    path = os.pathsep.join([str(Path(uv()).parent), os.environ["PATH"]])
+    environment = {**os.environ, "PATH": path, **variables}
+    folder = ROOT / "layers" / "governor"
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_a_build_says_where_the_runtimes_byte_code_is_missing(tmp_path: Path) -> None:
+    """Without it every cold start compiles the client, and nothing shows it."""
+    here = f"python3.{sys.version_info[1]}"
+    asked = _build(tmp_path, PYTHON_RUNTIME=here)
+    assert (asked.returncode, "byte code" in asked.stderr) == (0, False)
+    missing = _build(tmp_path, PYTHON_RUNTIME="python3.99")
+    assert missing.returncode != 0
+    assert "brings no byte code for python3.99" in missing.stderr
+
+
+def test_the_makefiles_expect_the_templates_runtime() -> None:
+    """A warning about another runtime than the functions' would be worse than none."""
+    parameter = load(TEMPLATE)["Parameters"]["PythonRuntime"]
+    for layer in ("governor", "powertools"):
+        text = (ROOT / "layers" / layer / "Makefile").read_text()
+        assert f"$(or $(PYTHON_RUNTIME),{parameter['Default']})" in text
+        assert set(parameter["AllowedValues"]) <= set(re.findall(r"python3\.\d+", text))
+
+
+def test_sam_builds_the_layers_in_a_container_of_the_templates_runtime(resources: dict[str, dict[str, Any]]) -> None:
+    """`sam build --use-container` takes the first of a makefile layer's runtimes, and compiles for that one."""
+    default = load(TEMPLATE)["Parameters"]["PythonRuntime"]["Default"]
+    for layer in ("GovernorLayer", "PowertoolsLayer"):
+        assert resources[layer]["Properties"]["CompatibleRuntimes"][0] == default
+
+
+def test_a_layer_version_outlives_the_stacks_next_one(resources: dict[str, dict[str, Any]]) -> None:
+    """A consumer that names a deleted version fails at its own next update."""
+    for layer in ("GovernorLayer", "PowertoolsLayer"):
+        assert resources[layer]["Properties"]["RetentionPolicy"] == "Retain"
+    assert resources["LayerParameter"]["Properties"]["Value"] == {"Ref": "GovernorLayer"}
