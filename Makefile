@@ -11,7 +11,7 @@ SOURCES := $(wildcard layers functions harness bench examples tests)
 export ALLOWED ITERATIONS CONCURRENCY SEED STACK_PORT DATABASE_PORT
 
 .DEFAULT_GOAL := help
-.PHONY: demo stack test simulate lint bench clean help prepare
+.PHONY: demo stack test simulate lint bench clean help prepare package
 
 demo: $(READY)  ## run a fleet on a local stack, with a crash drill; results in build/demo/
 	@$(RUN)/python -m harness demo
@@ -36,6 +36,9 @@ bench: $(READY)  ## measure side by side with boto3 and with the published sampl
 
 prepare: $(READY)
 	@$(RUN)/python -m harness prepare
+
+package: $(READY)  ## build what a release ships, for deployments without sam; in build/package/
+	@$(RUN)/python -m harness package
 
 clean:  ## remove all that was made here, .venv too
 	rm -rf build .venv .aws-sam .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,4 +1,4 @@
-"""The commands of the local stack: `python -m harness demo|stack|prepare` (make runs them)."""
+"""The commands of the local stack: `python -m harness demo|stack|prepare|package` (make runs them)."""
 
 import sys
 from importlib import import_module
@@ -14,6 +14,7 @@ COMMANDS = {
     "demo": "harness.demo.command",
     "stack": "harness.stack.command",
     "prepare": "harness.prepare",
+    "package": "harness.package",
 }
 INTERRUPTED = 130  # as shells report a program ended by Ctrl-C
 

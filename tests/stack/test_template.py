@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -11,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from harness.errors import StackError
-from harness.stack.deployment import BUILT, delete, deploy
+from harness.package import package
+from harness.paths import BUILD, ROOT
+from harness.stack.deployment import BUILT, DATABASE_NAME, delete, deploy, outputs
 from harness.stack.local_stack import running_stack
 from tests.support.cloudformation import load
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from harness.stack.local_stack import Stack
@@ -237,3 +243,65 @@ def test_the_roles_are_really_enforced(enforced: Stack) -> None:
     role = next(role["RoleName"] for role in iam.list_roles()["Roles"] if "GovernorRole" in role["RoleName"])
     iam.delete_role_policy(RoleName=role, PolicyName="governor")
     assert _status(enforced)["error"]["code"] == "unavailable"
+
+
+def test_a_release_is_deployed_without_sam(stack: Stack) -> None:
+    """Whoever uses CDK or Terraform has no sam: a plain template and a bucket must do."""
+    folder = package(BUILT / "template.yaml", BUILD / "package-test").parent
+    s3, cloudformation = stack.aws.client("s3"), stack.aws.client("cloudformation")
+    s3.create_bucket(Bucket="artifacts")
+    for path in folder.iterdir():
+        s3.upload_file(str(path), "artifacts", f"connection-governor/{path.name}")
+    changed = {"WorkerUser": "plain_worker", "MonitorUser": "plain_monitor", "DatabaseSchema": "plain"}
+    where = {"ArtifactsBucket": "artifacts", "ArtifactsPrefix": "connection-governor/"}
+    parameters = {**stack.parameters, **changed, **where, "AllowedConnections": str(BUDGET)}
+    cloudformation.create_stack(
+        StackName="plain",
+        TemplateURL=f"{stack.aws.endpoint_url}/artifacts/connection-governor/template.yaml",
+        Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()],
+        Capabilities=["CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND"],
+    )
+    cloudformation.get_waiter("stack_create_complete").wait(StackName="plain", WaiterConfig={"Delay": 1})
+    deployed = outputs(stack.aws, "plain")
+    client = stack.aws.client("lambda")
+    answer = client.invoke(FunctionName=deployed["WorkerFunctionName"], Payload=b'{"hold_ms": 0}')
+    assert json.loads(answer["Payload"].read())["rows"] == 3
+    cloudformation.delete_stack(StackName="plain")
+    cloudformation.get_waiter("stack_delete_complete").wait(StackName="plain", WaiterConfig={"Delay": 1})
+
+
+def test_an_operator_sees_and_ends_a_session_through_the_janitor(enforced: Stack) -> None:
+    """At 3 a.m., with no way into the network but this function and its rights."""
+    command = [sys.executable, "-m", "connection_governor.cli.commands"]
+    environment = {
+        **enforced.variables,
+        "GOVERNOR_JANITOR": enforced.deployment.outputs["JanitorFunctionName"],
+        "PYTHONPATH": str(ROOT / "layers" / "governor"),
+    }
+
+    def governor(*arguments: str) -> dict[str, Any]:
+        ran = subprocess.run(
+            [*command, *arguments, "--json"], env=environment, capture_output=True, text=True, check=True
+        )
+        answer: dict[str, Any] = json.loads(ran.stdout)
+        return answer
+
+    client, worker = enforced.aws.client("lambda"), enforced.deployment.outputs["WorkerFunctionName"]
+    with ThreadPoolExecutor() as pool:
+        call = pool.submit(client.invoke, FunctionName=worker, Payload=b'{"hold_ms": 20000, "on_refusal": "return"}')
+        seen = _until(lambda: governor("sessions", DATABASE_NAME)["sessions"])
+        assert seen[0]["holder"]
+        killed = governor("kill", DATABASE_NAME, "--lease", seen[0]["lease_id"])["killed"]
+        assert killed == [seen[0]["session"]]
+        assert json.loads(call.result()["Payload"].read())["outcome"] == "error"
+    assert governor("limit", DATABASE_NAME, "6") == {"limit": 6, "allowed": BUDGET}
+    limit = "SELECT max_user_connections FROM mysql.user WHERE user = 'governed_worker'"
+    assert _ask(enforced, limit) == [(6,)]
+
+
+def _until(found: Callable[[], list[Any]]) -> list[Any]:
+    for _ in range(40):
+        if rows := found():
+            return rows
+        time.sleep(0.5)
+    raise AssertionError("nothing came")
