@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
     from connection_governor.client.lease_file import Notes
-    from connection_governor.client.request import Ask
+    from connection_governor.client.request import LeaseRequest
     from connection_governor.core.clock import Clock
     from connection_governor.core.entropy import Entropy
     from connection_governor.core.lease import Lease, Renewal
@@ -60,7 +60,7 @@ class Transport(Protocol):
         """Return the leases and shards of a database."""
 
 
-class Borrower:
+class LeaseClient:
     """Acquires, renews and releases for one environment.
 
     Args:
@@ -90,7 +90,7 @@ class Borrower:
         self._pointless: dict[str, tuple[Deadline, int, Refusal]] = {}
         self._pressed: dict[str, Deadline] = {}
 
-    def acquiring(self, ask: Ask, end_ms: Callable[[], int]) -> Generator[float, None, Lease]:
+    def acquiring(self, ask: LeaseRequest, end_ms: Callable[[], int]) -> Generator[float, None, Lease]:
         """Acquire a lease: yield how many seconds to wait before each further try, and return the lease.
 
         Args:
@@ -119,7 +119,7 @@ class Borrower:
             else:
                 self._too_late(outcome.lease, ask, wait)
 
-    def acquire(self, ask: Ask, end_ms: Callable[[], int]) -> Lease:
+    def acquire(self, ask: LeaseRequest, end_ms: Callable[[], int]) -> Lease:
         """Acquire a lease, waiting in this thread."""
         return run(self.acquiring(ask, end_ms), self._clock.sleep)
 
@@ -178,12 +178,12 @@ class Borrower:
     def _deadline(self, invocation: Deadline | None) -> Deadline | None:
         return invocation.for_release(self._reserve_ms) if invocation else None
 
-    def _wait_until(self, ask: Ask, limit: Deadline | None) -> Deadline:
+    def _wait_until(self, ask: LeaseRequest, limit: Deadline | None) -> Deadline:
         """Return when the wait for a connection ends: its time-out, or early enough for one more try."""
         until = Deadline.after(ask.timeout_ms, self._clock)
         return until if limit is None else until.within(max(0, limit.left_ms() - LAST_TRY_MS))
 
-    def _pause_s(self, ask: Ask, wait: Wait, refusal: Refusal, began_ms: int) -> float:
+    def _pause_s(self, ask: LeaseRequest, wait: Wait, refusal: Refusal, began_ms: int) -> float:
         """Return how long to wait after a refusal; raise it if the wait has ended."""
         pause_s = wait.pause_s(refusal.retry_after_ms)
         if pause_s is None:
@@ -191,7 +191,7 @@ class Borrower:
         return pause_s
 
     def _try_after(
-        self, refusal: Refusal | None, ask: Ask, end_ms: int, wait: Wait, limit: Deadline | None
+        self, refusal: Refusal | None, ask: LeaseRequest, end_ms: int, wait: Wait, limit: Deadline | None
     ) -> Grant | Refusal:
         """Try once more. If the time runs out meanwhile, the earlier refusal counts: a full budget, no outage."""
         try:
@@ -202,7 +202,7 @@ class Borrower:
             wait.is_last = True
             return refusal
 
-    def _try(self, ask: Ask, end_ms: int, wait: Wait, limit: Deadline | None) -> Grant | Refusal:
+    def _try(self, ask: LeaseRequest, end_ms: int, wait: Wait, limit: Deadline | None) -> Grant | Refusal:
         wanted = Wanted(ask.database, self._entropy.lease_id(), ask.holder, ask.connections, end_ms)
         self._notes.wanted(wanted)
         try:
@@ -219,7 +219,7 @@ class Borrower:
             self._note_pressure(ask.database, pressure=True)
         return outcome
 
-    def _too_late(self, lease: Lease, ask: Ask, wait: Wait) -> None:
+    def _too_late(self, lease: Lease, ask: LeaseRequest, wait: Wait) -> None:
         """Release a lease whose answer came after its expiry, as after a freeze; raise if no time is left."""
         self.give_back(lease, ask.invocation)
         if wait.until.has_passed():
@@ -229,7 +229,7 @@ class Borrower:
         if pressure:
             self._pressed[database] = Deadline.after(PRESSURE_REMEMBERED_MS, self._clock)
 
-    def _refused(self, ask: Ask, refusal: Refusal, began_ms: int) -> NoConnectionsLeft:
+    def _refused(self, ask: LeaseRequest, refusal: Refusal, began_ms: int) -> NoConnectionsLeft:
         until = Deadline.after(refusal.retry_after_ms, self._clock)
         self._pointless[ask.database] = (until, ask.connections, refusal)
         values = gauges(allowed=refusal.allowed, in_use=refusal.in_use, exact=not refusal.estimated)
@@ -243,7 +243,7 @@ class Borrower:
         )
         return _no_connections_left(ask.database, refusal)
 
-    def _known_refusal(self, ask: Ask) -> Refusal | None:
+    def _known_refusal(self, ask: LeaseRequest) -> Refusal | None:
         """Return the last refusal of as few connections while a try is pointless: memory may refuse, never admit."""
         known = self._pointless.get(ask.database)
         if known is None:
@@ -252,7 +252,7 @@ class Borrower:
         left_ms = until.left_ms()
         return replace(refusal, retry_after_ms=left_ms) if left_ms > 0 and ask.connections >= connections else None
 
-    def _no_time_left(self, ask: Ask) -> NoConnectionsLeft:
+    def _no_time_left(self, ask: LeaseRequest) -> NoConnectionsLeft:
         """Refuse without a request: the handler would have no time to use a lease."""
         why = f"no time left to acquire a connection: less than {self._reserve_ms} ms before the invocation's deadline"
         self._reporter.refused(ask.database, {}, took_ms=0, now_ms=self._clock.now_ms(), holder=ask.holder, reason=why)

@@ -26,7 +26,7 @@ from connection_governor.errors import GovernorUnavailable
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Generator
 
-    from connection_governor.client.request import Ask
+    from connection_governor.client.request import LeaseRequest
     from connection_governor.client.sessions import Sessions
     from connection_governor.core.deadline import Deadline, InvocationContext
     from connection_governor.core.status import DatabaseStatus
@@ -136,7 +136,7 @@ class AsyncGovernor:
             await held.end()
             raise
 
-    def _new_session(self, lease: Lease | None, ask: Ask) -> AsyncFencedConnection:
+    def _new_session(self, lease: Lease | None, ask: LeaseRequest) -> AsyncFencedConnection:
         from connection_governor.mysql.async_session import (  # noqa: PLC0415 - aiomysql is an optional extra
             AsyncFencedConnection,
         )
@@ -150,7 +150,7 @@ class AsyncGovernor:
         self._sessions.watch(connection, lease)
         return connection
 
-    async def _lease_or_none(self, ask: Ask) -> Lease | None:
+    async def _lease_or_none(self, ask: LeaseRequest) -> Lease | None:
         """Return a lease; None if the governor cannot be reached and this worker chose to connect all the same."""
         try:
             return await self._acquire(ask, self._governor.session_end_ms(ask))
@@ -161,10 +161,10 @@ class AsyncGovernor:
     async def _give_back(self, lease: Lease, invocation: Deadline | None) -> None:
         await _carried_out(self._borrower.give_back, lease, invocation)
 
-    async def _acquire_as_asked(self, ask: Ask) -> Lease:
+    async def _acquire_as_asked(self, ask: LeaseRequest) -> Lease:
         return await self._acquire(ask, lambda: self._governor.lease_end_ms(ask))
 
-    async def _acquire(self, ask: Ask, end_ms: Callable[[], int]) -> Lease:
+    async def _acquire(self, ask: LeaseRequest, end_ms: Callable[[], int]) -> Lease:
         steps = self._borrower.acquiring(ask, end_ms)
         while True:
             step = await _Errand(lambda: _next(steps), self._unwanted).result()

@@ -6,10 +6,10 @@ import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from connection_governor.client.acquire import Borrower
+from connection_governor.client.acquire import LeaseClient
 from connection_governor.client.invocation import holder_for_tenant, lambda_context
 from connection_governor.client.keepalive import LONGEST_KEEP_S, Keeper, kept_fence
-from connection_governor.client.request import DEFAULT_LEASE_MS, DEFAULT_TIMEOUT_S, Ask
+from connection_governor.client.request import DEFAULT_LEASE_MS, DEFAULT_TIMEOUT_S, LeaseRequest
 from connection_governor.client.sessions import Sessions
 from connection_governor.core import checks
 from connection_governor.core.deadline import RESERVE_MS, Deadline
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from connection_governor.client.acquire import Transport
-    from connection_governor.client.ports import Outside
+    from connection_governor.client.ports import Ports
     from connection_governor.core.deadline import InvocationContext
     from connection_governor.core.lease import Lease
     from connection_governor.core.status import DatabaseStatus
@@ -46,7 +46,7 @@ class Governor:
     def __init__(
         self,
         transport: Transport,
-        outside: Outside,
+        outside: Ports,
         *,
         holder: str,
         database: str | None = None,
@@ -61,7 +61,7 @@ class Governor:
         self._database = database
         self.fence = fence or Fence()
         self._keep_seconds = _keep_seconds(keep_seconds)
-        self.borrower = Borrower(
+        self.borrower = LeaseClient(
             transport, outside.clock, outside.entropy, outside.reporter, outside.notes, reserve_ms=reserve_ms
         )
         self.sessions = Sessions(
@@ -264,10 +264,10 @@ class Governor:
         """Close the kept sessions, and those in use as soon as their bodies end; the governor can still be used."""
         self._keeper.give_up()
 
-    def _acquire(self, ask: Ask) -> Lease:
+    def _acquire(self, ask: LeaseRequest) -> Lease:
         return self.borrower.acquire(ask, lambda: self.lease_end_ms(ask))
 
-    def session_end_ms(self, ask: Ask) -> Callable[[], int]:
+    def session_end_ms(self, ask: LeaseRequest) -> Callable[[], int]:
         """Return a function that gives the expiry of a lease for one session, as of its call.
 
         Raises:
@@ -279,7 +279,7 @@ class Governor:
             raise InvalidRequest("lease_ms", f"must be above {needed_ms}, the time that the fence needs at its end")
         return lambda: self.lease_end_ms(ask)
 
-    def lease_end_ms(self, ask: Ask) -> int:
+    def lease_end_ms(self, ask: LeaseRequest) -> int:
         """Return the expiry of a lease that is asked for now."""
         return ask.end_ms(self.clock, self.fence.required_margin_ms(may_freeze=ask.may_freeze))
 
@@ -296,12 +296,12 @@ class Governor:
         holder: str | None = None,
         timeout: float = 0,
         context: InvocationContext | None = None,
-        **more: Any,  # noqa: ANN401 - see `Ask.of`
-    ) -> Ask:
-        """Return a checked request, for drivers of other kinds. Raises as `Ask.of` and `lambda_context`."""
+        **more: Any,  # noqa: ANN401 - see `LeaseRequest.of`
+    ) -> LeaseRequest:
+        """Return a checked request, for drivers of other kinds. Raises as `LeaseRequest.of` and `lambda_context`."""
         if context is not None:
             context = lambda_context(context)
-        return Ask.of(
+        return LeaseRequest.of(
             self._named(database),
             holder=holder_for_tenant(self.holder, context) if holder is None else holder,
             timeout=timeout,

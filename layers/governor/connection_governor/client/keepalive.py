@@ -37,8 +37,8 @@ from connection_governor.errors import GovernorUnavailable, LeaseLost, NoConnect
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from connection_governor.client.acquire import Borrower
-    from connection_governor.client.request import Ask
+    from connection_governor.client.acquire import LeaseClient
+    from connection_governor.client.request import LeaseRequest
     from connection_governor.client.sessions import LeasedSession, Sessions
     from connection_governor.core.clock import Clock
     from connection_governor.mysql.connect import FencedConnection
@@ -58,7 +58,7 @@ class Keeper:
         clock: the leases' clock.
     """
 
-    def __init__(self, borrower: Borrower, sessions: Sessions, clock: Clock) -> None:
+    def __init__(self, borrower: LeaseClient, sessions: Sessions, clock: Clock) -> None:
         self._borrower = borrower
         self._sessions = sessions
         self._clock = clock
@@ -70,7 +70,7 @@ class Keeper:
         return database in self._kept or not self._borrower.is_pressed(database)
 
     @contextmanager
-    def connection(self, ask: Ask, fence: Fence) -> Iterator[FencedConnection]:
+    def connection(self, ask: LeaseRequest, fence: Fence) -> Iterator[FencedConnection]:
         """Yield the kept session, or a new one, for one body; afterwards reset and keep it, or close it.
 
         Args:
@@ -109,7 +109,7 @@ class Keeper:
                 use.end()
                 raise
 
-    def _prepared(self, use: _Use, ask: Ask, fence: Fence) -> FencedConnection:
+    def _prepared(self, use: _Use, ask: LeaseRequest, fence: Fence) -> FencedConnection:
         """Return the kept session, under a lease that covers this body, or a new one."""
         kept = use.session = self._kept.pop(ask.database, None)
         if kept is not None and kept.connection is not None:
@@ -125,7 +125,7 @@ class Keeper:
         calm_ms = min(FIRST_CALM_MS, fence.idle_ms)
         return session.open(ask, fence, lambda: _needed_ms(ask, fence, self._clock) + calm_ms)
 
-    def _is_usable(self, session: LeasedSession, connection: FencedConnection, ask: Ask, fence: Fence) -> bool:
+    def _is_usable(self, session: LeasedSession, connection: FencedConnection, ask: LeaseRequest, fence: Fence) -> bool:
         if not session.is_own or connection.fence != fence:  # a forked child must not act for its parent
             return False
         try:
@@ -133,7 +133,7 @@ class Keeper:
         except LeaseLost:  # expired after a freeze, or taken over since
             return False
 
-    def _covered(self, session: LeasedSession, connection: FencedConnection, ask: Ask) -> bool:
+    def _covered(self, session: LeasedSession, connection: FencedConnection, ask: LeaseRequest) -> bool:
         """Renew the lease if it does not cover this body; return whether it now does. Before the connection is used."""
         fence, lease = connection.fence, session.lease
         if lease is None:
@@ -196,6 +196,6 @@ def kept_fence(fence: Fence, keep_seconds: int) -> Fence:
     return replace(fence, idle_seconds=max(keep_seconds, fence.idle_seconds))
 
 
-def _needed_ms(ask: Ask, fence: Fence, clock: Clock) -> int:
+def _needed_ms(ask: LeaseRequest, fence: Fence, clock: Clock) -> int:
     """Return the earliest expiry of a lease under which a body may begin."""
     return ask.last_use_ms(clock) + fence.required_margin_ms(may_freeze=ask.may_freeze)

@@ -16,7 +16,7 @@ DEFAULT_TIMEOUT_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class LeaseRequest:
     """One request for a lease, every field checked.
 
     Attributes:
@@ -48,7 +48,7 @@ class Ask:
         lease_ms: object = None,
         invocation: Deadline | None = None,
         stops_at_deadline: bool = True,
-    ) -> Ask:
+    ) -> LeaseRequest:
         """Check a caller's arguments, and return them as a request.
 
         Raises:

@@ -16,9 +16,9 @@ from connection_governor.errors import GovernorUnavailable, InvalidRequest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from connection_governor.client.acquire import Borrower
+    from connection_governor.client.acquire import LeaseClient
     from connection_governor.client.lease_file import Notes
-    from connection_governor.client.request import Ask
+    from connection_governor.client.request import LeaseRequest
     from connection_governor.core.clock import Clock
     from connection_governor.core.deadline import Deadline
     from connection_governor.core.lease import Lease
@@ -45,7 +45,7 @@ class Sessions:
 
     def __init__(
         self,
-        borrower: Borrower,
+        borrower: LeaseClient,
         opener: Callable[[], Opener] | None,
         clock: Clock,
         reporter: Reporter,
@@ -90,7 +90,7 @@ class Sessions:
             self._opener = self._make_opener()
         return self._opener
 
-    def lease_or_none(self, ask: Ask, end_ms: Callable[[], int]) -> Lease | None:
+    def lease_or_none(self, ask: LeaseRequest, end_ms: Callable[[], int]) -> Lease | None:
         """Return a lease; None if the governor cannot be reached and this worker chose to connect all the same."""
         try:
             return self._borrower.acquire(ask, end_ms)
@@ -98,7 +98,7 @@ class Sessions:
             self.go_on_ungoverned(ask, error)
             return None
 
-    def go_on_ungoverned(self, ask: Ask, error: GovernorUnavailable) -> None:
+    def go_on_ungoverned(self, ask: LeaseRequest, error: GovernorUnavailable) -> None:
         """Report and return if this worker chose to connect all the same; else raise."""
         if self._on_unavailable != "open":
             raise error
@@ -133,12 +133,12 @@ class LeasedSession:
         """Whether this process opened it; else it is a copy of its parent's."""
         return self._process == os.getpid()
 
-    def open(self, ask: Ask, fence: Fence, end_ms: Callable[[], int]) -> FencedConnection:
+    def open(self, ask: LeaseRequest, fence: Fence, end_ms: Callable[[], int]) -> FencedConnection:
         """Acquire a lease until `end_ms()`, and open a session under it. Whatever is raised, `end` must follow.
 
         Raises:
             pymysql.err.OperationalError: MySQL could not be reached or refused.
-            As `Borrower.acquire`.
+            As `LeaseClient.acquire`.
         """
         sessions, self.invocation = self._sessions, ask.invocation
         self.lease = sessions.lease_or_none(ask, end_ms)
@@ -168,7 +168,7 @@ class LeasedSession:
             self.connection.close()
         self.settle()
 
-    def _made(self, opener: Opener, ask: Ask, fence: Fence) -> FencedConnection:
+    def _made(self, opener: Opener, ask: LeaseRequest, fence: Fence) -> FencedConnection:
         if self.lease is None:
             return opener.new_session(fence, UNGOVERNED, None, ask.invocation)
         until_ms = usable_until_ms(self.lease, fence, may_freeze=ask.may_freeze)
