@@ -64,7 +64,7 @@ class Ground:
     Attributes:
         proxy: what the workers go through.
         behind: the variables of a worker behind it.
-        direct: the variables of whoever looks.
+        direct: the variables of a direct reader.
     """
 
     proxy: FaultProxy

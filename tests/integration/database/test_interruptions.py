@@ -83,7 +83,7 @@ def answers_rightly(session: FencedConnection, number: int) -> bool:
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of cursors that were interrupted
 @pytest.mark.parametrize("command", COMMANDS)
 def test_no_answer_is_another_querys(opened: Opener, procedures: None, command: str) -> None:
-    """Breaks: asked for bob, got alice; an INSERT that MySQL refused is reported as done."""
+    """Asked for bob, got alice; an INSERT that MySQL refused is reported as done."""
     session = opened()
     usable = unusable = 0
     for at in range(1, MOST, STRIDE):
@@ -119,7 +119,7 @@ async def run_async(session: AsyncFencedConnection, command: str) -> None:
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("command", ["ping", "begin", "query", "procedure", "stream", "set_charset", "show_warnings"])
 def test_no_async_answer_is_another_querys(target: Target, procedures: None, command: str) -> None:
-    """Breaks: the same for asyncio."""
+    """The same for asyncio."""
 
     async def once(session: AsyncFencedConnection, at: int) -> bool:
         with interrupted(at) as interruption:
@@ -165,7 +165,7 @@ def sockets() -> int:
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_an_interrupted_opening_leaves_no_session(target: Target, root: Connection[Cursor]) -> None:
-    """Breaks: its lease is given back, while MySQL has a session of it that no one will ever close."""
+    """Its lease is given back, while MySQL has a session of it that no one will ever close."""
     before = sockets()
     lingering = 0
     for at in range(1, MOST, STRIDE):
@@ -190,7 +190,7 @@ def test_an_interrupted_opening_leaves_no_session(target: Target, root: Connecti
 def test_a_ping_that_a_signal_interrupts_ends_the_kept_session(
     target: Target,
 ) -> None:
-    """Breaks: in the next invocation every query gets the answer of the one before."""
+    """In the next invocation every query gets the answer of the one before."""
 
     class OutOfTime(Exception):  # noqa: N818 - as a time-out library's
         pass
@@ -224,7 +224,7 @@ def test_a_ping_that_a_signal_interrupts_ends_the_kept_session(
 
 @pytest.mark.parametrize("first", ["is_alive", "reset"])
 def test_a_short_limit_is_one_commands_only(opened: Opener, first: str) -> None:
-    """Breaks: after a ping, or after a reset, statements are given up after a second."""
+    """After a ping, or after a reset, statements are given up after a second."""
     session = opened()
     getattr(session, first)()
     assert ask(session, "SELECT SLEEP(1.3)") == 0

@@ -97,7 +97,7 @@ def run_body(driver: str, store: FaultyStore, target: Target, *statements: str, 
 def test_a_result_with_more_to_come_keeps_its_lease(
     driver: str, store: FaultyStore, target: Target, root: Connection[Cursor], procedures: None
 ) -> None:
-    """Breaks: the body reads the first result and ends; MySQL works on, and the next worker meets 1226."""
+    """The body reads the first result and ends; MySQL works on, and the next worker meets 1226."""
     connection_id = run_body(driver, store, target, "CALL goes_on()")
     assert listed(root, connection_id)
     assert len(lease_ids(store)) == 1
@@ -105,7 +105,7 @@ def test_a_result_with_more_to_come_keeps_its_lease(
 
 
 def test_a_second_statement_of_one_query_keeps_its_lease(opened: Opener, root: Connection[Cursor]) -> None:
-    """Breaks: the same for several statements in one."""
+    """The same for several statements in one."""
     session = opened(SHORT, client_flag=CLIENT.MULTI_STATEMENTS)
     session.query(f"SELECT 1; {LONG}")
     session.close()
@@ -122,7 +122,7 @@ def test_a_second_statement_of_one_query_keeps_its_lease(opened: Opener, root: C
 def test_a_transaction_that_no_ok_packet_tells_of_keeps_its_lease(
     driver: str, statement: str, opened: Opener, target: Target, procedures: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Breaks: the slot is given back while MySQL rolls back what a result or an error said nothing about."""
+    """The slot is given back while MySQL rolls back what a result or an error said nothing about."""
     for module in ("close", "async_session"):
         monkeypatch.setattr(f"connection_governor.mysql.{module}.CLOSE_SECONDS", 0.005)
     store = FaultyStore(MemoryStore())
@@ -137,7 +137,7 @@ def test_a_transaction_that_no_ok_packet_tells_of_keeps_its_lease(
 def test_an_opening_that_times_out_keeps_its_lease(
     driver: str, store: FaultyStore, target: Target, shop: PrivateMariaDB
 ) -> None:
-    """Breaks: the session of a slow `init_connect` lives on, and its slot is lent again."""
+    """The session of a slow `init_connect` lives on, and its slot is lent again."""
     before = shop.status("Threads_connected")
     shop.execute(f"SET GLOBAL init_connect = '{SLOW_LOGIN}'")
     try:
@@ -158,7 +158,7 @@ def test_an_opening_that_times_out_keeps_its_lease(
 def test_an_opening_that_fails_before_its_login_gives_back(
     driver: str, store: FaultyStore, target: Target, tmp_path: Path
 ) -> None:
-    """Breaks: a wrong authority empties the budget."""
+    """A wrong authority empties the budget."""
     stranger = make_server_certificate(tmp_path).authority
     with pytest.raises(pymysql.err.OperationalError):
         run_body(driver, store, replace(target, tls_ca=str(stranger)))
@@ -166,7 +166,7 @@ def test_an_opening_that_fails_before_its_login_gives_back(
 
 
 def test_a_failed_opening_leaves_no_session_signed_in(opened: Opener, root: Connection[Cursor]) -> None:
-    """Breaks: with PyMySQL 1.1.1 the socket stays open, with the server's own `wait_timeout`."""
+    """With PyMySQL 1.1.1 the socket stays open, with the server's own `wait_timeout`."""
     with pytest.raises(LeaseLost) as late:
         opened(usable_until_ms=SYSTEM_CLOCK.now_ms() - 1)
     until = time.monotonic() + SLACK_S
@@ -177,7 +177,7 @@ def test_a_failed_opening_leaves_no_session_signed_in(opened: Opener, root: Conn
 
 
 def test_a_stream_left_alone_may_linger(opened: Opener, shop: PrivateMariaDB) -> None:
-    """Breaks: a body that stops reading a large result gives its slot back while MySQL still sends."""
+    """A body that stops reading a large result gives its slot back while MySQL still sends."""
     session = opened(SHORT)
     session.cursor(SSCursor).execute("SELECT REPEAT('x', 60000) FROM seq_1_to_100000")
     with stopped(shop):
@@ -186,7 +186,7 @@ def test_a_stream_left_alone_may_linger(opened: Opener, shop: PrivateMariaDB) ->
 
 
 def test_an_async_stream_left_alone_may_linger(store: FaultyStore, target: Target, shop: PrivateMariaDB) -> None:
-    """Breaks: the same for asyncio."""
+    """The same for asyncio."""
 
     async def work() -> None:
         async with AsyncGovernor(governor_on(store, target, keep_seconds=0)).connection(context=Invocation()) as one:
@@ -201,7 +201,7 @@ def test_an_async_stream_left_alone_may_linger(store: FaultyStore, target: Targe
 
 
 def test_an_error_torn_into_a_query_does_not_answer_it(opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Breaks: any exception counts as an answer, and the slot is given back while the query runs on."""
+    """Any exception counts as an answer, and the slot is given back while the query runs on."""
     session = opened(SHORT)
 
     def torn(_count: int) -> bytes:
@@ -255,7 +255,7 @@ TRANSFERS: dict[str, Callable[[], str]] = {
 def test_a_slow_transfer_is_given_up_in_a_statements_time(
     driver: str, transfer: str, store: FaultyStore, target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Breaks: each byte starts the time-out anew; one large row outlives the lease, and MySQL counts one too many."""
+    """Each byte starts the time-out anew; one large row outlives the lease, and MySQL counts one too many."""
     monkeypatch.setattr(Fence, "read_seconds", 1.0)
     with slow_network(target, 1_500_000) as slow:
         since = time.monotonic()
@@ -266,7 +266,7 @@ def test_a_slow_transfer_is_given_up_in_a_statements_time(
 
 
 def test_a_streamed_row_is_given_up_at_the_leases_usable_end(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Breaks: a body that streams goes on past its lease, row after row."""
+    """A body that streams goes on past its lease, row after row."""
     from connection_governor.mysql.connect import open_session  # noqa: PLC0415 - of this test only
 
     monkeypatch.setattr(Fence, "read_seconds", 1.0)

@@ -156,7 +156,7 @@ def test_a_server_that_keeps_no_names_says_so(option: str) -> None:
 def test_the_janitors_watch_opens_one_session_at_its_first_question_and_closes_it(
     opened: Opener, target: Target, shop: PrivateMariaDB, root: Connection[Cursor]
 ) -> None:
-    """Breaks: a round leaves sessions behind, and the janitor takes the places that it watches over."""
+    """A round leaves sessions behind, and the janitor takes the places that it watches over."""
     user = Credentials("watching", "pw")
     shop.create_user(user.username, user.password, grants=["SELECT ON performance_schema.*", "CONNECTION ADMIN ON *.*"])
     governed = opened(program_name=NAME)
@@ -182,7 +182,7 @@ def test_the_janitors_watch_opens_one_session_at_its_first_question_and_closes_i
 
 
 def test_a_watch_that_was_never_asked_closes_nothing() -> None:
-    """Breaks: a round that fails before its first question fails with another error."""
+    """A round that fails before its first question fails with another error."""
     MySQLWatch(pytest.fail, list).close()
 
 

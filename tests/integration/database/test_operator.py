@@ -53,7 +53,7 @@ def watch(target: Target) -> Iterator[MySQLWatch]:
 
 
 def test_a_janitor_that_is_in_stays_in_when_all_connections_are_used_up(watch: MySQLWatch, target: Target) -> None:
-    """RDS keeps no connection back for its master user: without this nobody could see who is in it."""
+    """RDS keeps no connection back for its master user: without this no operator could see whose sessions are in it."""
     watch.observe()
     with contextlib.ExitStack() as sessions:
         for _ in range(ROOM - 1):

@@ -364,7 +364,7 @@ def test_a_server_without_session_names_is_noted() -> None:
 
 
 def test_the_limits_procedure_comes_and_goes_with_the_seed(world: World) -> None:
-    """A schema that nobody knows stays in somebody's database for ever."""
+    """A schema of unknown origin stays in a user's database."""
     world.seeder.make(world.wanted)
     count = "SELECT COUNT(*) FROM information_schema.schemata WHERE schema_name = 'connection_governor'"
     assert world.ask(count) == (1,)

@@ -105,7 +105,7 @@ def test_the_daily_event_touches_nothing(sent: list[dict[str, Any]], context: La
 def test_the_answer_goes_out_before_lambda_stops_the_function(
     request_to_create: Event, context: LambdaContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Breaks: a server that does not answer costs the stack's owner CloudFormation's whole time-out."""
+    """A server that does not answer costs the stack's owner CloudFormation's whole time-out."""
     allowed_s: list[float] = []
 
     class Watched(custom_resource.ResourceAnswer):

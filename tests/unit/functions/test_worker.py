@@ -112,7 +112,7 @@ def test_a_worker_reports_what_it_held(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_worker_waits_as_long_as_it_is_asked_to_and_no_longer_than_its_invocation(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Breaks: milliseconds taken for seconds, and a worker that Lambda stops in the middle of its wait."""
+    """Milliseconds taken for seconds, and a worker that Lambda stops in the middle of its wait."""
     governor = FakeGovernor()
     _use(monkeypatch, governor)
     _handle({"hold_ms": 0, "timeout_ms": 2_500})

@@ -1,4 +1,4 @@
-"""The state of a session: what a client may conclude from the packets of MySQL's protocol."""
+"""The state of a session: what a client may conclude from the packets of the MySQL protocol."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ ANSWERED = {
 
 @pytest.mark.parametrize("packets", ANSWERED.values(), ids=ANSWERED.keys())
 def test_only_a_whole_answer_makes_a_session_ready(packets: tuple[bytes, ...]) -> None:
-    """Breaks: the rest of one answer is taken for the next one's."""
+    """The rest of one answer is taken for the next one's."""
     for count in range(len(packets)):
         state = asked(*packets[:count])
         assert not state.is_ready
@@ -78,7 +78,7 @@ def test_only_a_whole_answer_makes_a_session_ready(packets: tuple[bytes, ...]) -
 
 @pytest.mark.parametrize("packets", ANSWERED.values(), ids=ANSWERED.keys())
 def test_an_interruption_anywhere_ends_a_session(packets: tuple[bytes, ...]) -> None:
-    """Breaks: after a time-out by signal within the reading of a packet, every query gets the answer of another."""
+    """After a time-out by signal within the reading of a packet, every query gets the answer of another."""
     for count in range(len(packets)):
         state = asked(*packets[:count])
         state.read_begun()
@@ -90,7 +90,7 @@ def test_an_interruption_anywhere_ends_a_session(packets: tuple[bytes, ...]) -> 
 @pytest.mark.parametrize("flags", [IN_TRANSACTION, 0x40])
 @pytest.mark.parametrize("returning", [False, True])
 def test_a_transaction_is_known_from_every_kind_of_answer(flags: int, *, returning: bool) -> None:
-    """Breaks: INSERT ... RETURNING opens one, and the slot is given back while MySQL rolls it back."""
+    """INSERT ... RETURNING opens one, and the slot is given back while MySQL rolls it back."""
 
     def state() -> SessionState:
         return asked(COLUMN_COUNT, COLUMN, end(), ROW, end(flags)) if returning else asked(ok(flags))
@@ -106,7 +106,7 @@ def test_a_transaction_is_known_from_every_kind_of_answer(flags: int, *, returni
 
 
 def test_after_an_error_a_transaction_may_be_open() -> None:
-    """Breaks: a procedure writes and then fails; its error says nothing about the transaction."""
+    """A procedure writes and then fails; its error says nothing about the transaction."""
     state = asked(ERROR)
     assert state.is_ready
     assert not state.may_be_kept
@@ -117,7 +117,7 @@ def test_after_an_error_a_transaction_may_be_open() -> None:
 
 
 def test_a_servers_end_counts_only_where_nothing_was_left_to_do() -> None:
-    """Breaks: KILL hangs up at once, and the statement goes on; or every failover costs all leases."""
+    """KILL hangs up at once, and the statement goes on; or every failover costs all leases."""
     idle, busy = signed_in(), asked()
     for state in (idle, busy):
         state.server_closed()
@@ -126,7 +126,7 @@ def test_a_servers_end_counts_only_where_nothing_was_left_to_do() -> None:
 
 
 def test_a_failed_opening_lingers_from_its_login_to_its_refusal() -> None:
-    """Breaks: a slow login's slot is given back, or a wrong password costs a slot for a whole lease."""
+    """A slow login's slot is given back, or a wrong password costs a slot for a whole lease."""
     state = heard(SessionState(), b"\x0agreeting")
     assert not left(state).may_linger
     state = SessionState()
@@ -140,7 +140,7 @@ def test_a_failed_opening_lingers_from_its_login_to_its_refusal() -> None:
 
 
 def test_each_of_several_commands_in_one_write_is_awaited() -> None:
-    """Breaks: a reset's answers are taken for those of the next invocation's queries."""
+    """A reset's answers are taken for those of the next invocation's queries."""
     state = signed_in()
     state.commands_sent(3)
     for packet in (ok(), ERROR):
@@ -149,7 +149,7 @@ def test_each_of_several_commands_in_one_write_is_awaited() -> None:
 
 
 def test_a_packet_that_nothing_asked_for_ends_a_session() -> None:
-    """Breaks: what a server says out of turn is taken for an answer."""
+    """What a server says out of turn is taken for an answer."""
     state = heard(signed_in(), ok())
     assert state.phase is Phase.OUT_OF_STEP
     assert not state.read_begun()
@@ -158,7 +158,7 @@ def test_a_packet_that_nothing_asked_for_ends_a_session() -> None:
 
 @given(st.lists(st.sampled_from([ok(), ok(MORE), ok(1), end(), end(MORE), ERROR, ROW, COLUMN, FILE, HUGE_ROW])))
 def test_whatever_comes_a_working_session_is_never_ready(packets: list[bytes]) -> None:
-    """Breaks: any sequence of packets that the table does not know."""
+    """Any sequence of packets that the table does not know."""
     state = asked()
     for packet in packets:
         heard(state, packet)
@@ -169,7 +169,7 @@ def test_whatever_comes_a_working_session_is_never_ready(packets: list[bytes]) -
 
 
 def test_the_worse_is_reported_before_the_deed() -> None:
-    """Breaks: nothing yet; it pins that no order of endings makes a busy session one that has ended."""
+    """Nothing yet; it pins that no order of endings makes a busy session one that has ended."""
     for order in itertools.permutations(["server_closed", "cut_off"]):
         state = asked()
         for report in order:

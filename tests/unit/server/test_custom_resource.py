@@ -62,7 +62,7 @@ def test_a_failed_update_keeps_the_physical_id(request_to_create: Event) -> None
 
 
 def test_a_long_reason_still_fits_into_an_answer(request_to_create: Event) -> None:
-    """Breaks: CloudFormation takes 4,096 bytes; a longer answer is refused, and the stack hangs until its time-out."""
+    """CloudFormation takes 4,096 bytes; a longer answer is refused, and the stack hangs until its time-out."""
     sent: list[bytes] = []
     ResourceAnswer(request_to_create, lambda _url, body: sent.append(body)).fail("no room " * 10_000)
     assert len(sent[0]) <= 4_096

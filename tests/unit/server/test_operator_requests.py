@@ -72,7 +72,7 @@ def desk() -> Desk:
 
 
 def test_sessions_are_listed_with_their_leases(desk: Desk) -> None:
-    """At 3 a.m. nobody else reaches the database to ask who is in it."""
+    """At 3 a.m. no laptop reaches the database to list its sessions."""
     seven, eight, nine = desk.ask(action="sessions")["sessions"]
     assert (seven["session"], seven["lease_id"], seven["holder"]) == (7, "lease001", "checkou")
     assert seven["expires_at_ms"] == NOW_MS + 60_000
@@ -94,7 +94,7 @@ def test_a_lease_s_sessions_are_killed_by_its_id(desk: Desk) -> None:
 
 
 def test_without_names_no_lease_is_guessed(desk: Desk) -> None:
-    """A guess would end somebody else's work."""
+    """A guess would end another worker's statement."""
     desk.server.names_known = False
     assert desk.ask(action="kill", lease_id="lease001")["error"]["field"] == "lease_id"
     assert len(desk.server.sessions) == 3
@@ -130,7 +130,7 @@ def test_a_bad_request_changes_nothing_and_names_its_field(event: Answer, field:
 
 
 def test_each_action_leaves_a_line_that_says_who_asked_for_what(desk: Desk) -> None:
-    """After an incident somebody asks who ended that session."""
+    """After an incident an operator asks who ended that session."""
     desk.ask(action="kill", lease_id="lease001", by="anna@bastion")
     desk.ask(action="drop", by="bob@home")
     kill, drop = desk.log

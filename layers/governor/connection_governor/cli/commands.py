@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _reached(options: argparse.Namespace) -> Operations | Ask:
-    """Return what the command works on: the table, or the janitor function."""
+    """Return the command's target: the table, or the janitor function."""
     variables = dict(Environment.current().variables)
     if options.by_function:
         if options.function:
@@ -86,7 +86,7 @@ def _reached(options: argparse.Namespace) -> Operations | Ask:
 
 
 def function_caller(environment: Environment) -> Callable[[bytes], tuple[bytes, str | None]]:
-    """Return what invokes the janitor function."""
+    """Return the caller of the janitor function."""
     function = environment.required("GOVERNOR_JANITOR")
     return FunctionCaller(environment.endpoint("lambda", read_timeout_s=janitor_function.TIMEOUT_S), function)
 
@@ -195,7 +195,7 @@ def _adopt(operations: Operations, options: argparse.Namespace) -> None:
 
 
 def _checked_budget_before(operations: Operations, options: argparse.Namespace, **lengths: int | None) -> int | None:
-    """Return the budget as it stands, None where there is none; refuse what cannot be set before anything is said."""
+    """Return the present budget, None if there is none; refuse impossible values before any advice is printed."""
     check_budget(options.database, options.allowed, shards=options.shards, **lengths)
     if options.server_limit is not None and options.allowed > options.server_limit:
         raise InvalidRequest("allowed", f"must be at most {options.server_limit}, which is what the server takes")
@@ -206,14 +206,14 @@ def _checked_budget_before(operations: Operations, options: argparse.Namespace, 
 
 
 def _alter_user(allowed: int, before: int | None) -> str:
-    """Return the statement that holds a worker's user to the budget. MySQL takes a limit of 0 for no limit at all."""
+    """Return the statement that limits a worker's user to the budget. MySQL takes a limit of 0 for no limit at all."""
     if allowed == 0:
         return "ALTER USER ... ACCOUNT LOCK (MAX_USER_CONNECTIONS 0 would lift the limit)"
     return f"ALTER USER ... WITH MAX_USER_CONNECTIONS {allowed}" + (" ACCOUNT UNLOCK" if before == 0 else "")
 
 
 def _advise(advice: str, options: argparse.Namespace) -> None:
-    """Say it at once, and only to people: what follows may take long, or fail."""
+    """Print the advice at once, and only to people: the change may take long, or fail."""
     if not options.json:
         _print(advice)
         sys.stdout.flush()

@@ -1,6 +1,6 @@
-"""The commands `sessions`, `kill` and `limit`: what MySQL itself is asked or told, through the janitor function.
+"""The commands `sessions`, `kill` and `limit`, which reach MySQL itself through the janitor function.
 
-It runs inside the database's network, with rights that it has already: nothing else needs to reach MySQL.
+That function runs inside the database's network, with its own rights: nothing else needs to reach MySQL.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
     Ask = Callable[[dict[str, Any]], dict[str, Any]]
 
-TIMEOUT_S = 50.0  # the function's own
+TIMEOUT_S = 50.0  # the function's own time-out
 
 
 def asking(invoke: Callable[[bytes], tuple[bytes, str | None]]) -> Ask:
-    """Return a call of the janitor function: from an action to its answer. Raises what the answer calls an error."""
+    """Return a call of the janitor function, from an action to its answer. Raises the error that an answer carries."""
 
     def ask(action: dict[str, Any]) -> dict[str, Any]:
         body, failure = invoke(json.dumps({"by": _who(), **action}).encode())

@@ -1,4 +1,4 @@
-"""aiomysql's connection behind the same fence: opened by the same rules, guarded by its lease, closed for certain."""
+"""An aiomysql connection behind the same fence: opened by the same rules, guarded by its lease, closed in order."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from connection_governor.mysql.fence import Fence
     from connection_governor.mysql.opener import Opener
 
-_STEPS = 3  # of opening, each with the target's limit: connect and TLS, sign in, set up
+_STEPS = 3  # the steps of opening, each with the target's limit: connect and TLS, sign in, set up
 _ERROR = b"\xff"
 
 
@@ -34,14 +34,14 @@ class AsyncFencedConnection(GovernedSession, Connection):  # type: ignore[misc] 
     """As `session.FencedConnection`, for coroutines.
 
     Args:
-        opener: where to and as whom.
+        opener: target and credentials.
         fence: the session's limits.
         program_name: see `Lease.session_name`.
         usable_until_ms: no statement is started later.
         deadline: no request for the credentials outlasts it.
     """
 
-    server_status = 0  # aiomysql has none before the server's first word
+    server_status = 0  # aiomysql has none before the server's first packet
     _result: Any
     _reader: Any
     _writer: Any
@@ -72,7 +72,7 @@ class AsyncFencedConnection(GovernedSession, Connection):  # type: ignore[misc] 
         )
 
     async def open(self) -> None:
-        """Connect, sign in with the newest credentials, and put the fence up.
+        """Connect, sign in with the newest credentials, and set the fence.
 
         Raises:
             pymysql.err.OperationalError: MySQL could not be reached in time, or refused.
@@ -104,7 +104,7 @@ class AsyncFencedConnection(GovernedSession, Connection):  # type: ignore[misc] 
         self._opened = True
 
     async def take_leave(self) -> None:
-        """Say goodbye and wait up to `CLOSE_SECONDS` for the server's end of the stream."""
+        """Send COM_QUIT and wait up to `CLOSE_SECONDS` for the server's end of the stream."""
         reader, writer = self._reader, self._writer
         if writer is None or self._is_copy:
             self.close()
@@ -118,11 +118,11 @@ class AsyncFencedConnection(GovernedSession, Connection):  # type: ignore[misc] 
 
     @property
     def local_port(self) -> int:
-        """This end of the connection, as a TCP port; 0 where there is none."""
+        """This end of the connection, as a TCP port; 0 if there is none."""
         return 0 if self._writer is None else self._writer.get_extra_info("sockname")[1]
 
     def close(self) -> None:
-        """Drop the connection; see `take_leave` for the polite way."""
+        """Drop the connection; `take_leave` closes it in order."""
         if self._writer is not None and self._is_copy:
             _close_copy(self._writer)
             self._reader = self._writer = None
@@ -134,16 +134,16 @@ class AsyncFencedConnection(GovernedSession, Connection):  # type: ignore[misc] 
         super().close()
 
     async def ensure_closed(self) -> None:
-        """As aiomysql's; waits for the server."""
+        """Close as aiomysql does; wait for the server."""
         await self.take_leave()
 
     async def ping(self, reconnect: bool = False) -> None:
-        """As aiomysql's; a session lives and dies with one lease, so it is never reopened."""
+        """Ping as aiomysql does; a session lives and dies with one lease, so it is never reopened."""
         del reconnect
         await super().ping(reconnect=False)
 
     def write_packet(self, payload: bytes) -> None:
-        """As aiomysql's; reports the login, which is the first packet after TLS has begun."""
+        """Write as aiomysql does; report the login, which is the first packet after TLS has begun."""
         if not self._opened and (self._secure or self._ssl_context is None):
             self._login_sent()
         super().write_packet(payload)
@@ -163,7 +163,7 @@ class AsyncFencedConnection(GovernedSession, Connection):  # type: ignore[misc] 
         await super()._execute_command(command, sql)
 
     def _refuse_if_gone(self) -> None:
-        """Send nothing to a server that has closed: a command without an answer might be at work."""
+        """Send nothing to a server that has closed: a command without an answer might still run."""
         if self._peer_has_closed():
             self.close()
             raise err.OperationalError(CR.CR_SERVER_GONE_ERROR, "MySQL server has gone away")
@@ -204,7 +204,7 @@ class AsyncFencedConnection(GovernedSession, Connection):  # type: ignore[misc] 
 
     @asynccontextmanager
     async def _in_time(self) -> AsyncIterator[None]:
-        """Within the time in which the server would have given up; aiomysql itself waits for ever."""
+        """Wait no longer than the server may take before it gives up; aiomysql itself waits without a limit."""
         self._is_timed = True
         try:
             async with asyncio.timeout(max(self._patience_s(), 0)):
@@ -216,7 +216,7 @@ class AsyncFencedConnection(GovernedSession, Connection):  # type: ignore[misc] 
             self._is_timed = False
 
     def _peer_has_closed(self) -> bool:
-        """Whether the server has ended the stream."""
+        """Return whether the server has ended the stream."""
         ended = self._reader.at_eof() or isinstance(self._reader.exception(), ConnectionResetError)
         return ended or peer_has_closed(self._writer.get_extra_info("socket"))
 
@@ -234,7 +234,7 @@ async def _say_goodbye(reader: asyncio.StreamReader, writer: asyncio.StreamWrite
 
 
 def _close_copy(writer: asyncio.StreamWriter) -> None:
-    """Close a forked child's descriptor, and touch neither the stream nor the loop: both are its parent's, too."""
+    """Close a forked child's descriptor, and touch neither the stream nor the loop: its parent uses both."""
     wrapped = writer.get_extra_info("socket")
     with suppress(OSError):
         os.close(wrapped._sock.detach())  # noqa: SLF001 - asyncio shows less of a socket than it has

@@ -1,4 +1,4 @@
-"""What a governed session is, whichever driver speaks for it: bound to a fence and a lease, refused when too late."""
+"""A governed session, of either driver: bound to a fence and a lease, and refusing statements that come too late."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def out_of_step() -> OutOfStep:
 
 
 class GovernedSession:
-    """What the sessions of both drivers share.
+    """The part that the sessions of both drivers share.
 
     Attributes:
         fence: the session's limits.
         usable_until_ms: statements are refused after this moment; the lease's owner moves it when the lease is renewed.
-        lease: what it was opened under; None where it was opened without.
+        lease: the lease that it was opened under; None without one.
         acquired_ms: when that lease was granted, milliseconds since 1970 UTC.
-        on_work: called with True before the session is given something to do, and with False once it has nothing left.
+        on_work: called with True before the session gets work, and with False once it has none left.
         on_login: called before each login is sent. From here on the server may have a session; `local_port` is known.
     """
 
@@ -62,7 +62,7 @@ class GovernedSession:
         self._begin()
 
     def _begin(self) -> None:
-        """Forget what was known of the last attempt to sign in."""
+        """Forget the last attempt to sign in."""
         self._state = SessionState(self._work)
 
     def _work(self, *, working: bool) -> None:
@@ -71,12 +71,12 @@ class GovernedSession:
 
     @property
     def _is_copy(self) -> bool:
-        """Whether this is a forked child's copy: the session is its parent's, and must not hear from the child."""
+        """Whether this is a forked child's copy: the session is its parent's, and the child must send it nothing."""
         return self._process != os.getpid()
 
     @property
     def let_go(self) -> bool:
-        """After the end: whether the server is known to have let go of the session."""
+        """After the end: whether the server is known to have ended the session."""
         return self._state.has_ended
 
     @property
@@ -100,7 +100,7 @@ class GovernedSession:
             self.on_login()
 
     def _patience_s(self) -> float:
-        """How long to wait for an answer: never past the moment at which the last statement would be given up."""
+        """Return how long to wait for an answer: never past the end of the last statement's time."""
         patience_s = self.fence.read_seconds
         if self.usable_until_ms is None:
             return patience_s

@@ -1,4 +1,4 @@
-"""What MySQL itself counts: its sessions matched to leases, and the end of one whose lease is over. For the janitor.
+"""MySQL's own count: its sessions matched to leases, and the end of sessions without a lease. For the janitor.
 
 Needs `SELECT` on `performance_schema` and, to end sessions of others, `CONNECTION ADMIN` (MySQL: `CONNECTION_ADMIN`);
 on Amazon RDS, whose master user may lack it, `mysql.rds_kill`. Proven on MariaDB 10.11; written for MySQL 8 by its
@@ -55,11 +55,11 @@ class Session:
 
     Attributes:
         connection_id: the server's number for it, what KILL takes.
-        user: who signed in.
-        host: from where.
-        command: what it does, such as `Sleep` or `Query`.
-        seconds: for how long it has done so.
-        program_name: the name it gave itself on connecting, or None where it gave none or the server keeps none.
+        user: the user that signed in.
+        host: the client's address.
+        command: its present command, such as `Sleep` or `Query`.
+        seconds: for how long.
+        program_name: the name it gave itself on connecting, or None if it gave none or the server keeps none.
     """
 
     connection_id: int
@@ -77,7 +77,7 @@ class Session:
 
     @property
     def database(self) -> str | None:
-        """The governed database whose budget lent the lease: one server may hold several."""
+        """The governed database whose budget granted the lease: one server may hold several."""
         named = _SESSION_NAME.fullmatch(self.program_name or "")
         return named["database"] if named else None
 
@@ -88,8 +88,8 @@ class Observation:
 
     Attributes:
         sessions: all of them, other than the observer's own.
-        names_known: whether the server keeps what sessions call themselves. Where it does not, no session can be
-            told from another, so nothing may be concluded about leases and nobody may be killed.
+        names_known: whether the server keeps the names of sessions. If not, no session can be matched to a lease: then
+            nothing may be concluded about leases, and no session may be killed.
     """
 
     sessions: tuple[Session, ...]
@@ -97,7 +97,7 @@ class Observation:
 
     @property
     def ungoverned(self) -> int | None:
-        """How many sessions hold no lease; None where the server cannot tell."""
+        """How many sessions hold no lease; None if the server keeps no names."""
         if not self.names_known:
             return None
         return sum(session.lease_id is None for session in self.sessions)
@@ -126,8 +126,8 @@ def observe(connection: Connection[Cursor], users: Collection[str]) -> Observati
 def kill(connection: Connection[Cursor], session: Session) -> bool:
     """End a governed session, if its number still belongs to the same lease; return whether there was one.
 
-    Connection numbers are not used again before the server restarts or 2**32 have passed, so the check that goes
-    before the KILL cannot be outrun by a newcomer.
+    Connection numbers are not used again before the server restarts or 2**32 have passed. So no new session can get
+    the number between the check and the KILL.
 
     Raises:
         pymysql.err.Error: the server refused, such as for a missing right.
@@ -167,7 +167,7 @@ def _kill(cursor: Cursor, connection_id: int) -> bool:
 
 
 def keeps_names(cursor: Cursor) -> bool:
-    """Whether the server keeps what sessions call themselves: the observer, as any client, gave attributes, too."""
+    """Return whether the server keeps the names of sessions: the observer itself gave one, as any client does."""
     cursor.execute("SELECT @@performance_schema")
     if cursor.fetchone() != (1,):
         return False

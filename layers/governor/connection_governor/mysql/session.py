@@ -1,7 +1,7 @@
-"""A PyMySQL connection behind the fence: guarded by its lease, reset in one round trip, closed for certain.
+"""A PyMySQL connection behind the fence: guarded by its lease, reset in one round trip, closed in order.
 
-What is NOT promised: a session whose holder is frozen between signing in and the SET which follows at once has the
-server's own `wait_timeout`: the server's parameters should bound it, and the janitor ends it.
+NOT promised: if a holder is frozen between sign-in and the SET that follows at once, its session has the server's own
+`wait_timeout`. The server's parameters should bound it, and the janitor ends it.
 Behind a proxy (RDS Proxy, ProxySQL), the end of the stream is the proxy's, and says nothing about MySQL.
 """
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from connection_governor.mysql.fence import Fence, SessionStart
 
     class _Connection(Connection[Cursor]):
-        """What the stubs of PyMySQL leave out."""
+        """Members that the stubs of PyMySQL leave out."""
 
         server_version: str
         server_status: int
@@ -82,7 +82,7 @@ class FencedConnection(GovernedSession, _Connection):
     """A PyMySQL connection whose session MySQL itself ends when its holder vanishes.
 
     Attributes:
-        is_mariadb: as the server said on opening.
+        is_mariadb: whether the server is MariaDB, by its greeting.
         on_close: called once, after `close` has ended the session.
     """
 
@@ -124,7 +124,7 @@ class FencedConnection(GovernedSession, _Connection):
 
         Raises:
             pymysql.err.InterfaceError: it was connected before.
-            pymysql.err.OperationalError: whatever MySQL or the network says.
+            pymysql.err.OperationalError: MySQL or the network refused.
             LeaseLost: it took until after `usable_until_ms`.
         """
         if self._opened:
@@ -136,7 +136,7 @@ class FencedConnection(GovernedSession, _Connection):
     def _sign_in(self, credentials: Credentials, sock: socket.socket | None) -> None:
         self._begin()
         self.user = credentials.username
-        self.password = credentials.password.encode()  # PyMySQL would send a text as latin-1
+        self.password = credentials.password.encode()  # PyMySQL would encode a text as latin-1
         try:
             super().connect(sock)
             self._limit_reads()
@@ -145,7 +145,7 @@ class FencedConnection(GovernedSession, _Connection):
             raise
 
     def _limit_reads(self) -> None:
-        """From here on a whole answer has a deadline, not each of its bytes."""
+        """Give each whole answer a deadline from now on, not each of its bytes."""
         assert self._sock is not None
         self._rfile.close()
         self._reader = DeadlineReader(self._sock)
@@ -160,36 +160,36 @@ class FencedConnection(GovernedSession, _Connection):
         super()._request_authentication()
 
     def write_packet(self, payload: bytes) -> None:
-        """As PyMySQL; reports the login, which is the first packet after TLS has begun."""
+        """Write as PyMySQL does; report the login, which is the first packet after TLS has begun."""
         if not self._opened and (self._secure or not self.ssl):
             self._socket = self._sock
             self._login_sent()
         super().write_packet(payload)
 
     def set_character_set(self, charset: str, collation: str | None = None) -> None:
-        """As PyMySQL; while connecting, where PyMySQL would send SET NAMES, sends all of the session's settings."""
+        """Set it as PyMySQL does; while connecting, send all of the session's settings in place of SET NAMES."""
         if self._opened:
             super().set_character_set(charset, collation)
             return
         self.is_mariadb = "mariadb" in self.server_version.lower()
         statement = set_statement(self.fence, self._start, is_mariadb=self.is_mariadb).encode()
         self._execute_command(COMMAND.COM_QUERY, statement)
-        self._read_ok_packet()  # also tells autocommit's state, so that PyMySQL need not set it
+        self._read_ok_packet()  # the answer also shows autocommit, so that PyMySQL need not set it
         schema = self.db.encode() if isinstance(self.db, str) else self.db
         use = (bytes([COMMAND.COM_INIT_DB]) + schema,) if schema else ()
         self._after_reset = (RESET, *use, bytes([COMMAND.COM_QUERY]) + statement)
         self._opened = True
 
     def reset(self) -> None:
-        """Roll back and forget all session state, and put the fence up again: one write, one round trip.
+        """Roll back, forget all session state, and set the fence again: one write, one round trip.
 
-        COM_RESET_CONNECTION takes the session's limits back to the server's defaults and leaves the schema that the
-        last USE chose. So it goes out together with the schema's name and the settings, and no moment is unfenced.
-        Allowed after `usable_until_ms`, as a way of giving up. A session that was opened without a schema cannot go
-        back to having none: where one was chosen since, it is closed.
+        COM_RESET_CONNECTION restores the server's default limits and keeps the schema that the last USE chose. So it
+        goes out together with the schema's name and the settings, and the session is never without its fence. It is
+        allowed after `usable_until_ms`, to end the use. A session that was opened without a schema cannot return to
+        none: if one was chosen since, it is closed.
 
         Raises:
-            pymysql.err.Error: the session is unusable, and closed; also where the answers take `RESET_SECONDS`.
+            pymysql.err.Error: the session is unusable, and closed; also if the answers take `RESET_SECONDS`.
         """
         try:
             self._allow(RESET_SECONDS)
@@ -200,7 +200,7 @@ class FencedConnection(GovernedSession, _Connection):
             raise
         if self._has_chosen_schema():
             self.close()
-            raise err.InterfaceError(0, "a schema was chosen, and no command of MySQL's takes that back")
+            raise err.InterfaceError(0, "a schema was chosen, and MySQL has no command that undoes that")
         if not self._state.may_be_kept:
             self.close()
             raise err.InterfaceError(0, "something is still open in the session")
@@ -221,7 +221,7 @@ class FencedConnection(GovernedSession, _Connection):
         return not self.db and bool(self._result.rows) and self._result.rows[0][0] is not None
 
     def rollback(self) -> None:
-        """As PyMySQL; where no statement can be sent it closes the session instead, which rolls back, too.
+        """Roll back as PyMySQL does; if no statement can be sent, close the session, which also rolls back.
 
         Pools and SQLAlchemy roll back before they close, and would leave the session open if this raised `LeaseLost`.
         """
@@ -231,7 +231,7 @@ class FencedConnection(GovernedSession, _Connection):
             self.close()
 
     def is_alive(self) -> bool:
-        """Return whether the server answers a ping within `PING_SECONDS`; where it does not, close the connection.
+        """Return whether the server answers a ping within `PING_SECONDS`; if not, close the connection.
 
         A ping starts the idle time anew, so it is refused like a statement.
 
@@ -246,7 +246,7 @@ class FencedConnection(GovernedSession, _Connection):
         return True
 
     def close(self) -> None:
-        """Say goodbye and wait up to `close.CLOSE_SECONDS` for the server to let go: see `let_go`.
+        """Send COM_QUIT and wait up to `close.CLOSE_SECONDS` for the server to end the session: see `let_go`.
 
         A plain close is sometimes still counted by the server when the next connection arrives.
         """
@@ -254,7 +254,7 @@ class FencedConnection(GovernedSession, _Connection):
             self._leave(self._sock)
         self._force_close()
         if self._socket is not None:
-            self._socket.close()  # where an exception has struck in the middle of PyMySQL's own way
+            self._socket.close()  # if an exception interrupted PyMySQL's own close
         self._closed = True
         if self.on_close is not None:
             self.on_close()
@@ -275,12 +275,12 @@ class FencedConnection(GovernedSession, _Connection):
         return self._sock.getsockname()[1] if self._sock is not None and self.unix_socket is None else 0
 
     def next_result(self, unbuffered: bool = False) -> int:
-        """As PyMySQL, in a statement's time."""
+        """Read as PyMySQL does, within a statement's time."""
         self._allow(self._patience_s())
         return super().next_result(unbuffered)
 
     def _execute_command(self, command: int, sql: str | bytes) -> None:
-        """Send a command, as PyMySQL does each: guarded by the lease, and only while the session is in step."""
+        """Send a command as PyMySQL does: guarded by the lease, and only while the session is in step."""
         self._refuse_if_late()
         if self._sock is not None:
             self._refuse_if_gone(self._sock)
@@ -297,7 +297,7 @@ class FencedConnection(GovernedSession, _Connection):
             raise err.OperationalError(CR.CR_SERVER_GONE_ERROR, "MySQL server has gone away")
 
     def _allow(self, seconds: float) -> None:
-        """Bound what follows, until the next call of this: the sending of a command, and its whole answer."""
+        """Bound the sending of a command and its whole answer, until the next call of this."""
         if self._reader is None or self._sock is None:
             return
         self._reader.allow(seconds)
@@ -351,9 +351,9 @@ class FencedConnection(GovernedSession, _Connection):
                 self._state.server_closed()
             self._state.cut_off()
             if self._state.stream is Stream.CUT:
-                hang_up(sock)  # another thread may wait for an answer, and would hold the close up until it has it
+                hang_up(sock)  # another thread may wait for an answer, and would delay the close until then
         if self._result is not None:
-            self._result.unbuffered_active = False  # or PyMySQL would go on reading once the result is collected
+            self._result.unbuffered_active = False  # or PyMySQL would continue reading once the result is collected
         with contextlib.suppress(Exception):  # a reader that is at work in this very thread
             if self._rfile is not None:
                 self._rfile.close()
@@ -362,7 +362,7 @@ class FencedConnection(GovernedSession, _Connection):
 
     def _finish_results(self) -> None:
         if self._sock is not None and self._result is not None and self._result.unbuffered_active:
-            self.close()  # what is left of a streamed result may take longer to read than a new session to open
+            self.close()  # the rest of a streamed result may take longer to read than a new session to open
         if self._sock is None:
             raise err.InterfaceError(0, "this session was closed: it cannot be reset")
         self._refuse_if_gone(self._sock)

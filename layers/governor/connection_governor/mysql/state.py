@@ -4,10 +4,10 @@ A driver reports each packet, each command and each end of the stream. This modu
 
     is_ready       may the session be used for another command?
     may_be_kept    may it be kept for the next invocation?
-    may_linger     after its end: may the server still be at work for it, so that its lease must be left to expire?
+    may_linger     after its end: may the server still work for it, so that its lease must be left to expire?
 
 An exception may interrupt a driver between any two instructions. So each report that makes the state worse comes before
-the deed, and each that makes it better comes after: an interrupted session is never taken for one that is in step.
+the action, and each that makes it better comes after: an interrupted session never looks in step.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Packet(enum.Enum):
 
 
 class Stream(enum.Enum):
-    """What has become of the stream."""
+    """The state of the stream."""
 
     OPEN = enum.auto()
     GOODBYE = "the client has said goodbye; the server has yet to close"
@@ -57,7 +57,7 @@ class Stream(enum.Enum):
 
 
 class Reply(enum.Enum):
-    """What came back for a goodbye: a reset and a quit, in one write."""
+    """The answer to a goodbye: a reset and a quit, in one write."""
 
     NOTHING = enum.auto()
     RESET = "the reset was answered: whatever was open is rolled back"
@@ -75,7 +75,7 @@ _NEXT: Mapping[Phase, Mapping[Packet, Phase]] = {
     Phase.LOGIN: {
         Packet.OK: Phase.IDLE,
         Packet.ERROR: Phase.CONNECTING,
-        Packet.END: Phase.LOGIN,  # another way to sign in is asked for
+        Packet.END: Phase.LOGIN,  # the server asks for another way to sign in
         Packet.DATA: Phase.LOGIN,
     },
     Phase.UNANSWERED: _ANSWER,
@@ -92,11 +92,11 @@ class SessionState:
     """One session, from before its login to after its end.
 
     Args:
-        on_work: called with True before the session is given something to do, and with False once it has nothing left.
+        on_work: called with True before the session gets work, and with False once it has none left.
 
     Attributes:
         phase: what the client waits for.
-        stream: what has become of the stream.
+        stream: the state of the stream.
     """
 
     __slots__ = ("_may_hold_work", "_on_work", "_queued", "_reading", "phase", "stream")
@@ -109,7 +109,7 @@ class SessionState:
         self._queued = 0
         self._may_hold_work = False
 
-    # What the drivers report.
+    # Reports of the drivers.
 
     def login_sent(self) -> None:
         """Report, before it is sent, the packet that may sign in."""
@@ -146,7 +146,7 @@ class SessionState:
             self.stream = Stream.GOODBYE
 
     def goodbye_answered(self, reply: Reply) -> None:
-        """Report what came back for the goodbye within the time that the client waits for it."""
+        """Report the answer to the goodbye within the time that the client waits for it."""
         if reply is Reply.END:
             self.server_closed()
         elif reply is Reply.RESET and self.phase is Phase.IDLE:  # else it was some other packet
@@ -160,13 +160,13 @@ class SessionState:
     def server_closed(self) -> None:
         """Report that the server has ended the stream.
 
-        That is the session's end only where nothing was left to do. A server that is killing a session, or gives up on
+        That is the session's end only if nothing was left to do. A server that is killing a session, or gives up on
         a client that does not read, closes the stream first; its statement and its rollback may take minutes more.
         """
         if self.stream is Stream.GOODBYE or (self.stream is Stream.OPEN and not self._is_working):
             self.stream = Stream.GONE
 
-    # What is decided.
+    # Decisions.
 
     @property
     def is_ready(self) -> bool:
@@ -180,15 +180,15 @@ class SessionState:
 
     @property
     def may_say_goodbye(self) -> bool:
-        """Whether the server would take a goodbye for one, and no other thread waits for an answer."""
+        """Whether the server would read a goodbye as one, and no other thread waits for an answer."""
         return self.phase in _CAN_HEAR_GOODBYE and not self._reading
 
     @property
     def may_linger(self) -> bool:
-        """Whether the server may still be at work for a session that has ended.
+        """Whether the server may still work for a session that has ended.
 
-        A server that was idle, and to which the goodbye was sent, is trusted even where it is slow to close. Under
-        load, leases that are left to expire would take its capacity away.
+        A server that was idle, and to which the goodbye was sent, is trusted even if it is slow to close. Under load,
+        leases that are left to expire would take its capacity away.
         """
         if self.stream is Stream.GONE or self.phase is Phase.CONNECTING:
             return False
@@ -212,7 +212,7 @@ class SessionState:
         kind = _kind(packet, in_result=phase in (Phase.COLUMNS, Phase.ROWS))
         after = _NEXT.get(phase, {}).get(kind, Phase.OUT_OF_STEP)
         flags = _flags(kind, packet) if after in (Phase.IDLE, Phase.ROWS) and after is not phase else 0
-        # An error says nothing about the transaction: what a procedure wrote before it failed may still be open.
+        # An error says nothing about the transaction: a procedure's writes before its failure may still be open.
         self._may_hold_work = kind is Packet.ERROR or bool(flags & (_IN_TRANSACTION | _CURSOR_OPEN))
         if after is Phase.IDLE and flags & _MORE_RESULTS:
             after = Phase.MORE
@@ -242,5 +242,5 @@ def _flags(kind: Packet, packet: bytes) -> int:
 
 
 def _after_number(packet: bytes, at: int) -> int:
-    """Where a number of variable length ends."""
+    """Return where a number of variable length ends."""
     return at + _LENGTH_BYTES.get(packet[at], 1)

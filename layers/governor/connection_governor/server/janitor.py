@@ -58,7 +58,7 @@ class Round:
 
 
 class Attention:
-    """Tells when MySQL is worth a look, so that a database that sleeps without connections may sleep.
+    """Decides when to look at MySQL, so that a database that pauses without connections can pause.
 
     A look is due while a lease is stored, after a lease was granted since the last look, and after a look that saw
     sessions or failed. The first round of an environment always looks.
@@ -78,7 +78,7 @@ class Attention:
 
 
 def _fences(status: Status) -> list[int]:
-    return [shard.fence for shard in status.shards]  # each grant raises its shard's
+    return [shard.fence for shard in status.shards]  # each grant raises its shard's fence
 
 
 class Janitor:
@@ -89,7 +89,7 @@ class Janitor:
         watch: MySQL; None if it cannot or should not be reached: the gauges are published all the same.
         reporter: writes the metrics.
         clock: stamps them.
-        attention: when to look at MySQL; kept from round to round. None, in each round.
+        attention: decides when to look at MySQL; kept from round to round. None: look in each round.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
 """The stored procedure with which the janitor's user sets the worker's limit, and can set nothing else.
 
-`ALTER USER` needs a right that changes every password. A procedure runs with its maker's rights, and takes one number.
+`ALTER USER` needs a right that changes every password. A procedure runs with its definer's rights, for one number.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ SCHEMA: Final = "connection_governor"
 
 
 def make(cursor: Cursor, *, worker: str, monitor: str) -> None:
-    """Create the procedure for this worker, and let the janitor's user call it. Raises where MySQL refuses."""
+    """Create the procedure for this worker, and let the janitor's user call it. Raises if MySQL refuses."""
     cursor.execute(f"CREATE DATABASE IF NOT EXISTS {SCHEMA}")
     cursor.execute(f"DROP PROCEDURE IF EXISTS {_name(worker)}")
     cursor.execute(
@@ -32,7 +32,7 @@ def make(cursor: Cursor, *, worker: str, monitor: str) -> None:
 
 
 def remove(cursor: Cursor, *, worker: str) -> None:
-    """Drop the procedure, and its schema where no other stack has one there."""
+    """Drop the procedure, and its schema if no other stack has one there."""
     cursor.execute(f"DROP PROCEDURE IF EXISTS {_name(worker)}")
     cursor.execute("SELECT COUNT(*) FROM information_schema.routines WHERE routine_schema = %s", (SCHEMA,))
     if cursor.fetchone() == (0,):
@@ -40,9 +40,9 @@ def remove(cursor: Cursor, *, worker: str) -> None:
 
 
 def call(cursor: Cursor, *, worker: str, connections: int) -> None:
-    """Let the worker's user hold so many connections; those that are open stay."""
+    """Set the limit of the worker's user; open connections stay."""
     cursor.execute(f"CALL {_name(worker)}(%s)", (connections,))
 
 
 def _name(worker: str) -> str:
-    return f"{SCHEMA}.`limit_{worker}`"  # the template takes letters, digits and underscores only
+    return f"{SCHEMA}.`limit_{worker}`"  # the template accepts letters, digits and underscores only

@@ -1,7 +1,7 @@
 """The janitor's view of MySQL: the governed users' sessions, listed and ended as the monitoring user.
 
-The session is kept from round to round while leases are in use: where others have used up `max_connections`, the
-janitor and an operator still have one.
+The session is kept from round to round while leases are in use: if other clients use up `max_connections`, the janitor
+and an operator still have one.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class MySQLWatch:
         return end(self._connection(), session)
 
     def limit(self, connections: int) -> None:
-        """Let the seeded worker's user hold so many connections."""
+        """Set the limit of the seeded worker's user."""
         with self._connection().cursor() as cursor:
             limit_procedure.call(cursor, worker=self._users()[0], connections=connections)
 

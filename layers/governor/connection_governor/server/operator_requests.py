@@ -1,6 +1,6 @@
-"""What an operator asks of the janitor function, which reaches a database that nobody else reaches at 3 a.m.
+"""An operator's requests to the janitor function, which reaches a database that no laptop reaches at 3 a.m.
 
-Each request is logged with who asked, as the caller says; AWS CloudTrail knows who invoked the function.
+Each request is logged with the caller's own name for itself; AWS CloudTrail records the invoking principal.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _LONGEST_NAME = 128
 
 
 class Reach(Protocol):
-    """A database as the monitoring user reaches it; raises `pymysql.err.MySQLError` where it refuses."""
+    """A database as the monitoring user reaches it; raises `pymysql.err.MySQLError` if it refuses."""
 
     def observe(self) -> Observation:
         """Return the governed users' sessions at this moment."""
@@ -33,7 +33,7 @@ class Reach(Protocol):
         """End a session that was just observed, with a lease or without; return whether it was still there."""
 
     def limit(self, connections: int) -> None:
-        """Let the worker's user hold so many connections."""
+        """Set the limit of the worker's user."""
 
 
 class OperatorRequests:
@@ -58,7 +58,7 @@ class OperatorRequests:
         """Carry out one action.
 
         Returns:
-            The action's answer, or `{"error": {"code", "message", "field"?}}`: it never raises for what was asked.
+            The action's answer, or `{"error": {"code", "message", "field"?}}`: it never raises for a bad request.
         """
         try:
             answer = self._carry_out(event)
@@ -102,7 +102,7 @@ class OperatorRequests:
             checks.whole_number("session", number, least=1, most=2**64 - 1)
         seen = self._reach.observe()
         if lease_id is not None and not seen.names_known:
-            raise InvalidRequest("lease_id", "this server does not keep what sessions call themselves: give session")
+            raise InvalidRequest("lease_id", "this server does not keep the names of sessions: give session")
         chosen = (number, None, None) if lease_id is None else (None, lease_id, self._database)
         wanted = [s for s in seen.sessions if chosen in (_by_number(s), _by_lease(s))]
         return {"killed": [session.connection_id for session in wanted if self._reach.end(session)]}

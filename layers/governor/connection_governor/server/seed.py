@@ -1,4 +1,4 @@
-"""Seeds a database: the schema, the worker's and the janitor's users in MySQL, and the budget in the table."""
+"""Seed a database: the schema, the worker's and the janitor's users in MySQL, and the budget in the table."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 ONLY_COUNTED: Final = "the administrator may not grant the right to end sessions: the janitor will only count them"
 NAMES_UNKNOWN: Final = (
-    "the server does not keep what sessions call themselves (performance_schema is off): the janitor will end none, "
+    "the server does not keep the names of sessions (performance_schema is off): the janitor will end none, "
     "and cannot tell sessions without a lease"
 )
 LIMIT_FIXED: Final = "the administrator may not create a procedure: `governor limit` will not work, deployments will"
@@ -37,7 +37,7 @@ DRAIN_SECONDS: Final = 60  # of the function's 240
 RESERVED_CONNECTIONS: Final = 3  # of max_connections: the janitor's, a deployment's, an operator's
 _PATIENT: Final = Fence(idle_seconds=120, statement_seconds=20)
 _MONITOR_CONNECTIONS: Final = 3  # a round's, an operator's action, and one that MySQL has not yet seen closed
-# A server that is just made, that fails over, or whose security group was changed a second ago.
+# A server that is new, that fails over, or whose security group was changed a second ago.
 _NOT_YET_REACHED: Final = (ER.CON_COUNT_ERROR, CR.CR_CONN_HOST_ERROR, CR.CR_SERVER_GONE_ERROR, CR.CR_SERVER_LOST)
 _CONNECT_TRIES: Final = 7
 _CONNECT_PAUSE_SECONDS: Final = 5
@@ -52,7 +52,7 @@ class SeedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class SeedProperties:
-    """The template's custom resource, as it is wanted."""
+    """The wanted properties of the template's custom resource."""
 
     database: str
     allowed: int
@@ -101,7 +101,7 @@ class SeedProperties:
 
 
 class Seeder:
-    """Makes, changes and removes what a database needs; each method may be repeated.
+    """Creates, changes and removes a database's schema, users and budget; each method may be repeated.
 
     Args:
         fetch: from a secret's ARN to its string.
@@ -118,7 +118,7 @@ class Seeder:
         """Create or change the schema, the users and the budget.
 
         Returns:
-            What the janitor cannot do on this server. No slot is lost or granted twice for it, but a statement that
+            What the janitor cannot do on this server. That loses no slot and grants none twice, but a statement that
             outlives its lease is only counted.
 
         Raises:
@@ -156,7 +156,7 @@ class Seeder:
         return tuple(note for note, able in can.items() if not able)
 
     def remove(self, wanted: SeedProperties) -> None:
-        """Drop the users, and of table and schema what the seed made; drop nothing where the data is to be kept."""
+        """Drop the users, and the table and schema that the seed created; drop nothing if the data is to be kept."""
         if not wanted.removes:
             return
         with closing(self._administrator(wanted)) as connection, connection.cursor() as cursor:
@@ -179,7 +179,7 @@ class Seeder:
         raise AssertionError("the last try returns or raises")
 
     def _check_sign_in(self, wanted: SeedProperties, secret: str) -> None:
-        """Sign in as a user that was just made: an account for a narrower host would go before it."""
+        """Sign in as a user that was just made: an account for a narrower host would take precedence."""
         credentials = self._credentials.get(secret)
         try:
             open_session(wanted.target, credentials, program_name="governor-seed").close()
@@ -189,7 +189,7 @@ class Seeder:
                     f"MySQL refuses the password of {credentials.username} that was just set: "
                     "is there another account of that name, for a narrower host than '%'?"
                 ) from None
-            # Anything else, such as a limit that is used up, says nothing about the password.
+            # Any other error, such as a limit that is used up, says nothing about the password.
 
     def _allowed_now(self, database: str) -> int:
         try:
@@ -200,7 +200,7 @@ class Seeder:
     def _drain(self, wanted: SeedProperties) -> None:
         for _ in range(DRAIN_SECONDS):
             held = self._operations.status(wanted.database).leases()
-            now_ms = self._clock.now_ms()  # an expired lease has no session any more
+            now_ms = self._clock.now_ms()  # an expired lease no longer has a session
             if sum(lease.connections for lease in held if lease.expires_at_ms > now_ms) <= wanted.allowed:
                 return
             self._clock.sleep(1)
@@ -231,7 +231,7 @@ class Seeder:
 
 @dataclass(frozen=True, slots=True)
 class Seeded:
-    """What a request of CloudFormation came to.
+    """The result of a request of CloudFormation.
 
     Attributes:
         physical_id: the resource's id, which never changes: another id would mean a replacement.
@@ -247,7 +247,7 @@ def carry_out(event: Mapping[str, Any], seeder: Callable[[], Seeder]) -> Seeded:
 
     Args:
         event: the request.
-        seeder: returns what carries it out; not called where nothing was ever made.
+        seeder: returns the seeder; not called if nothing was ever created.
     """
     if event.get("PhysicalResourceId") == NEVER_MADE:
         return Seeded(NEVER_MADE)
@@ -270,7 +270,7 @@ def _check_room(cursor: Cursor, allowed: int) -> None:
 
 
 def _grant_schema(cursor: Cursor, user: str, schema: str, rights: str) -> None:
-    """Give the worker what `rights` says on the whole schema, and take what an earlier seed gave beyond it."""
+    """Grant the worker `rights` on the whole schema, and revoke what an earlier seed granted beyond them."""
     pattern = schema.replace("_", r"\_")  # an underscore in a grant stands for any character
     wanted = _RIGHTS[rights]
     if wanted:

@@ -18,7 +18,7 @@ def test_a_line_of_metrics_becomes_one_point_each() -> None:
 
 
 def test_each_of_several_values_is_a_point() -> None:
-    """Breaks: a line may hold up to a hundred values of a metric, and sums would miss all but one."""
+    """A line may hold up to a hundred values of a metric, and sums would miss all but one."""
     record = json.loads(emf_line("orders", {"Granted": 1}, now_ms=1_700_000_000_123))
     points = list(points_of(json.dumps(record | {"Granted": [1, 1, 2]})))
     assert [point.value for point in points] == [1.0, 1.0, 2.0]
