@@ -73,7 +73,7 @@ def sentence(draw: random.Random, symbol: str = "<body>") -> str:
 
 @pytest.fixture(scope="module")
 def pile(shop: PrivateMariaDB) -> None:
-    """A table whose changes take a while to undo, and routines that linger."""
+    """Make a table whose changes take a while to undo, and routines that linger."""
     shop.execute(
         "CREATE OR REPLACE TABLE shop.scratch (id INT PRIMARY KEY, pieces INT) ENGINE=InnoDB",
         "CREATE OR REPLACE TABLE shop.pile (id INT PRIMARY KEY, pieces INT) ENGINE=InnoDB",
