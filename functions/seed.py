@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from aws_lambda_powertools import Logger
 
 from connection_governor.server.custom_resource import ResourceAnswer, whereabouts
-from connection_governor.server.seed import Seeder, carry_out, explain
+from connection_governor.server.seed import Seeder
+from connection_governor.server.seed_request import carry_out, explain
 from connection_governor.system import SYSTEM_CLOCK
 from connection_governor.wiring import Environment
 from connection_governor.wiring.mysql import secret_fetcher

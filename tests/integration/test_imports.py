@@ -40,6 +40,7 @@ NEVER = (
     "connection_governor.cli",
     "connection_governor.server.janitor",
     "connection_governor.server.seed",
+    "connection_governor.server.seed_request",
     "connection_governor.server.custom_resource",
     "connection_governor.server.mysql_watch",
     "connection_governor.core.memory",

@@ -17,7 +17,8 @@ from connection_governor.core.operations import Operations
 from connection_governor.mysql.connect import FencedConnection, Target, open_session
 from connection_governor.mysql.credentials import Credentials
 from connection_governor.server.sample_table import EMPLOYEES
-from connection_governor.server.seed import NAMES_UNKNOWN, ONLY_COUNTED, Seeder, SeedError, SeedProperties
+from connection_governor.server.seed import NAMES_UNKNOWN, ONLY_COUNTED, Seeder, SeedError
+from connection_governor.server.seed_properties import SeedProperties
 from harness.stack.mariadb import PrivateMariaDB
 from tests.support.virtual import SetEntropy, VirtualClock
 

@@ -11,9 +11,9 @@ import pytest
 from pymysql import err
 
 import seed
-from connection_governor.server import custom_resource
-from connection_governor.server import seed as server_seed
-from connection_governor.server.seed import Seeded, SeedError
+from connection_governor.server import custom_resource, seed_properties
+from connection_governor.server.seed import SeedError
+from connection_governor.server.seed_request import Seeded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -81,8 +81,8 @@ def test_the_log_tells_where_an_unexpected_error_came_from(
     (record,) = caplog.records
     *_, innermost = json.loads(seed.logger.registered_handler.format(record))["at"]
     file, line = innermost.split(":")
-    assert file == "seed.py"
-    assert '"Allowed"' in Path(server_seed.__file__).read_text().splitlines()[int(line) - 1]
+    assert file == "seed_properties.py"
+    assert '"Allowed"' in Path(seed_properties.__file__).read_text().splitlines()[int(line) - 1]
 
 
 def test_the_reason_of_a_refusal_reaches_the_operator(

@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 from contextlib import closing, suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from pymysql import err
 from pymysql.constants import CR, ER
 
-from connection_governor.errors import GovernorError, UnknownDatabase
-from connection_governor.mysql.connect import Target, open_session
+from connection_governor.errors import UnknownDatabase
+from connection_governor.mysql.connect import open_session
 from connection_governor.mysql.credentials import DatabaseCredentials
 from connection_governor.mysql.fence import Fence, SessionStart
 from connection_governor.mysql.observe import keeps_names
 from connection_governor.server import limit_procedure, sample_table
-from connection_governor.server.custom_resource import NEVER_MADE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
     from pymysql.cursors import Cursor
 
     from connection_governor.core.clock import Clock
     from connection_governor.core.operations import Operations
     from connection_governor.mysql.connect import FencedConnection
     from connection_governor.mysql.credentials import Credentials, Fetch
+    from connection_governor.server.seed_properties import SeedProperties
 
 ONLY_COUNTED: Final = "the administrator may not grant the right to end sessions: the janitor will only count them"
 NAMES_UNKNOWN: Final = (
@@ -48,56 +45,6 @@ _RIGHTS: Final = {"none": (), "read": ("SELECT",), "write": ("SELECT", "INSERT",
 
 class SeedError(Exception):
     """The database cannot be seeded as asked; the message is for the operator and holds no secret."""
-
-
-@dataclass(frozen=True, slots=True)
-class SeedProperties:
-    """The wanted properties of the template's custom resource."""
-
-    database: str
-    allowed: int
-    lease_ms: int
-    skew_ms: int
-    anonymous_lease_ms: int
-    target: Target
-    schema: str
-    administrator_secret: str
-    worker_secret: str
-    monitor_secret: str
-    users: tuple[str, str]
-    removes: bool
-    with_example: bool = True
-    rights: str = "none"
-
-    @classmethod
-    def of(cls, properties: Mapping[str, Any]) -> SeedProperties:
-        """Read the properties; CloudFormation passes every value as a string."""
-        return cls(
-            database=properties["Database"],
-            allowed=int(properties["Allowed"]),
-            lease_ms=int(properties["LeaseMs"]),
-            skew_ms=int(properties["SkewMs"]),
-            anonymous_lease_ms=int(properties["AnonymousLeaseMs"]),
-            target=Target(
-                host=properties["Host"],
-                port=int(properties["Port"]),
-                tls=properties["Tls"],
-                tls_ca=properties.get("TlsCa") or None,
-            ),
-            schema=properties["Schema"],
-            administrator_secret=properties["AdministratorSecretArn"],
-            worker_secret=properties["WorkerSecretArn"],
-            monitor_secret=properties["MonitorSecretArn"],
-            users=(properties["WorkerUser"], properties["MonitorUser"]),
-            removes=properties["OnDelete"] == "remove",
-            with_example=properties.get("Example", "true") == "true",
-            rights=properties.get("WorkerRights", "none"),
-        )
-
-    @property
-    def transport(self) -> str:
-        """Return the clause of CREATE USER that says how the users must connect."""
-        return "REQUIRE NONE" if self.target.tls == "off" else "REQUIRE SSL"
 
 
 class Seeder:
@@ -229,36 +176,6 @@ class Seeder:
         return credentials.username
 
 
-@dataclass(frozen=True, slots=True)
-class Seeded:
-    """The result of a request of CloudFormation.
-
-    Attributes:
-        physical_id: the resource's id, which never changes: another id would mean a replacement.
-        notes: what an operator should know although it succeeded.
-    """
-
-    physical_id: str
-    notes: tuple[str, ...] = ()
-
-
-def carry_out(event: Mapping[str, Any], seeder: Callable[[], Seeder]) -> Seeded:
-    """Carry out CloudFormation's create, update or delete.
-
-    Args:
-        event: the request.
-        seeder: returns the seeder; not called if nothing was ever created.
-    """
-    if event.get("PhysicalResourceId") == NEVER_MADE:
-        return Seeded(NEVER_MADE)
-    physical_id = event.get("PhysicalResourceId") or f"seed-of-{event['StackId'].rpartition('/')[2]}"
-    wanted, before = SeedProperties.of(event["ResourceProperties"]), event.get("OldResourceProperties")
-    if event["RequestType"] == "Delete":
-        seeder().remove(wanted)
-        return Seeded(physical_id)
-    return Seeded(physical_id, seeder().make(wanted, replaces=SeedProperties.of(before) if before else None))
-
-
 def _check_room(cursor: Cursor, allowed: int) -> None:
     cursor.execute("SELECT @@GLOBAL.max_connections")
     (room,) = cursor.fetchone() or (0,)
@@ -294,12 +211,3 @@ def _make_limit(cursor: Cursor, wanted: SeedProperties) -> bool:
 def _drop_users(cursor: Cursor, users: set[str]) -> None:
     for user in users:
         cursor.execute("DROP USER IF EXISTS %s@'%%'", (user,))
-
-
-def explain(error: Exception) -> str:
-    """Return why it failed, without a secret: MySQL's messages quote statements, so only their number is shown."""
-    if isinstance(error, SeedError | GovernorError):
-        return str(error)
-    if isinstance(error, err.MySQLError):
-        return f"MySQL error {error.args[0] if error.args else '?'}"
-    return f"{type(error).__name__}, see the function's log"

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
 from connection_governor.server.custom_resource import NEVER_MADE
-from connection_governor.server.seed import ONLY_COUNTED, Seeder, SeedProperties, carry_out
+from connection_governor.server.seed import ONLY_COUNTED, Seeder
+from connection_governor.server.seed_request import carry_out
+
+if TYPE_CHECKING:
+    from connection_governor.server.seed_properties import SeedProperties
 
 Event = dict[str, Any]
 

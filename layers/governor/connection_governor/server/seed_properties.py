@@ -1,0 +1,61 @@
+"""The properties of the template's custom resource, read from the strings that CloudFormation sends."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from connection_governor.mysql.connect import Target
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@dataclass(frozen=True, slots=True)
+class SeedProperties:
+    """The wanted properties of the template's custom resource."""
+
+    database: str
+    allowed: int
+    lease_ms: int
+    skew_ms: int
+    anonymous_lease_ms: int
+    target: Target
+    schema: str
+    administrator_secret: str
+    worker_secret: str
+    monitor_secret: str
+    users: tuple[str, str]
+    removes: bool
+    with_example: bool = True
+    rights: str = "none"
+
+    @classmethod
+    def of(cls, properties: Mapping[str, Any]) -> SeedProperties:
+        """Read the properties; CloudFormation passes every value as a string."""
+        return cls(
+            database=properties["Database"],
+            allowed=int(properties["Allowed"]),
+            lease_ms=int(properties["LeaseMs"]),
+            skew_ms=int(properties["SkewMs"]),
+            anonymous_lease_ms=int(properties["AnonymousLeaseMs"]),
+            target=Target(
+                host=properties["Host"],
+                port=int(properties["Port"]),
+                tls=properties["Tls"],
+                tls_ca=properties.get("TlsCa") or None,
+            ),
+            schema=properties["Schema"],
+            administrator_secret=properties["AdministratorSecretArn"],
+            worker_secret=properties["WorkerSecretArn"],
+            monitor_secret=properties["MonitorSecretArn"],
+            users=(properties["WorkerUser"], properties["MonitorUser"]),
+            removes=properties["OnDelete"] == "remove",
+            with_example=properties.get("Example", "true") == "true",
+            rights=properties.get("WorkerRights", "none"),
+        )
+
+    @property
+    def transport(self) -> str:
+        """Return the clause of CREATE USER that says how the users must connect."""
+        return "REQUIRE NONE" if self.target.tls == "off" else "REQUIRE SSL"
