@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from connection_governor.core.clock import Clock
     from connection_governor.core.deadline import Deadline
     from connection_governor.core.entropy import Entropy
-    from connection_governor.core.lease import Lease, Wanted
+    from connection_governor.core.lease import Wanted
     from connection_governor.core.store import LeaseStore
 
 T = TypeVar("T")
