@@ -90,7 +90,7 @@ class Acquisition:
             InvalidRequest: the lease id is in use.
             GovernorUnavailable: the store could not be reached.
         """
-        policy, seen = self._policy(order), placement.Seen()
+        policy, seen = self._policy(order), placement.NOTHING_SEEN
         while not isinstance(move := placement.next_move(seen, policy), placement.Stop):
             if isinstance(move, placement.Read):
                 seen = seen.after_read(self._rooms(move.keys))

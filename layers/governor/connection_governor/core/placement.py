@@ -110,6 +110,9 @@ class Seen:
         return replace(self, rooms=self.rooms[1:], lost=self.lost + 1)
 
 
+NOTHING_SEEN = Seen()
+
+
 def newcomer(order: Sequence[ShardKey], longest_unseen: Sequence[ShardKey], *, comes_again: bool) -> Policy:
     """Return the policy of a caller that was not refused before: `order` is that of its lease id."""
     unread = tuple(order[:THROTTLED])

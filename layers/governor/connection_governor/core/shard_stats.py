@@ -38,6 +38,8 @@ class ShardStats:
 
     def longest_unseen(self, keys: Sequence[ShardKey]) -> list[ShardKey]:
         """Return the same shards, never or longest not seen full first, so that reads spread over all of them."""
+        if not self._last:
+            return list(keys)
         return sorted(keys, key=lambda key: self._last[key][1] if key in self._last else 0)
 
     def seen_lately(self, key: ShardKey, *, now_ms: int) -> Shard | None:
