@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from bench.measure import Effort, Series
-    from connection_governor.client.ports import Ports
+    from connection_governor.client.ports import Dependencies
 
 NAME = "connections"
 USER, PASSWORD = "worker", "benchmark-only"  # of a server that lives as long as this run
@@ -134,7 +134,7 @@ def _closed_silently(governor: Governor, log: Any) -> None:  # noqa: ANN401  # a
         governor.close()
 
 
-def _with_opener(outside: Ports, opener: Callable[[], Any]) -> Ports:
+def _with_opener(outside: Dependencies, opener: Callable[[], Any]) -> Dependencies:
     from dataclasses import replace  # noqa: PLC0415  # only here
 
     return replace(outside, opener=opener)

@@ -11,7 +11,7 @@ from connection_governor.mysql import close, stream
 from connection_governor.mysql.connect import FencedConnection
 from connection_governor.mysql.credentials import Credentials, only
 from connection_governor.mysql.fence import SessionStart
-from tests.support.hub import SECOND
+from tests.support.hub import MS, SECOND
 
 if TYPE_CHECKING:
     from connection_governor.core.clock import Clock
@@ -26,7 +26,8 @@ _CLOSE_WAIT, _ESTABLISHED = b"\x08", b"\x01"  # tcp_info's first byte
 
 def set_virtual_time(hub: Hub) -> None:
     """Let `close` and `stream` measure by virtual time."""
-    close.time = stream.time = SimpleNamespace(monotonic=lambda: hub.now_us / SECOND)  # type: ignore[assignment,attr-defined]
+    clock = SimpleNamespace(monotonic_ms=lambda: hub.now_us // MS)
+    close.SYSTEM_CLOCK = stream.SYSTEM_CLOCK = clock  # type: ignore[assignment,attr-defined]
 
 
 class VirtualSocket:

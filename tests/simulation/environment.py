@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from connection_governor.client.governor import Governor
-from connection_governor.client.ports import Ports
+from connection_governor.client.ports import Dependencies
 from connection_governor.client.remote import RemoteGovernor
 from connection_governor.core.engine import Engine
 from connection_governor.core.lease import Grant
@@ -84,7 +84,7 @@ class Environment:
         transport: Transport = self.service()
         if remote:
             transport = RemoteGovernor(self._invoke, self.clock, self.entropy)
-        outside = Ports(
+        outside = Dependencies(
             self.clock,
             self.entropy,
             SilentReporter(lambda: self.world.sessions.excuse(self.process)),

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from connection_governor.client.governor import Governor
-from connection_governor.client.ports import Ports
+from connection_governor.client.ports import Dependencies
 from connection_governor.core.engine import Engine
 from connection_governor.core.operations import Operations
 from connection_governor.metrics import Reporter
@@ -89,7 +89,7 @@ def governor_on(store: LeaseStore, target: Target, **options: Any) -> Governor: 
     operations = Operations(store, SYSTEM_CLOCK, SYSTEM_ENTROPY)
     service = Service(Engine(store, SYSTEM_CLOCK, SYSTEM_ENTROPY), operations, quiet, SYSTEM_CLOCK)
     opener = opener_for(target, options.pop("credentials", WORKER))
-    outside = Ports(SYSTEM_CLOCK, SYSTEM_ENTROPY, quiet, opener=lambda: opener, operations=lambda: operations)
+    outside = Dependencies(SYSTEM_CLOCK, SYSTEM_ENTROPY, quiet, opener=lambda: opener, operations=lambda: operations)
     defaults: dict[str, Any] = {"holder": "shop/test", "database": "orders", "fence": SHORT}
     return Governor(service, outside, **(defaults | {"keep_seconds": KEEP_SECONDS} | options))
 

@@ -6,7 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, cast
 
 from connection_governor.client.governor import Governor
-from connection_governor.client.ports import Ports
+from connection_governor.client.ports import Dependencies
 from connection_governor.core.engine import Engine
 from connection_governor.core.memory import MemoryStore
 from connection_governor.core.operations import Operations
@@ -184,5 +184,5 @@ class Fleet:
         engine = Engine(store, self.clock, self.entropy)
         reporter = SilentReporter()
         service = Service(engine, Operations(store, self.clock, self.entropy), reporter, self.clock)
-        outside = Ports(self.clock, self.entropy, reporter, opener=(lambda: opener) if opener else None)
+        outside = Dependencies(self.clock, self.entropy, reporter, opener=(lambda: opener) if opener else None)
         return Governor(service, outside, holder=holder, database=DATABASE, keep_seconds=keep_seconds)

@@ -17,7 +17,7 @@ import pytest
 
 from connection_governor import Governor, GovernorUnavailable, NoConnectionsLeft
 from connection_governor.client.lease_file import NoNotes
-from connection_governor.client.ports import Ports
+from connection_governor.client.ports import Dependencies
 from connection_governor.core.rules import connections_of
 from connection_governor.metrics import Reporter
 from connection_governor.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
@@ -75,7 +75,7 @@ class Ground:
     def governor(self, notes: WantedIds) -> Governor:
         """Return a worker's governor, with an endpoint of its own."""
         parts = governor_parts(self.behind)
-        outside = Ports(SYSTEM_CLOCK, SYSTEM_ENTROPY, Reporter(lambda _line: None), notes=notes)
+        outside = Dependencies(SYSTEM_CLOCK, SYSTEM_ENTROPY, Reporter(lambda _line: None), notes=notes)
         return Governor(**(parts | {"outside": outside}))
 
     def shards(self) -> list[Shard]:

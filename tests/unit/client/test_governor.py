@@ -18,7 +18,7 @@ from connection_governor import (
     NoConnectionsLeft,
     UnknownDatabase,
 )
-from connection_governor.client.ports import Ports
+from connection_governor.client.ports import Dependencies
 from connection_governor.core.memory import MemoryStore
 from connection_governor.core.status import DatabaseStatus, LeaseStatus, ShardStatus
 from connection_governor.metrics import Reporter
@@ -71,7 +71,7 @@ def mysql(world: World) -> Mysql:
 @pytest.fixture
 def make(world: World, mysql: Mysql) -> Callable[..., Governor]:
     def make(*, holder: str = "checkout/2f1c", **options: Any) -> Governor:  # noqa: ANN401 - as `Governor`
-        outside = Ports(
+        outside = Dependencies(
             clock=world.clock,
             entropy=world.entropy,
             reporter=Reporter(world.journal),
@@ -596,7 +596,7 @@ def test_a_metric_that_fails_keeps_no_lease(world: World, mysql: Mysql, make: Ca
 
 def test_without_a_database_of_ours_only_leases_can_be_had(world: World) -> None:
     """Such a worker needs no `DB_…` variable; a call for a connection names the missing one."""
-    bare = Governor(world.transport, Ports(world.clock, world.entropy, Reporter(world.journal)), holder="a/1")
+    bare = Governor(world.transport, Dependencies(world.clock, world.entropy, Reporter(world.journal)), holder="a/1")
     with bare.lease("orders"):
         pass
     with pytest.raises(InvalidRequest) as refused, bare.connection("orders"):
@@ -679,7 +679,7 @@ def test_a_field_that_a_newer_function_adds_is_in_the_json_form(world: World) ->
 
 def test_a_budget_needs_the_table(world: World) -> None:
     """A worker of the `lambda` transport may have no access to it: the error must name what is missing."""
-    bare = Governor(world.transport, Ports(world.clock, world.entropy, Reporter(world.journal)), holder="a/1")
+    bare = Governor(world.transport, Dependencies(world.clock, world.entropy, Reporter(world.journal)), holder="a/1")
     with pytest.raises(InvalidRequest) as refused:
         bare.set_budget("orders", 5)
     assert refused.value.field == "GOVERNOR_TABLE"

@@ -9,7 +9,7 @@ import pytest
 from connection_governor import Governor, InvalidRequest, Lease, LeaseLost
 from connection_governor.client.invocation import holder_for_tenant, lambda_context
 from connection_governor.client.keepalive import kept_fence
-from connection_governor.client.ports import Ports
+from connection_governor.client.ports import Dependencies
 from connection_governor.core.deadline import Deadline
 from connection_governor.core.lease import holder_tag
 from connection_governor.core.memory import MemoryStore
@@ -57,7 +57,7 @@ def world() -> World:
 
 @pytest.fixture
 def governor(world: World) -> Governor:
-    outside = Ports(world.clock, world.entropy, Reporter(world.journal))
+    outside = Dependencies(world.clock, world.entropy, Reporter(world.journal))
     return Governor(world.transport, outside, holder="checkout/2f1c", database="orders")
 
 
@@ -133,7 +133,7 @@ def test_tenants_with_a_common_beginning_are_told_apart() -> None:
 @pytest.fixture
 def unstopped(world: World) -> Governor:
     opener = CalmOpener(world.clock)
-    outside = Ports(
+    outside = Dependencies(
         world.clock,
         world.entropy,
         Reporter(world.journal),

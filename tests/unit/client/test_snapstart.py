@@ -10,7 +10,7 @@ import pytest
 
 from connection_governor import Governor, InvalidRequest
 from connection_governor.client.lease_file import NoteFile
-from connection_governor.client.ports import Ports
+from connection_governor.client.ports import Dependencies
 from connection_governor.core.memory import MemoryStore
 from connection_governor.metrics import Reporter
 from connection_governor.wiring import Environment
@@ -79,7 +79,7 @@ def governor(
     monkeypatch: pytest.MonkeyPatch, hooks: Hooks, world: World, opener: CalmOpener, tmp_path: Path
 ) -> Governor:
     """Return a governor as `from_env` makes it, on leases and sessions in memory."""
-    outside = Ports(
+    outside = Dependencies(
         world.clock,
         world.entropy,
         Reporter(world.journal),

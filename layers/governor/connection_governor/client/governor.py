@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from connection_governor.client.acquire import Transport
-    from connection_governor.client.ports import Ports
+    from connection_governor.client.ports import Dependencies
     from connection_governor.core.deadline import InvocationContext
     from connection_governor.core.lease import Lease
     from connection_governor.core.status import DatabaseStatus
@@ -46,7 +46,7 @@ class Governor:
     def __init__(
         self,
         transport: Transport,
-        outside: Ports,
+        outside: Dependencies,
         *,
         holder: str,
         database: str | None = None,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Ports:
+class Dependencies:
     """What a governor needs of the world around it.
 
     Attributes:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import socket
 import struct
-import time
 
 from pymysql.constants import COMMAND
 
+from connection_governor.core.deadline import Deadline
 from connection_governor.mysql.state import Reply
+from connection_governor.system import SYSTEM_CLOCK
 
 CLOSE_SECONDS = 0.2
 RESET = b"\x1f"  # COM_RESET_CONNECTION; PyMySQL has no name for it
@@ -29,9 +30,9 @@ def say_goodbye(sock: socket.socket) -> Reply:
     with contextlib.suppress(OSError, ValueError):
         sock.settimeout(CLOSE_SECONDS)
         sock.sendall(GOODBYE)
-        ends_at = time.monotonic() + CLOSE_SECONDS
-        while (left := ends_at - time.monotonic()) > 0:
-            sock.settimeout(left)
+        deadline = Deadline.after(round(CLOSE_SECONDS * 1_000), SYSTEM_CLOCK)
+        while (left_ms := deadline.left_ms()) > 0:
+            sock.settimeout(left_ms / 1_000)
             heard = sock.recv(65_536)
             if not heard:
                 return Reply.END

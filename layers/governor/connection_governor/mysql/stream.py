@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
-import time
 from typing import TYPE_CHECKING
+
+from connection_governor.system import SYSTEM_CLOCK
 
 if TYPE_CHECKING:
     import socket
@@ -25,12 +26,12 @@ class DeadlineReader(io.RawIOBase):
     def __init__(self, sock: socket.socket) -> None:
         super().__init__()
         self._sock = sock
-        self._ends_at = float("inf")
+        self._ends_at_ms = float("inf")
         self._each: Callable[[], float] | None = None
 
     def allow(self, seconds: float) -> None:
         """Move the deadline to so many seconds from now."""
-        self._ends_at, self._each = time.monotonic() + seconds, None
+        self._ends_at_ms, self._each = SYSTEM_CLOCK.monotonic_ms() + seconds * 1_000, None
 
     def allow_each(self, seconds: Callable[[], float]) -> None:
         """Allow each wait so many seconds from its beginning, as asked for then."""
@@ -39,7 +40,7 @@ class DeadlineReader(io.RawIOBase):
     @property
     def left_s(self) -> float:
         """How many seconds are left."""
-        return self._ends_at - time.monotonic() if self._each is None else self._each()
+        return (self._ends_at_ms - SYSTEM_CLOCK.monotonic_ms()) / 1_000 if self._each is None else self._each()
 
     def readable(self) -> bool:
         """See `io`."""

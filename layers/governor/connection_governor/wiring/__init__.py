@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from connection_governor.client.keepalive import LONGEST_KEEP_S
 from connection_governor.client.lease_file import NO_NOTES, NoteFile
-from connection_governor.client.ports import Ports
+from connection_governor.client.ports import Dependencies
 from connection_governor.core.deadline import RESERVE_MS
 from connection_governor.metrics import Reporter
 from connection_governor.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
@@ -38,7 +38,7 @@ def governor_parts(environment: Environment) -> dict[str, Any]:
     """Return the parts of a worker's `Governor`."""
     return {
         "transport": _transport(environment),
-        "outside": Ports(
+        "outside": Dependencies(
             clock=SYSTEM_CLOCK,
             entropy=SYSTEM_ENTROPY,
             reporter=Reporter(),
