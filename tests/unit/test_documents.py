@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from connection_governor import errors, metrics
+from connection_governor.cli import commands
 from harness.paths import ROOT
 
 FOLDERS = ("*.md", "docs/**/*.md", "bench/*.md", "examples/*.md")
@@ -84,3 +85,12 @@ def test_the_map_of_the_code_names_every_room() -> None:
     assert rooms >= {"core/", "client/"}
     text = (ROOT / "docs" / "architecture.md").read_text()
     assert sorted(room for room in rooms if f"`{room}`" not in text) == []
+
+
+def test_the_reference_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    """An operator at 3 a.m. does not know that there is a command for it."""
+    with pytest.raises(SystemExit):
+        commands.main(["--help"])
+    names = set(re.findall(r"^    ([a-z-]+)(?: |$)", capsys.readouterr().out, re.MULTILINE))
+    assert names >= {"status", "set-budget"}
+    assert sorted(name for name in names if f"`governor {name} " not in reference()) == []

@@ -88,7 +88,9 @@ class GovernedSession:
         if self._is_copy:
             raise err.InterfaceError(0, "another process opened this connection: open one here")
         if self.usable_until_ms is not None and self._now_ms() > self.usable_until_ms:
-            raise LeaseLost("too late to start a statement: its lease could end before the statement does")
+            raise LeaseLost(
+                "too late to start a statement: its lease could expire first; pass context=, or a longer lease_ms="
+            )
 
     def _refuse_if_out_of_step(self) -> None:
         if not self._state.is_ready:
