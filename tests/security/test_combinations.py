@@ -12,8 +12,10 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from botocore.session import Session
 
 from connection_governor.mysql.tls import RDS_BUNDLE
+from harness.paths import ROOT
 from tests.support.cloudformation import Given
 
 if TYPE_CHECKING:
@@ -176,3 +178,26 @@ def test_endpoints_that_are_there_are_not_made_again(template: Node) -> None:
         assert every - made.keys() == {f"{service.removesuffix('Manager')}Endpoint"}
     none = Given(template, **asked, **dict.fromkeys(names, "true")).made()
     assert not none.keys() & (every | {"EndpointsSecurityGroup"})
+
+
+def _documented() -> list[tuple[str, str]]:
+    rows = re.findall(r"^\| `([A-Z][^`]*=[^`]*)` \| (.*) \|$", (ROOT / "docs" / "aws.md").read_text(), re.MULTILINE)
+    assert len(rows) > 15
+    return rows
+
+
+@pytest.mark.parametrize(("parameters", "outcome"), _documented())
+def test_the_documented_outcome_is_the_real_one(parameters: str, outcome: str, template: Node) -> None:
+    """An operator plans by that table."""
+    given = Given(template, **dict(pair.split("=", 1) for pair in parameters.split()))
+    named = re.match(r"rule (\w+)", outcome)
+    assert given.refusals() == ([named[1]] if named else [])
+    assert named or outcome.startswith("deploys")
+
+
+def test_the_documented_regions_are_those_that_the_rule_refuses() -> None:
+    """A region that botocore knows and the page does not mention would surprise its user."""
+    regions = {region for region in Session().get_available_regions("rds") if region not in bundled_regions()}
+    page = (ROOT / "docs" / "aws.md").read_text()
+    page = page.replace("ap-southeast-5, -6 and -7", "ap-southeast-5, ap-southeast-6, ap-southeast-7")
+    assert {region for region in regions if region not in page} == set()

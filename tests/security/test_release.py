@@ -32,7 +32,7 @@ Resources:
     Properties: {CodeUri: Functions, Handler: !Sub '${Name}.handler', Role: !GetAtt Role.Arn}
   Two: *function
 """
-DOCUMENTS = [ROOT / "docs" / "deploy.md", ROOT / "docs" / "operations.md"]
+DOCUMENTS = [ROOT / "docs" / "deploy.md", ROOT / "docs" / "operations.md", ROOT / "docs" / "aws.md"]
 SECRET = "arn:aws:secretsmanager:us-east-1:123456789012:secret:orders-AbCdEf"
 
 
@@ -118,6 +118,7 @@ def test_the_curious_ones_configuration_is_taken(template: Node) -> None:
 def test_the_documents_name_parameters_and_outputs_that_there_are(template: Node) -> None:
     """A renamed parameter is refused by sam, after the reader has typed all of it."""
     known = template["Parameters"].keys() | template["Outputs"].keys() | {"ArtifactsBucket", "ArtifactsPrefix"}
+    known |= {"ParameterKey", "ParameterValue"}  # the AWS CLI's own words
     for document in DOCUMENTS:
         text = document.read_text()
         named = set(re.findall(r"\b([A-Z][A-Za-z]+[a-z])=", text)) | set(re.findall(r"output `([A-Z]\w+)`", text))
