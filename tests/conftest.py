@@ -3,10 +3,15 @@
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from harness.stack.dynamodb_local import dynamodb_local as running_dynamodb_local
 from harness.stack.local_stack import Stack, running_stack
 from harness.stack.mariadb import PrivateMariaDB
+
+# A property fails for what it finds, never for how long a busy machine took to find it.
+settings.register_profile("without real time", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("without real time")
 
 SERVER_FIXTURES = {"mariadb": "database", "dynamodb_local": "dynamodb_local", "stack": "stack"}
 

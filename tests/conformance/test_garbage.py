@@ -51,9 +51,7 @@ GARBAGE = JSON | st.fixed_dictionaries(
 )
 
 
-@settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(request_=GARBAGE)
 def test_no_garbage_is_answered_with_a_stack_trace_or_moves_the_counter(world: World, request_: Any) -> None:  # noqa: ANN401
     """Promise 7: any caller with the right to invoke could break the database's budget for all others."""
@@ -66,7 +64,7 @@ def test_no_garbage_is_answered_with_a_stack_trace_or_moves_the_counter(world: W
     assert world.picture() == before
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @example(request_={"action": "acquire", "database": 4503599627370496.0})
 @given(request_=GARBAGE)
 def test_what_the_schema_forbids_is_refused_and_what_it_allows_is_not(world: World, request_: Any) -> None:  # noqa: ANN401

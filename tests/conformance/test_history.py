@@ -131,14 +131,14 @@ def made_up(seed: int, length: int, budget: int) -> list[Operation]:
     return history
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 10**9))
 def test_any_history_with_its_moments_inside_is_accepted(seed: int) -> None:
     """Whatever overlaps, in whatever order it was written down."""
     assert linearization(made_up(seed, 80, 4), 4) is not None
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 10**9))
 def test_any_history_with_one_grant_too_many_is_rejected(seed: int) -> None:
     """The one bug that matters, hidden anywhere among eighty operations."""
@@ -148,7 +148,7 @@ def test_any_history_with_one_grant_too_many_is_rejected(seed: int) -> None:
     assert linearization([*history, *extra], 4) is None
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 10**9), data=st.data())
 def test_any_history_with_a_release_told_twice_is_rejected(seed: int, data: st.DataObject) -> None:
     """A release that took effect twice would grant the slot twice."""

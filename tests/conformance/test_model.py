@@ -310,4 +310,4 @@ def test_the_real_engine_does_what_the_reference_foretells(
     """Any order of acquire, retry, renew, release, time, janitor and operators: no history loses or doubles a slot."""
     machine.store = empty_store
     examples = EXAMPLES * (4 if isinstance(empty_store, MemoryStore) else 1)
-    run_state_machine_as_test(machine, settings=settings(max_examples=examples, stateful_step_count=40, deadline=None))
+    run_state_machine_as_test(machine, settings=settings(max_examples=examples, stateful_step_count=40))

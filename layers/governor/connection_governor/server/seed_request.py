@@ -36,7 +36,7 @@ def carry_out(event: Mapping[str, Any], seeder: Callable[[], Seeder]) -> Seeded:
 
     Args:
         event: the request.
-        seeder: returns what carries it out; not called where nothing was ever made.
+        seeder: returns the seeder; not called if nothing was ever created.
     """
     if event.get("PhysicalResourceId") == NEVER_MADE:
         return Seeded(NEVER_MADE)
