@@ -34,7 +34,7 @@ class Tally:
 
     Attributes:
         held_us: virtual time during which connections were in use, added up.
-        waits_ms: of those who got one.
+        waits_ms: the waits of the granted callers.
         by_environment: grants of each.
     """
 

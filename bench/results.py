@@ -13,9 +13,9 @@ class Row:
     Attributes:
         benchmark: the module that measured it.
         figure: what it is.
-        target: what it should be, in words; "" where it is only reported.
+        target: what it should be, in words; "" if it is only reported.
         value: what it is.
-        reached: whether the target is met; None where there is none.
+        reached: whether the target is met; None if there is none.
         details: everything measured for it.
     """
 

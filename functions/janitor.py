@@ -24,21 +24,22 @@ logger = Logger(service="janitor")
 
 @cache
 def kept() -> tuple[MySQLWatch, Attention]:
-    """Return what lasts from round to round in this environment: the session to MySQL, and when to look."""
-    here = Environment.current()
-    return MySQLWatch(partial(opener, here), lambda: here.required("DB_WORKER_USERS").split(",")), Attention()
+    """Return what this environment keeps from round to round: the session to MySQL, and when to look."""
+    environment = Environment.current()
+    watch = MySQLWatch(partial(opener, environment), lambda: environment.required("DB_WORKER_USERS").split(","))
+    return watch, Attention()
 
 
 def handler(event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
-    """Do one round, or what an operator asks. A round raises what kept it from MySQL: an alarm counts failures."""
-    here = Environment.current()
-    database, (watch, attention) = here.required("GOVERNOR_DATABASE"), kept()
+    """Do one round, or an operator's action. A round raises the error that kept it from MySQL: an alarm counts it."""
+    environment = Environment.current()
+    database, (watch, attention) = environment.required("GOVERNOR_DATABASE"), kept()
     if "action" in event:
         asked = OperatorRequests(
-            operations(here), watch, database, lambda message, fields: logger.info(message, extra=fields)
+            operations(environment), watch, database, lambda message, fields: logger.info(message, extra=fields)
         )
         return asked.answer(event)
-    done = Janitor(operations(here), watch, Reporter(), SYSTEM_CLOCK, attention).round(database)
+    done = Janitor(operations(environment), watch, Reporter(), SYSTEM_CLOCK, attention).round(database)
     if done.blind or not done.status.leases():
         watch.close()
     if done.blind:

@@ -1,4 +1,4 @@
-"""`make package`: what a release ships, for those who deploy without sam: a plain template, the code, and checksums.
+"""`make package`: what a release ships, to deploy without sam: a plain template, the code, and checksums.
 
 The template takes as a parameter the bucket to which the folder was copied. It has no YAML aliases, since
 CloudFormation refuses them. The same sources give the same bytes.
@@ -83,7 +83,7 @@ def package(built: Path, folder: Path) -> Path:
 
 
 def _packaged(name: str, resource: Node, built: Path, folder: Path) -> Node:
-    """Return a resource whose code, where it has some, is an archive in the bucket."""
+    """Return a resource whose code, if any, is an archive in the bucket."""
     field = CODE.get(resource["Type"])
     if field is None:
         return resource

@@ -21,7 +21,7 @@ START_TIMEOUT_S = 60.0
 
 
 def fetch() -> Path:
-    """Return the folder with DynamoDBLocal.jar, after fetching it where it is missing.
+    """Return the folder with DynamoDBLocal.jar, after fetching it if it is missing.
 
     Raises:
         StackError: npm is missing, or could not fetch the package.

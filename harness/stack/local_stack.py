@@ -72,7 +72,7 @@ class Stack:
 
 
 @contextlib.contextmanager
-def running_stack(  # noqa: PLR0913 - each is a choice of the one who starts it
+def running_stack(  # noqa: PLR0913 - each is a choice of the caller
     *,
     allowed: int = 10,
     worker_timeout_s: int | None = None,

@@ -127,7 +127,7 @@ class PrivateMariaDB:
         require_ssl: bool = True,
         grants: Sequence[str] = (),
     ) -> None:
-        """Create a user who may come from anywhere.
+        """Create a user that may connect from any host.
 
         Args:
             name: the user's name.

@@ -42,7 +42,7 @@ def numbers(text: str) -> tuple[int, ...]:
 
 @pytest.mark.parametrize("name", DRIVERS)
 def test_each_driver_has_an_upper_bound_that_the_locked_version_is_next_to(name: str) -> None:
-    """Breaks: a new release of a driver changes what we override, and production is the first to run it."""
+    """A new release of a driver changes what we override, and production is the first to run it."""
     found = re.search(r"<([0-9]+)\.([0-9]+)$", requirements()[name])
     assert found, "no upper bound"
     assert numbers(version(name))[:2] == (int(found[1]), int(found[2]) - 1)
@@ -55,7 +55,7 @@ def test_each_driver_has_an_upper_bound_that_the_locked_version_is_next_to(name:
 @pytest.mark.timeout(600)
 @pytest.mark.database
 def test_the_drivers_tests_pass_on_the_lowest_versions() -> None:
-    """Breaks: with the oldest driver that we allow, a failed opening leaves its session signed in, for hours."""
+    """With the oldest driver that we allow, a failed opening leaves its session signed in, for hours."""
     wanted = [f"{name}=={lowest(name)}" for name in DRIVERS]
     target = FOLDER / "-".join(wanted)
     install = [str(UV), "pip", "install", "--quiet", "--python", sys.executable, "--no-deps", "--target", str(target)]

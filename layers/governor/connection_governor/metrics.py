@@ -46,8 +46,8 @@ def emf_line(database: str, values: Mapping[str, float], *, now_ms: int, **prope
         now_ms: time of the measurement, milliseconds since 1970 UTC.
         properties: other fields for a reader of the log.
     """
-    told = _as_json({DIMENSION: database, **values, **properties})
-    return f'{{"_aws":{{"Timestamp":{now_ms},"CloudWatchMetrics":[{_directive(tuple(values))}]}},{told[1:]}'
+    fields = _as_json({DIMENSION: database, **values, **properties})
+    return f'{{"_aws":{{"Timestamp":{now_ms},"CloudWatchMetrics":[{_directive(tuple(values))}]}},{fields[1:]}'
 
 
 @lru_cache(maxsize=32)

@@ -45,7 +45,7 @@ def target(server: PrivateMariaDB) -> Target:
 
 
 def test_a_reset_takes_a_session_out_of_mariadbs_limit_for_a_user(server: PrivateMariaDB, target: Target) -> None:
-    """Breaks: nothing of ours. Where this fails MariaDB counts kept sessions, and the documents may promise more."""
+    """Nothing of ours. Where this fails MariaDB counts kept sessions, and the documents may promise more."""
     with contextlib.ExitStack() as kept:
         for _ in range(2 * BUDGET):
             session = open_session(target, USER)
@@ -57,7 +57,7 @@ def test_a_reset_takes_a_session_out_of_mariadbs_limit_for_a_user(server: Privat
 
 
 def test_kept_sessions_stay_within_the_budget_by_the_servers_own_count(server: PrivateMariaDB, target: Target) -> None:
-    """Breaks: environments that keep a session each use more than the budget, and no limit for the user shows it."""
+    """Environments that keep a session each use more than the budget, and no limit for the user shows it."""
     store = FaultyStore(MemoryStore())
     Operations(store.inner, SYSTEM_CLOCK, SYSTEM_ENTROPY).set_budget("orders", BUDGET)
     server.execute("FLUSH STATUS")

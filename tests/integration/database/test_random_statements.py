@@ -156,7 +156,7 @@ async def run_steps_async(session: AsyncFencedConnection, body: str) -> None:
 
 @pytest.mark.filterwarnings("ignore:Previous unbuffered:UserWarning")
 def test_a_slot_that_is_given_back_is_free(opened: Opener, shop: PrivateMariaDB, root: Connection[Cursor]) -> None:
-    """Breaks: the next worker meets 1226, because MySQL is still at work for the last one."""
+    """The next worker meets 1226, because MySQL is still at work for the last one."""
     draw, tally = random.Random(SEED), Tally()
     for number in range(BODIES):
         body = sentence(draw)
@@ -174,7 +174,7 @@ def test_a_slot_that_is_given_back_is_free(opened: Opener, shop: PrivateMariaDB,
 def test_an_async_slot_that_is_given_back_is_free(
     target: Target, shop: PrivateMariaDB, root: Connection[Cursor]
 ) -> None:
-    """Breaks: the same for asyncio."""
+    """The same for asyncio."""
     draw, tally = random.Random(SEED + 1), Tally()
     opener = opener_for(target, WORKER)
 
@@ -195,7 +195,7 @@ def test_an_async_slot_that_is_given_back_is_free(
 
 
 def test_kept_sessions_answer_their_own_questions(opened: Opener, shop: PrivateMariaDB) -> None:
-    """Breaks: what one body left in the session reaches the next, whatever it was."""
+    """What one body left in the session reaches the next, whatever it was."""
     draw = random.Random(SEED + 2)
     kept = 0
     session = opened(FENCE, client_flag=CLIENT.MULTI_STATEMENTS)

@@ -174,7 +174,7 @@ class _Reader:
         while size := _size(self._until(b"\r\n").partition(b";")[0].strip(), 16):
             body += self._exactly(_accepted(len(body) + size) - len(body))
             if self._exactly(2) != b"\r\n":
-                raise GarbledAnswerError("a chunk does not end where it said")
+                raise GarbledAnswerError("a chunk does not have its announced length")
         while self._until(b"\r\n"):
             pass  # trailers: no answer that is asked for here uses them
         return bytes(body)

@@ -167,7 +167,7 @@ class AsyncGovernor:
     async def _acquire(self, ask: LeaseRequest, end_ms: Callable[[], int]) -> Lease:
         steps = self._borrower.acquiring(ask, end_ms)
         while True:
-            step = await _Errand(lambda: _next(steps), self._unwanted).result()
+            step = await _UndoableCall(lambda: _next(steps), self._unwanted).result()
             if isinstance(step, Lease):
                 return step
             await asyncio.sleep(step)
@@ -215,7 +215,7 @@ class _Held:
             self._settling.append(_carried_out(settle))
 
 
-class _Errand(Generic[T]):
+class _UndoableCall(Generic[T]):
     """A call in a thread, whose result is undone there if no task waits for it any more.
 
     Args:

@@ -219,8 +219,8 @@ class Governor:
         Other arguments as for `acquire`. A statement is refused (`LeaseLost`) if the lease could expire before it ends.
 
         Raises:
-            pymysql.err.OperationalError: MySQL could not be reached or refused. The lease has been given back, or is
-                left to expire where the session may live on.
+            pymysql.err.OperationalError: MySQL could not be reached or refused. The lease was released, or is left
+                to expire if the session may live on.
             As `acquire`.
         """
         ask = self.ask(database, timeout=timeout, lease_ms=lease_ms, holder=holder, context=context)

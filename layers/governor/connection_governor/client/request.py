@@ -26,7 +26,7 @@ class LeaseRequest:
         connections: how many.
         lease_ms: for how long; None: until the invocation's deadline, or `DEFAULT_LEASE_MS`.
         invocation: when Lambda stops the invocation, if the caller passed its context.
-        stops_at_deadline: whether Lambda then stops the code, too; on Managed Instances it runs on.
+        stops_at_deadline: whether Lambda then also stops the code; on Managed Instances it keeps running.
     """
 
     database: str

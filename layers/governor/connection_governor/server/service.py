@@ -56,7 +56,7 @@ class Service:
         Args:
             wanted: the lease asked for.
             waiting: None: a call of its own, whose refusal is counted here. Else the caller tries repeatedly and counts
-                its own refusal: False at its first try (write at once), True at those after it (read before writing).
+                its own refusal: False at its first try (write at once), True at later ones (read before writing).
             last: whether the caller's wait ends with this call; None: the caller is not in this process.
             deadline: no request outlasts it.
 
