@@ -23,7 +23,7 @@ REMOTE = {**KEYS, "GOVERNOR_TRANSPORT": "lambda", "GOVERNOR_FUNCTION": "the-gove
 
 
 def missing(make: Callable[[], object]) -> str:
-    """Return the name of the variable that is complained of."""
+    """Return the name of the variable in the error."""
     with pytest.raises(InvalidRequest) as refused:
         make()
     return refused.value.field

@@ -24,7 +24,7 @@ MYSQL = {"DB_HOST": "db.example", "DB_SECRET_ARN": "arn:aws:secretsmanager:eu-ce
 
 
 def missing(make: Callable[[], object]) -> str:
-    """Return the name of the variable that is complained of."""
+    """Return the name of the variable in the error."""
     with pytest.raises(InvalidRequest) as refused:
         make()
     return refused.value.field

@@ -70,7 +70,7 @@ def function(
 
 
 def said(function: subprocess.Popen[str]) -> dict[str, Any]:
-    """Return its next line that is no metric."""
+    """Return its next log line other than a metric."""
     assert function.stdout is not None
     while "_aws" in (line := json.loads(function.stdout.readline())):
         continue
