@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pymysql
 import pytest
 from aiomysql import SSCursor
-from pymysql.constants import CR
-from sqlalchemy import select, text
+from pymysql.constants import CLIENT, CR
+from sqlalchemy import select, text, update
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from connection_governor.client.aio import AsyncGovernor
@@ -21,7 +21,7 @@ from connection_governor.client.lease_file import NoteFile
 from connection_governor.client.sqlalchemy import governed_engine, invocation
 from connection_governor.core.memory import MemoryStore
 from connection_governor.core.operations import Operations
-from connection_governor.errors import LeaseLost, NoConnectionsLeft
+from connection_governor.errors import InvalidRequest, LeaseLost, NoConnectionsLeft
 from connection_governor.extension import NotedProcess, connections
 from connection_governor.mysql.connect import Target
 from connection_governor.mysql.credentials import Credentials
@@ -496,6 +496,56 @@ def test_a_lease_lost_in_the_middle_of_an_orm_session_gives_back(
     assert lease_ids(store) == set()
     assert all_gone(root)
     assert ask(root, "SELECT pieces FROM shop.stock WHERE id = 1") == 10
+
+
+def test_an_unchanged_row_that_is_saved_again_counts_as_found(engine: Engine) -> None:
+    """SQLAlchemy raises StaleDataError for it, and Django's `save()` inserts it a second time: 1062."""
+    with invocation(Invocation(5)), Session(engine) as session:
+        stock = session.get_one(Stock, 1)
+        session.execute(
+            update(Stock).where(Stock.id == 1).values(pieces=11).execution_options(synchronize_session=False)
+        )
+        stock.pieces = 11  # the session believes 10, the row says 11 by now: matched, and not changed
+        session.flush()
+        session.rollback()
+        assert session.execute(update(Stock).values(pieces=Stock.pieces)).rowcount == 2  # type: ignore[attr-defined]
+        session.rollback()
+
+
+def test_connect_args_reach_the_driver_or_are_refused(governor: Governor, store: FaultyStore) -> None:
+    """Options are ignored, and nothing says so."""
+    options: dict[str, Any] = {"charset": "latin1", "time_zone": "+09:00", "autocommit": True}
+    engine = governed_engine(governor, connect_args=options)
+    with invocation(Invocation(5)), engine.connect() as connection:
+        seen = connection.execute(text("SELECT @@character_set_client, @@time_zone, @@autocommit")).one()
+        assert tuple(seen) == ("latin1", "+09:00", 1)
+    store.calls.clear()
+    for name in ("init_command", "read_timeout", "unix_socket", "host"):
+        refused = governed_engine(governor, connect_args={name: "SET @a = 1"})
+        with pytest.raises(InvalidRequest) as told:
+            refused.connect()
+        assert told.value.field == name
+    assert store.calls == []
+
+
+def test_a_drivers_options_hold_after_a_reset(store: FaultyStore, target: Target) -> None:
+    """A kept connection answers the next invocation in another form than the first."""
+    governor = governor_on(store, target)
+    options: dict[str, Any] = {"cursorclass": pymysql.cursors.DictCursor, "time_zone": "+09:00"}
+    options["client_flag"] = CLIENT.FOUND_ROWS
+    opened = []
+    for _ in range(2):
+        with governor.connection(context=Invocation(5), **options) as connection, connection.cursor() as cursor:
+            opened.append(connection)
+            cursor.execute("SELECT @@time_zone AS zone")
+            assert list(cursor.fetchall()) == [{"zone": "+09:00"}]  # type: ignore[comparison-overlap] # as the stubs have it
+            assert cursor.execute("UPDATE stock SET pieces = pieces WHERE id = 1") == 1
+            cursor.execute("SET time_zone = '+01:00'")
+    assert opened[0] is opened[1]
+    with governor.connection(context=Invocation(5)) as plain:
+        assert plain is not opened[0]
+        assert ask(plain, "SELECT @@time_zone") != "+09:00"
+    governor.close()
 
 
 def test_an_engine_never_opens_more_than_the_budget(engine: Engine, store: FaultyStore) -> None:

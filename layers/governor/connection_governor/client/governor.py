@@ -14,7 +14,7 @@ from connection_governor.client.sessions import Sessions
 from connection_governor.core import checks
 from connection_governor.core.deadline import RESERVE_MS, Deadline
 from connection_governor.errors import InvalidRequest
-from connection_governor.mysql.fence import Fence
+from connection_governor.mysql.fence import Fence, session_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -211,11 +211,14 @@ class Governor:
         holder: str | None = None,
         context: InvocationContext | None = None,
         keep_seconds: int | None = None,
+        **options: Any,  # noqa: ANN401 - the driver's
     ) -> Iterator[FencedConnection]:
         """Yield a governed PyMySQL connection: closed, and its lease released, however the body ends.
 
         With `keep_seconds` (default: the governor's own) above 0 it is reset instead, and kept for the next body: see
         `keepalive`. Without a context, `lease_ms` then is how long the body may take.
+        Options of the session and the driver (`charset`, `collation`, `autocommit`, `time_zone`, `sql_mode`, `conv`,
+        `cursorclass`, `client_flag` and so on) hold after a reset, too; any other is refused by name.
         Other arguments as for `acquire`. A statement is refused (`LeaseLost`) if the lease could expire before it ends.
 
         Raises:
@@ -224,12 +227,13 @@ class Governor:
             As `acquire`.
         """
         ask = self.ask(database, timeout=timeout, lease_ms=lease_ms, holder=holder, context=context)
+        driver = session_options(options)
         keep_seconds = self._keep_seconds if keep_seconds is None else _keep_seconds(keep_seconds)
         if keep_seconds and self._keeper.is_worth_it(ask.database):
-            with self._keeper.connection(ask, kept_fence(self.fence, keep_seconds)) as kept:
+            with self._keeper.connection(ask, kept_fence(self.fence, keep_seconds), driver) as kept:
                 yield kept
             return
-        session = self.sessions.leased()
+        session = self.sessions.leased(driver)
         try:
             yield session.open(ask, self.fence, self.session_end_ms(ask))
             session.end()
@@ -245,13 +249,14 @@ class Governor:
         lease_ms: int | None = None,
         holder: str | None = None,
         context: InvocationContext | None = None,
+        **options: Any,  # noqa: ANN401 - the driver's
     ) -> FencedConnection:
         """Return a governed connection for a pool or an ORM: its `close()` releases the lease.
 
         Arguments and errors as for `connection`.
         """
         ask = self.ask(database, timeout=timeout, lease_ms=lease_ms, holder=holder, context=context)
-        session = self.sessions.leased()
+        session = self.sessions.leased(session_options(options))
         try:
             connection = session.open(ask, self.fence, self.session_end_ms(ask))
             connection.on_close = session.settle

@@ -28,14 +28,14 @@ Nothing is done when the interpreter exits: the socket closes, and the extension
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from connection_governor.client.sessions import usable_until_ms
 from connection_governor.core.values import replace
 from connection_governor.errors import GovernorUnavailable, LeaseLost, NoConnectionsLeft
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from connection_governor.client.acquire import LeaseClient
     from connection_governor.client.request import LeaseRequest
@@ -70,19 +70,20 @@ class Keeper:
         return database in self._kept or not self._borrower.is_pressed(database)
 
     @contextmanager
-    def connection(self, ask: LeaseRequest, fence: Fence) -> Iterator[FencedConnection]:
+    def connection(self, ask: LeaseRequest, fence: Fence, options: Mapping[str, Any]) -> Iterator[FencedConnection]:
         """Yield the kept session, or a new one, for one body; afterwards reset and keep it, or close it.
 
         Args:
             ask: the request.
             fence: with the kept session's idle limit, see `kept_fence`.
+            options: the session's, as `fence.session_options` returns them.
 
         Raises:
             As `LeasedSession.open`.
         """
         use, times_closed = _Use(), self._times_closed
         try:
-            connection = self._prepared(use, ask, fence)
+            connection = self._prepared(use, ask, fence, options)
             try:
                 yield connection
             except Exception as error:
@@ -109,19 +110,19 @@ class Keeper:
                 use.end()
                 raise
 
-    def _prepared(self, use: _Use, ask: LeaseRequest, fence: Fence) -> FencedConnection:
+    def _prepared(self, use: _Use, ask: LeaseRequest, fence: Fence, options: Mapping[str, Any]) -> FencedConnection:
         """Return the kept session, under a lease that covers this body, or a new one."""
         kept = use.session = self._kept.pop(ask.database, None)
         if kept is not None and kept.connection is not None:
             kept.invocation = ask.invocation
             try:
-                if self._is_usable(kept, kept.connection, ask, fence):
+                if kept.options == options and self._is_usable(kept, kept.connection, ask, fence):
                     return kept.connection
             except GovernorUnavailable:  # it was not used: another body may succeed with it
                 self._put(use, ask.database)
                 raise
             use.end()
-        session = use.session = self._sessions.leased()
+        session = use.session = self._sessions.leased(options)
         calm_ms = min(FIRST_CALM_MS, fence.idle_ms)
         return session.open(ask, fence, lambda: _needed_ms(ask, fence, self._clock) + calm_ms)
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import os
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from connection_governor.errors import GovernorUnavailable, InvalidRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from connection_governor.client.acquire import LeaseClient
     from connection_governor.client.lease_file import Notes
@@ -60,9 +60,9 @@ class Sessions:
         self._notes = notes
         self._on_unavailable = on_unavailable
 
-    def leased(self) -> LeasedSession:
-        """Return a session that has yet to be opened."""
-        return LeasedSession(self)
+    def leased(self, options: Mapping[str, Any]) -> LeasedSession:
+        """Return a session that has yet to be opened, with these options; see `fence.session_options`."""
+        return LeasedSession(self, options)
 
     def settle(self, lease: Lease, *, may_linger: bool, invocation: Deadline | None = None) -> None:
         """Release the lease of a session that has ended, or leave it to expire."""
@@ -114,14 +114,17 @@ class LeasedSession:
 
     Args:
         sessions: acquires, opens and releases.
+        options: as `fence.session_options` returns them.
 
     Attributes:
+        options: as given.
         lease: None before it is granted, if there is none, and after the end.
         connection: None before it is made.
         invocation: the deadline of the requests for it; None: no invocation bounds them.
     """
 
-    def __init__(self, sessions: Sessions) -> None:
+    def __init__(self, sessions: Sessions, options: Mapping[str, Any]) -> None:
+        self.options = options
         self.lease: Lease | None = None
         self.connection: FencedConnection | None = None
         self.invocation: Deadline | None = None
@@ -170,9 +173,9 @@ class LeasedSession:
 
     def _made(self, opener: Opener, ask: LeaseRequest, fence: Fence) -> FencedConnection:
         if self.lease is None:
-            return opener.new_session(fence, UNGOVERNED, None, ask.invocation)
+            return opener.new_session(fence, UNGOVERNED, None, ask.invocation, **self.options)
         until_ms = usable_until_ms(self.lease, fence, may_freeze=ask.may_freeze)
-        connection = opener.new_session(fence, self.lease.session_name, until_ms, ask.invocation)
+        connection = opener.new_session(fence, self.lease.session_name, until_ms, ask.invocation, **self.options)
         self._sessions.watch(connection, self.lease)
         return connection
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, event
 from sqlalchemy.pool import NullPool
 
 from connection_governor.client.request import DEFAULT_TIMEOUT_S
@@ -58,14 +58,18 @@ def governed_engine(
         database: the governed database; default: the governor's.
         timeout: how long a checkout waits for a connection, in seconds.
         lease_ms: how long a connection may be held without `invocation`; default 30,000.
-        options: of `sqlalchemy.create_engine`, but for `creator` and the pool's.
+        options: of `sqlalchemy.create_engine`, but for `creator` and the pool's. What is in `connect_args` must be what
+            `Governor.connect` takes.
 
     Returns:
         The engine. Its checkouts raise as `Governor.connect`: `NoConnectionsLeft` and so on, not wrapped.
     """
-
-    def connect() -> FencedConnection:
-        return governor.connect(database, timeout=timeout, lease_ms=lease_ms, context=_context.get())
-
     # Closing resets the session: SQLAlchemy's own rollback before it would be one round trip more.
-    return create_engine("mysql+pymysql://", creator=connect, poolclass=NullPool, pool_reset_on_return=None, **options)
+    engine = create_engine("mysql+pymysql://", poolclass=NullPool, pool_reset_on_return=None, **options)
+
+    @event.listens_for(engine, "do_connect")
+    def connect(_dialect: object, _record: object, _arguments: object, driver: dict[str, Any]) -> FencedConnection:
+        """Connect with what the dialect and `connect_args` ask of the driver: FOUND_ROWS, which the ORM relies on."""
+        return governor.connect(database, timeout=timeout, lease_ms=lease_ms, context=_context.get(), **driver)
+
+    return engine

@@ -10,7 +10,7 @@ or that waits for more than two locks in turn; on any server a COMMIT, and a ROL
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from connection_governor.core.checks import whole_number
 from connection_governor.core.values import dataclass
@@ -135,6 +135,24 @@ class SessionStart:
         _matches("collation", self.collation, _WORD)
         _matches("time_zone", self.time_zone, _TIME_ZONE)
         _matches("sql_mode", self.sql_mode, _SQL_MODE)
+
+
+_START_OPTIONS = ("charset", "collation", "autocommit", "time_zone", "sql_mode")
+_DRIVER_OPTIONS = ("binary_prefix", "client_flag", "conv", "cursorclass", "max_allowed_packet", "use_unicode")
+
+
+def session_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a caller's options as `connect.new_session` takes them.
+
+    Raises:
+        InvalidRequest: an option that the governor sets itself, or that would not survive a reset; `field` is its name.
+    """
+    for name in options.keys() - {*_START_OPTIONS, *_DRIVER_OPTIONS}:
+        allowed = ", ".join(sorted((*_START_OPTIONS, *_DRIVER_OPTIONS)))
+        raise InvalidRequest(name, f"cannot be set on a governed connection; these can: {allowed}")
+    start = {name: options[name] for name in _START_OPTIONS if name in options}
+    own = {name: value for name, value in options.items() if name in _DRIVER_OPTIONS}
+    return own | ({"start": SessionStart(**start)} if start else {})
 
 
 def set_statement(fence: Fence, start: SessionStart, *, is_mariadb: bool) -> str:

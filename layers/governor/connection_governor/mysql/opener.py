@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from connection_governor.mysql.connect import FencedConnection, new_session
 
@@ -35,7 +35,12 @@ class Opener:
         return lambda: self.credentials.attempts(self.secret_arn, deadline)
 
     def new_session(
-        self, fence: Fence, program_name: str, usable_until_ms: int | None, deadline: Deadline | None = None
+        self,
+        fence: Fence,
+        program_name: str,
+        usable_until_ms: int | None,
+        deadline: Deadline | None = None,
+        **options: Any,  # noqa: ANN401 - see `fence.session_options`
     ) -> FencedConnection:
         """Return a session that is not open yet, see `connect.new_session`; it will use the newest credentials."""
         return new_session(
@@ -45,6 +50,7 @@ class Opener:
             program_name=program_name,
             usable_until_ms=usable_until_ms,
             clock=self.clock,
+            **options,
         )
 
     def open(

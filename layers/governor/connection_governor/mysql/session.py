@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import socket
 import ssl
 import struct
 import warnings
@@ -30,7 +31,6 @@ from connection_governor.mysql.stream import DeadlineReader
 from connection_governor.mysql.tls import ResumingContext
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable
 
     from pymysql.cursors import Cursor
@@ -138,11 +138,26 @@ class FencedConnection(GovernedSession, _Connection):
         self.user = credentials.username
         self.password = credentials.password.encode()  # PyMySQL would encode a text as latin-1
         try:
+            if sock is None and self.unix_socket is None:
+                sock = self._new_socket()
             super().connect(sock)
             self._limit_reads()
         except BaseException:
             self._force_close()  # older PyMySQL leaves a TLS socket open
+            if self._socket is not None:
+                self._socket.close()  # where an exception has struck before PyMySQL knew it
             raise
+
+    def _new_socket(self) -> socket.socket:
+        """Connect as PyMySQL does, which loses its socket where an exception strikes before the handshake."""
+        try:
+            sock = self._socket = socket.create_connection((self.host, self.port), self.connect_timeout)
+        except OSError as error:
+            message = f"Can't connect to MySQL server on {self.host!r} ({error})"
+            raise err.OperationalError(CR.CR_CONN_HOST_ERROR, message) from error
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        return sock
 
     def _limit_reads(self) -> None:
         """Give each whole answer a deadline from now on, not each of its bytes."""
