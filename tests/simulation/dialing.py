@@ -68,9 +68,9 @@ class VirtualSocket:
         """Limit of each wait."""
         return self._seconds
 
-    def makefile(self, _mode: str) -> VirtualSocket:
-        """Return its own reader."""
-        return self
+    def makefile(self, _mode: str) -> VirtualFile:
+        """Return a reader whose end is not the stream's."""
+        return VirtualFile(self)
 
     def sendall(self, data: bytes) -> None:
         """Hand over whole packets; a process may be frozen on the brink of it."""
@@ -158,6 +158,16 @@ class VirtualSocket:
     def _holder_ended(self) -> None:
         if self._server.random.random() >= self._server.habits.silent_death:
             self._part()
+
+
+class VirtualFile:
+    """What `makefile` returns: closing it leaves the socket open."""
+
+    def __init__(self, sock: VirtualSocket) -> None:
+        self.read = sock.read
+
+    def close(self) -> None:
+        """Close nothing."""
 
 
 class VirtualConnection(FencedConnection):
