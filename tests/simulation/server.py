@@ -42,6 +42,7 @@ GREETING = (
 OK = bytes(7)
 OK_IN_TRANSACTION = bytes(3) + b"\x01" + bytes(3)
 LONGEST_ROLLBACK_S = 0.6
+CLIENT_WAITS_US = 190 * MS  # `close.CLOSE_SECONDS`, less the way there and back
 
 
 def error_packet(code: int, text: str) -> bytes:
@@ -156,7 +157,7 @@ class ServerSession:
         runaway: its last statement has passed every limit that its client set.
         signed_in_us: when it signed in.
         stray: its watcher counts it no more.
-        leaving: it has heard a goodbye and has yet to go.
+        leaving: it has heard a goodbye and goes later than its client waits for.
     """
 
     def __init__(self, server: Server, peer: Peer, connection_id: int) -> None:
@@ -165,7 +166,7 @@ class ServerSession:
         self.ready = self.runaway = self.leaving = False
         self.is_open = True
         self.stray = False
-        self.signed_in_us = 0
+        self.signed_in_us = self._heard_us = 0
         self._server = server
         self._hub = server.hub
         self._peer = peer
@@ -186,6 +187,7 @@ class ServerSession:
             payload, data = data[4 : 4 + length], data[4 + length :]
             if self._signed_in:
                 self._commands.append(payload)
+                self._heard_us = self._hub.now_us
             else:
                 self._sign_in(payload)
         if self.is_open and not self._busy:
@@ -302,13 +304,15 @@ class ServerSession:
             self._set_timer(self._settings.get("wait_timeout", DEFAULT_WAIT_S), "wait_timeout")
 
     def _leave(self) -> None:
+        """Go, now and then slowly. After a long rollback the client may have stopped waiting before that."""
         slow = self._server.random.random() < self._server.habits.slow_close
         self._busy = True
         if slow:
-            self.leaving = True
             self._server.tally.fault("slow to close")
         longest_us = 2_000 * MS if slow else 20 * MS
-        self._hub.after(int(self._server.random.random() * longest_us) + QUICK_US, self.close, "goodbye")
+        goes_us = self._hub.now_us + int(self._server.random.random() * longest_us) + QUICK_US
+        self.leaving = slow or goes_us - self._heard_us > CLIENT_WAITS_US
+        self._hub.after(goes_us - self._hub.now_us, self.close, "goodbye")
 
     def _say(self, payload: bytes, number: int) -> None:
         self._hub.after(self._server.hop_us(), self._peer.hear, _packet(number, payload))

@@ -157,7 +157,8 @@ class Worker:
     def _renewed(self, lease: Lease, options: dict[str, Any]) -> Lease:
         """Renew if possible: an outage or an overdrawn budget leaves the lease as it is."""
         try:
-            return self.governor.renew(lease, **(options if self.random.random() < 0.7 else {"lease_ms": 1_000}))
+            renewed = self.governor.renew(lease, **(options if self.random.random() < 0.7 else {"lease_ms": 1_000}))
+            return lease if self.random.random() < self.world.settings.forgets_renewals else renewed
         except (GovernorUnavailable, NoConnectionsLeft) as error:
             self.count(error)
             return lease

@@ -78,6 +78,7 @@ class WorldSettings:
     runaways: float = 0.0
     overstays: float = 0.0
     opens_anyway: float = 0.0
+    forgets_renewals: float = 0.1
     budget_change_s: float = 60.0
     janitor_s: float = 60.0
 
