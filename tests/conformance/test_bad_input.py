@@ -24,7 +24,7 @@ def world(open_world: World) -> World:
 
 
 @pytest.mark.parametrize("request_", [None, [], "acquire", 5, True, 1.5, [{"action": "acquire"}]], ids=repr)
-def test_what_is_no_object_is_refused(world: World, request_: object) -> None:
+def test_a_request_other_than_an_object_is_refused(world: World, request_: object) -> None:
     """A test event typed by hand must be answered with words, not with a stack trace."""
 
     def act() -> None:
@@ -170,7 +170,7 @@ def test_waiting_is_true_or_false(world: World, waiting: object) -> None:
 
 @pytest.mark.parametrize("lease", [None, [], "lease-01", 5, True, {}], ids=repr)
 @pytest.mark.parametrize("action", ["renew", "release"])
-def test_what_is_no_lease_is_refused_by_name(world: World, action: str, lease: object) -> None:
+def test_a_wrong_lease_is_refused_by_name(world: World, action: str, lease: object) -> None:
     """A worker that sends the whole answer in place of the lease must get an error that says it."""
 
     def act() -> None:

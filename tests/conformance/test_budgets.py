@@ -37,7 +37,7 @@ def fill(world: World, budget: int) -> list[Lease]:
 # Raising and lowering
 
 
-def test_a_raised_budget_is_lent_at_once(world: World) -> None:
+def test_a_raised_budget_is_granted_at_once(world: World) -> None:
     """An operator who adds connections during an incident would wait for a schedule."""
     fill(world, 3)
     assert world.operations.set_budget(world.database, 5).settled
@@ -60,7 +60,7 @@ def test_a_lowered_budget_lends_nothing_until_enough_has_come_back(world: World)
     world.refuse()
 
 
-def test_lowering_disconnects_nobody(world: World) -> None:
+def test_lowering_disconnects_no_session(world: World) -> None:
     """Work in progress would fail for an operator's change of mind."""
     leases = fill(world, 3)
     world.operations.set_budget(world.database, 0)
@@ -188,7 +188,7 @@ def test_of_two_operators_at_once_one_result_is_left_whole(
 @pytest.mark.parametrize("plan", [(6, 3), (1, 1), (4, 2), (0, 1)])
 @pytest.mark.parametrize("step", range(8))
 @pytest.mark.parametrize("applied", [False, True], ids=["request-lost", "answer-lost"])
-def test_a_change_that_crashes_anywhere_is_finished_by_whoever_comes_next(
+def test_a_change_that_crashes_anywhere_is_finished_by_the_next_executor(
     sharded: World, plan: tuple[int, int], step: int, applied: bool
 ) -> None:
     """An operator's laptop that falls asleep in the middle would leave connections that no acquire can get."""

@@ -55,9 +55,7 @@ def table(request: pytest.FixtureRequest, endpoint: Endpoint) -> Table:
     return Table(endpoint, request.param)
 
 
-def test_of_64_that_ask_at_once_exactly_20_are_lent_a_connection(
-    table: Table, dynamodb_local: str, tmp_path: Path
-) -> None:
+def test_of_64_acquires_at_once_exactly_20_are_granted(table: Table, dynamodb_local: str, tmp_path: Path) -> None:
     """Promise 1: the twenty-first would be MySQL's error 1040; an unused twentieth is lost capacity."""
     granted = _once(table, dynamodb_local, tmp_path / "journals", processes=8, threads=8)
     assert sum(lease.connections for lease in granted) == BUDGET

@@ -86,7 +86,7 @@ def test_a_takeover_costs_the_refused_write_and_one_more(world: World, tap: Wire
     assert [request.status for request in tap.seen] == [400, 200]
 
 
-def test_who_waits_reads_half_a_unit_before_it_writes(world: World, tap: WireTap) -> None:
+def test_a_waiting_caller_reads_half_a_unit_before_it_writes(world: World, tap: WireTap) -> None:
     """Blind polling costs a write unit for each try: ten for each grant under overload."""
     lend_all(world)
     tap.clear()

@@ -48,7 +48,7 @@ def test_a_takeover_whose_answer_was_lost_holds_one_connection(world: World) -> 
     assert set(world.shard().leases) == {grant.lease.lease_id}
 
 
-def test_the_retry_of_an_acquire_asks_for_the_same_record_to_the_letter(world: World) -> None:
+def test_the_retry_of_an_acquire_asks_for_exactly_the_same_record(world: World) -> None:
     """With a new id or another end the retry would be a second lease."""
     world.store.plan("grant", LOST, LOST_ANSWER, LOST)
     world.lend()
@@ -56,7 +56,7 @@ def test_the_retry_of_an_acquire_asks_for_the_same_record_to_the_letter(world: W
     assert len(asked) == 1
 
 
-def test_a_release_whose_answer_was_lost_is_not_repeated_on_somebody_else(world: World) -> None:
+def test_a_release_whose_answer_was_lost_is_not_repeated_on_another_lease(world: World) -> None:
     """A repeated release would free a connection twice."""
     lease, other = world.lend(), world.lend()
     world.store.plan("give_back", LOST_ANSWER)
@@ -121,7 +121,7 @@ def test_the_own_lease_goes_before_room_elsewhere(sharded: World, look_first: bo
     assert [shard.in_use for shard in sharded.shards()] == [{0: 2, 1: 0, 2: 2}[order.index(n)] for n in range(3)]
 
 
-def test_who_can_come_again_still_recognises_the_own_lease(world: World) -> None:
+def test_a_caller_with_time_left_still_recognises_its_own_lease(world: World) -> None:
     """A shard that is full is not worth a write, unless what fills it is the caller's own."""
     wanted = world.wanted(connections=3)
     world.engine.acquire(wanted)
@@ -238,7 +238,7 @@ def test_a_look_that_is_out_of_date_is_set_right_by_the_write(world: World) -> N
 # Time
 
 
-def test_a_lease_is_over_only_once_its_end_and_the_allowance_have_passed(world: World) -> None:
+def test_a_lease_has_expired_only_once_its_expiry_and_the_allowance_have_passed(world: World) -> None:
     """A millisecond earlier a holder with the slowest allowed clock may still be using its connection."""
     world.lend(connections=3)
     world.clock.advance(LEASE_MS + SKEW_MS)
@@ -368,7 +368,7 @@ def test_what_gives_capacity_back_tries_more_and_waits_less_than_what_takes_it()
     assert GIVING_BACK.ceiling_ms < TAKING.ceiling_ms
 
 
-def test_what_trying_again_cannot_mend_is_tried_once(world: World) -> None:
+def test_a_failure_that_a_retry_cannot_help_is_tried_once(world: World) -> None:
     """A missing permission would cost every invocation two seconds before its error."""
     world.store.plan("settings", *[REFUSED] * 5)
     world.store.calls.clear()
@@ -427,7 +427,7 @@ def test_a_release_that_was_applied_is_never_reported_as_an_outage(world: World)
 # The janitor
 
 
-def test_the_janitor_takes_back_what_is_over_and_nothing_else(world: World) -> None:
+def test_the_janitor_reclaims_expired_leases_and_nothing_else(world: World) -> None:
     """A quiet database would show connections in use that no worker holds; a busy one would lose live ones."""
     dead = world.lend()
     alive = world.lend(ends_in_ms=2 * LEASE_MS)

@@ -150,7 +150,7 @@ def test_any_history_with_one_grant_too_many_is_rejected(seed: int) -> None:
 
 @settings(max_examples=60)
 @given(seed=st.integers(0, 10**9), data=st.data())
-def test_any_history_with_a_release_told_twice_is_rejected(seed: int, data: st.DataObject) -> None:
+def test_any_history_with_a_release_answered_twice_is_rejected(seed: int, data: st.DataObject) -> None:
     """A release that took effect twice would grant the slot twice."""
     history = made_up(seed, 80, 4)
     releases = [operation for operation in history if operation.kind == RELEASE]

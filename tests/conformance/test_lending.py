@@ -40,7 +40,7 @@ def sharded(open_world: World) -> World:
 # Acquire
 
 
-def test_exactly_the_budget_is_lent_and_then_refused(world: World) -> None:
+def test_exactly_the_budget_is_granted_and_then_refused(world: World) -> None:
     """One more is a MySQL error 1040 for a worker; one fewer is a connection that no worker can use."""
     outcomes = [world.acquire() for _ in range(5)]
     assert [isinstance(outcome, Grant) for outcome in outcomes] == [True, True, True, False, False]
@@ -139,7 +139,7 @@ def test_a_database_without_a_budget_is_unknown(world: World) -> None:
     assert world.settings("mistyped") is None
 
 
-def test_a_budget_of_nothing_refuses_everybody(world: World) -> None:
+def test_a_budget_of_nothing_refuses_every_caller(world: World) -> None:
     """An operator who closes a database for maintenance must be obeyed."""
     world.operations.set_budget("closed", 0)
     assert world.refuse("closed").allowed == 0
@@ -148,7 +148,7 @@ def test_a_budget_of_nothing_refuses_everybody(world: World) -> None:
 # Takeover
 
 
-def test_a_lease_that_is_over_is_taken_over_by_the_next_acquire_that_needs_it(world: World) -> None:
+def test_an_expired_lease_is_taken_over_by_the_next_acquire_that_needs_it(world: World) -> None:
     """A crashed worker's connection would stay lost, however full the database is."""
     gone = world.lend_long_ago(connections=3, ends_in_ms=LONG_OVER)
     lease = world.lend()
@@ -173,7 +173,7 @@ def test_within_the_allowance_for_clocks_nothing_is_taken_over(world: World) -> 
     assert set(world.shard().leases) == {lease.lease_id for lease in held}
 
 
-def test_while_there_is_room_nobody_is_taken_over(world: World) -> None:
+def test_while_there_is_room_no_lease_is_taken_over(world: World) -> None:
     """Its holder may yet release it: that is one cheap write fewer for every other caller."""
     old = world.lend_long_ago(ends_in_ms=LONG_OVER)
     world.lend()
@@ -263,7 +263,7 @@ def test_a_renew_moves_the_end_and_keeps_the_connection(world: World) -> None:
     assert world.release(renewed)
 
 
-def test_a_lease_that_was_renewed_is_given_back_whole_by_who_still_has_the_older_one(world: World) -> None:
+def test_a_renewed_lease_is_released_whole_by_a_holder_of_the_older_value(world: World) -> None:
     """`with governor.lease() as lease` releases what it acquired: a renew in its body would cost the slot each time."""
     lease = world.lend(connections=2)
     world.prolong(world.prolong(lease), ends_in_ms=3 * LEASE_MS)
@@ -271,7 +271,7 @@ def test_a_lease_that_was_renewed_is_given_back_whole_by_who_still_has_the_older
     assert (world.shard().leases, world.shard().remaining) == ({}, 3)
 
 
-def test_only_a_later_end_of_the_same_lease_is_given_back_so(world: World) -> None:
+def test_only_a_later_expiry_of_the_same_lease_is_released_so(world: World) -> None:
     """The number of connections and the holder come from the stored record, never from the request."""
     renewed = world.prolong(lease := world.lend())
     before = world.picture()

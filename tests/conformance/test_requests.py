@@ -211,7 +211,7 @@ def test_the_oldest_anonymous_lease_comes_back_first(world: World) -> None:
 
 
 @pytest.mark.parametrize("fault", [LOST_ANSWER, TWICE, SENT_AGAIN], ids=["lost-answer", "sent-twice", "sent-again"])
-def test_one_request_gives_back_one_anonymous_lease_at_most(world: World, fault: Fault) -> None:
+def test_one_request_releases_one_anonymous_lease_at_most(world: World, fault: Fault) -> None:
     """Two working connections would share one slot: the next acquire that is granted is one too many for MySQL."""
     for _ in range(2):
         sample(world, True)
@@ -220,7 +220,7 @@ def test_one_request_gives_back_one_anonymous_lease_at_most(world: World, fault:
     assert len(world.status().leases()) == 1
 
 
-def test_a_rival_that_gives_back_the_oldest_leaves_the_next_to_this_request(world: World) -> None:
+def test_a_rival_that_releases_the_oldest_leaves_the_next_to_this_request(world: World) -> None:
     """Two workers that end at the same moment give back two leases, though both have seen the same oldest one."""
     for _ in range(2):
         sample(world, True)

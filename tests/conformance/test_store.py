@@ -63,7 +63,7 @@ def test_a_grant_takes_from_the_counter_and_stores_the_lease_in_one_write(store:
     assert (shard.allowed, shard.remaining, shard.fence) == (3, 1, 1)
 
 
-def test_the_last_connection_is_lent_and_the_next_is_refused_with_the_shard_shown(store: LeaseStore) -> None:
+def test_the_last_connection_is_granted_and_the_next_is_refused_with_the_shard_shown(store: LeaseStore) -> None:
     """One connection above the budget is one that MySQL refuses to a worker."""
     hold(store, ("lease-01", record()), ("lease-02", record(connections=2)))
     before = shard_of(store)
@@ -71,7 +71,7 @@ def test_the_last_connection_is_lent_and_the_next_is_refused_with_the_shard_show
     assert refuses(store, store.grant(KEY, "lease-03", record()), before)
 
 
-def test_several_connections_are_lent_whole_or_not_at_all(store: LeaseStore) -> None:
+def test_several_connections_are_granted_together_or_not_at_all(store: LeaseStore) -> None:
     """A pool of two that got one would open the second without a right to it."""
     hold(store, ("lease-01", record(connections=2)))
     assert refuses(store, store.grant(KEY, "lease-02", record(connections=2)), shard_of(store))
@@ -101,7 +101,7 @@ def test_a_takeover_frees_and_lends_in_one_write(store: LeaseStore) -> None:
     assert shard_of(store).leases == {"lease-02": record(), "lease-03": record(tag="new")}
 
 
-def test_a_takeover_of_several_gives_back_the_sum_of_what_they_held(store: LeaseStore) -> None:
+def test_a_takeover_of_several_frees_the_sum_of_their_connections(store: LeaseStore) -> None:
     """What was not added up right would be missing from the budget forever."""
     seen = hold(store, ("lease-01", record(connections=2)), ("lease-02", record()))
     assert store.grant(KEY, "lease-03", record(connections=3), seen) == Written(allowed=3, remaining=0, fence=3)
@@ -155,14 +155,14 @@ def test_a_takeover_on_a_missing_shard_says_that_there_is_none(store: LeaseStore
 # Giving back
 
 
-def test_giving_back_removes_the_lease_and_frees_what_its_record_says(store: LeaseStore) -> None:
+def test_removing_a_lease_frees_the_connections_in_its_record(store: LeaseStore) -> None:
     """A number from the request instead of the record would move the counter away from the leases."""
     seen = hold(store, ("lease-01", record(connections=2)))
     assert store.give_back(KEY, seen) == Written(allowed=3, remaining=3, fence=1)
     assert shard_of(store).leases == {}
 
 
-def test_giving_back_twice_frees_once(store: LeaseStore) -> None:
+def test_removing_a_lease_twice_frees_it_once(store: LeaseStore) -> None:
     """A late duplicate of a release would free a connection that is in use: an over-grant."""
     seen = hold(store, ("lease-01", record()), ("lease-02", record()))
     store.give_back(KEY, seen[:1])
@@ -174,27 +174,27 @@ def test_giving_back_twice_frees_once(store: LeaseStore) -> None:
     [record(ends_in_ms=29_999), record(connections=3), record(tag="billing"), record(tag="")],
     ids=["other-end", "other-connections", "other-holder", "no-holder"],
 )
-def test_giving_back_compares_the_whole_stored_string(store: LeaseStore, claimed: str) -> None:
+def test_removing_a_lease_compares_the_whole_stored_string(store: LeaseStore, claimed: str) -> None:
     """Another worker's lease would be released, or more freed than it held."""
     hold(store, ("lease-01", record()))
     assert refuses(store, store.give_back(KEY, (("lease-01", claimed),)), shard_of(store))
 
 
-def test_several_are_given_back_together_or_none_is(store: LeaseStore) -> None:
+def test_several_leases_are_removed_together_or_not_at_all(store: LeaseStore) -> None:
     """A janitor that raced with a release would free one connection twice."""
     seen = hold(store, ("lease-01", record()), ("lease-02", record()))
     store.give_back(KEY, seen[1:])
     assert refuses(store, store.give_back(KEY, seen), shard_of(store))
 
 
-def test_giving_back_below_zero_only_pays_the_debt(store: LeaseStore) -> None:
+def test_removing_a_lease_below_zero_only_pays_the_debt(store: LeaseStore) -> None:
     """After a lowered budget, the first connections that come back must not be granted again."""
     seen = hold(store, ("lease-01", record()), ("lease-02", record()), ("lease-03", record()))
     lower_to(store, 1)
     assert store.give_back(KEY, seen[:1]) == Written(allowed=1, remaining=-1, fence=3)
 
 
-def test_giving_back_to_a_missing_shard_says_that_there_is_none(store: LeaseStore) -> None:
+def test_removing_a_lease_from_a_missing_shard_shows_that_there_is_none(store: LeaseStore) -> None:
     """A release after a lost table must be an answer, not a crash."""
     assert store.give_back(MISSING, (("lease-01", record()),)) == Unwritten(None)
 

@@ -33,7 +33,7 @@ time.sleep(60)
 
 
 @pytest.mark.parametrize("how", ["alone", "fork"])
-def test_a_process_is_gone_when_nobody_shares_its_sockets_any_more(tmp_path: Path, how: str) -> None:
+def test_a_process_is_gone_when_no_other_shares_its_sockets(tmp_path: Path, how: str) -> None:
     """The lease is released while a forked child still holds the connection."""
     path = os.pathsep.join(sys.path)
     child = subprocess.Popen(

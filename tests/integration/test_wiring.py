@@ -93,7 +93,7 @@ def test_a_passing_fault_of_secrets_manager_is_passed_over() -> None:
         fetch._endpoint.close()
 
 
-def test_a_binary_secret_is_said_by_the_variables_name() -> None:
+def test_a_binary_secret_is_reported_by_its_variable() -> None:
     """A KeyError would name neither the secret nor its fault."""
     with ScriptedServer([answer({"SecretBinary": "eA=="})]) as server:
         fetch = mysql.secret_fetcher(Environment({**DIRECT, "AWS_ENDPOINT_URL_SECRETS_MANAGER": server.url}))
@@ -102,7 +102,7 @@ def test_a_binary_secret_is_said_by_the_variables_name() -> None:
         fetch._endpoint.close()
 
 
-def test_a_secret_that_cannot_be_read_is_said_by_the_variables_name() -> None:
+def test_a_secret_that_cannot_be_read_is_reported_by_its_variable() -> None:
     """A missing right shows at the first connection: it must say which secret's."""
     refusal = answer({"__type": "AccessDeniedException", "message": "not yours"}, "400 Bad Request")
     with ScriptedServer([refusal]) as server:

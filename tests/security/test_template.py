@@ -108,15 +108,13 @@ MADE = {"CreateDatabase": "true"}
         ({"CreateEndpoints": "true"}, False),
     ],
 )
-def test_a_network_that_is_somebodys_gets_endpoints_only_where_asked(
-    given: dict[str, str], made: bool, template: Node
-) -> None:
+def test_a_users_network_gets_endpoints_only_where_asked(given: dict[str, str], made: bool, template: Node) -> None:
     """An endpoint takes its service's traffic of the whole network: others there would be cut off by a deployment."""
     endpoints = {"DynamoDbEndpoint", "S3Endpoint", "SecretsEndpoint", "LambdaEndpoint"}
     assert Given(template, **given, Transport="lambda").made().keys() & endpoints == (endpoints if made else set())
 
 
-def test_endpoints_in_somebodys_network_serve_everybody_there(template: Node, resources: Resources) -> None:
+def test_endpoints_in_a_users_network_serve_the_whole_network(template: Node, resources: Resources) -> None:
     """Narrowed to this stack's table and secrets, they would break every other program in that network."""
     endpoints = {name: r["Properties"] for name, r in resources.items() if r["Type"] == "AWS::EC2::VPCEndpoint"}
     assert len(endpoints) == 4

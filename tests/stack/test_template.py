@@ -104,7 +104,7 @@ def test_a_stack_with_everything_made_is_created_changed_and_deleted(stack: Stac
     assert _ask(stack, "SHOW DATABASES LIKE 'whole'") == []
 
 
-def test_a_network_that_is_somebodys_is_left_alone_unless_asked(stack: Stack) -> None:
+def test_a_users_network_is_left_alone_unless_asked(stack: Stack) -> None:
     """Endpoints take over their services' names and routes for the whole network.
 
     The local AWS keeps the functions' network and does nothing with it, so they run all the same.
@@ -129,7 +129,7 @@ def test_a_network_that_is_somebodys_is_left_alone_unless_asked(stack: Stack) ->
     delete(stack.aws, "brought")
 
 
-def test_the_janitor_is_told_of_governed_users_and_lambda_not_to_repeat_it(shop: Stack) -> None:
+def test_the_janitor_gets_the_governed_users_and_lambda_does_not_repeat_it(shop: Stack) -> None:
     """What the template says must arrive at the function."""
     client, janitor = shop.aws.client("lambda"), shop.deployment.outputs["JanitorFunctionName"]
     variables = client.get_function_configuration(FunctionName=janitor)["Environment"]["Variables"]

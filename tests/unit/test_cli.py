@@ -89,7 +89,7 @@ def test_a_budget_above_what_the_operator_says_the_server_takes_is_refused(
     assert run("set-budget", "orders", "13", "--server-limit", "13")[0] == 0
 
 
-def test_settings_that_are_behind_their_shards_are_told(
+def test_settings_that_are_behind_their_shards_are_reported(
     store: MemoryStore, run: Callable[..., tuple[int, str, str]]
 ) -> None:
     """A settings item from a backup governs nothing, and the budget that it shows is not the one in force."""
@@ -158,7 +158,7 @@ def test_a_budget_lowered_below_what_is_in_use_is_explained(
     assert "nothing is granted until enough has come back" in run("set-budget", "orders", "1")[1]
 
 
-def test_reclaim_takes_back_only_what_is_over(store: MemoryStore, run: Callable[..., tuple[int, str, str]]) -> None:
+def test_reclaim_removes_only_expired_leases(store: MemoryStore, run: Callable[..., tuple[int, str, str]]) -> None:
     """An impatient operator must not be able to take a live lease away."""
     run("set-budget", "orders", "2")
     acquire(store, "expired1", ends_in_ms=-10_000)

@@ -132,7 +132,7 @@ def test_the_longest_names_fit_into_a_line() -> None:
 
 
 @pytest.mark.parametrize("line", [b"", b" " * 127 + b"\n", b"k3Zq81Bd orders 0 1", b"\xff" * 128, b"a b c d e f g"])
-def test_what_is_no_note_is_passed_over(line: bytes) -> None:
+def test_a_file_without_notes_is_skipped(line: bytes) -> None:
     """A file torn by a crash stops the extension."""
     assert Note.of(line) is None
 
@@ -204,7 +204,7 @@ def test_a_lease_whose_answer_was_lost_is_found(service: Service) -> None:
     assert not release_noted(service, noted, Deadline.after(1_800, SYSTEM_CLOCK))
 
 
-def test_what_dead_processes_noted_is_given_back_and_forgotten(tmp_path: Path, service: Service) -> None:
+def test_leases_that_dead_processes_noted_are_released_and_forgotten(tmp_path: Path, service: Service) -> None:
     """The extension's only purpose. What is left by an earlier runtime is included."""
     for number in (1, 2):
         notes = NoteFile(str(tmp_path))
@@ -236,7 +236,7 @@ class Unreachable:
         raise AssertionError(verb)
 
 
-def test_without_a_lease_nobody_is_asked_or_waited_for(tmp_path: Path) -> None:
+def test_without_a_lease_no_request_is_sent_or_waited_for(tmp_path: Path) -> None:
     """The end of every environment takes two seconds."""
     notes = NoteFile(str(tmp_path))
     notes.wanted(wanted())
@@ -297,7 +297,7 @@ def test_a_session_that_may_be_open_keeps_its_lease(tmp_path: Path, service: Ser
     assert held(service) == [lease.lease_id]
 
 
-def test_a_process_that_lives_on_uses_up_nobody_elses_time(tmp_path: Path, service: Service) -> None:
+def test_a_living_process_takes_no_time_from_the_others(tmp_path: Path, service: Service) -> None:
     """What crashed is not given back because something else in the environment did not."""
     alive = [NoteFile(str(tmp_path)) for _ in range(2)]
     for number, notes in enumerate(alive):

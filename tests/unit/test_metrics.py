@@ -147,7 +147,7 @@ class Broken(io.StringIO):
 
 
 @pytest.mark.parametrize("stream", [Broken(), io.TextIOWrapper(io.BytesIO(), encoding="ascii")], ids=["pipe", "ascii"])
-def test_a_log_that_cannot_be_written_fails_nobody(stream: io.TextIOBase, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_log_that_cannot_be_written_fails_no_caller(stream: io.TextIOBase, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker would lose its connection, or its result, for a metric."""
     monkeypatch.setattr(sys, "stdout", stream)
     write_to_log("größe")
@@ -155,7 +155,7 @@ def test_a_log_that_cannot_be_written_fails_nobody(stream: io.TextIOBase, monkey
         stream.detach()
 
 
-def test_a_writer_that_raises_fails_nobody() -> None:
+def test_a_writer_that_raises_fails_no_caller() -> None:
     """A failing writer of metrics must not fail the work that it measures."""
 
     def write(_line: str) -> None:

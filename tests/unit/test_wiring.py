@@ -65,7 +65,7 @@ def test_a_number_that_is_none_is_refused_by_name(text: str) -> None:
         ({**DIRECT, "AWS_ENDPOINT_URL": "localhost"}, "AWS_ENDPOINT_URL"),
     ],
 )
-def test_what_is_missing_or_wrong_is_said_by_the_variables_name(variables: dict[str, str], name: str) -> None:
+def test_a_missing_or_wrong_variable_is_named(variables: dict[str, str], name: str) -> None:
     """The deploying user reads it in the first line of the log."""
     assert missing(lambda: Governor(**env.governor_parts(Environment(variables)))) == name
 
@@ -74,7 +74,7 @@ def test_what_is_missing_or_wrong_is_said_by_the_variables_name(variables: dict[
     ("change", "name"),
     [({"DB_SECRET_ARN": ""}, "DB_SECRET_ARN"), ({"DB_TLS": "maybe"}, "DB_TLS"), ({"DB_PORT": "x"}, "DB_PORT")],
 )
-def test_what_the_database_needs_is_said_by_name_too(change: dict[str, str], name: str) -> None:
+def test_a_missing_database_variable_is_named(change: dict[str, str], name: str) -> None:
     """The same for the worker's own connection."""
     assert missing(lambda: mysql.opener(Environment({**DIRECT, **MYSQL, **change}))) == name
 

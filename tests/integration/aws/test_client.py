@@ -291,7 +291,7 @@ def test_no_time_left_means_nothing_is_sent(endpoint_to: Endpoints) -> None:
         assert len(server.requests) == 1
 
 
-def test_a_port_where_nobody_listens_is_an_outage(endpoint_to: Endpoints) -> None:
+def test_a_port_without_a_listener_is_an_outage(endpoint_to: Endpoints) -> None:
     """The worker sees a bare OSError instead of a GovernorError."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         free = listener.getsockname()[1]
@@ -436,7 +436,7 @@ def test_a_refusal_quotes_only_the_first_line_of_its_message(endpoint_to: Endpoi
         ("503 Service Unavailable", b"<html>", False),
     ],
 )
-def test_throttling_and_faults_are_told_apart(
+def test_throttling_and_faults_are_distinguished(
     status: str, body: dict[str, object] | bytes, throttled: bool, endpoint_to: Endpoints
 ) -> None:
     """The engine backs off without need, or hammers a table that is throttling."""
@@ -449,9 +449,7 @@ SKEWED = {"__type": "com.amazon.coral.service#InvalidSignatureException", "messa
 TEN_MINUTES_ON = "Fri, 15 Jan 2027 08:10:00 GMT"
 
 
-def test_a_clock_that_is_off_is_mended_from_the_servers_for_signing_only(
-    endpoint_to: Endpoints, clock: SetClock
-) -> None:
+def test_a_wrong_clock_is_corrected_from_the_servers_for_signing_only(endpoint_to: Endpoints, clock: SetClock) -> None:
     """An environment thawed with a wrong clock can do nothing; or its leases get wrong ends."""
     refused = answer(SKEWED, "400 Bad Request", {"Date": TEN_MINUTES_ON})
     with ScriptedServer([refused, answer(), answer()]) as server:
@@ -478,7 +476,7 @@ def test_a_wrong_key_is_not_taken_for_a_wrong_clock(
     assert len(server.requests) == requests
 
 
-def test_a_function_is_invoked_and_its_errors_are_told(endpoint_to: Endpoints) -> None:
+def test_a_function_is_invoked_and_its_errors_are_named(endpoint_to: Endpoints) -> None:
     """The `lambda` transport cannot reach the governor, or takes its crash for an answer."""
     failed = answer(b'{"errorMessage":"x"}', headers={"X-Amz-Function-Error": "Unhandled"})
     with ScriptedServer([answer(b'{"granted":true}'), failed]) as server:
@@ -533,7 +531,7 @@ def test_a_tls_connection_closed_while_idle_is_noticed(
     assert len(exchanges) == 2
 
 
-def test_an_authority_that_nobody_trusts_is_refused(server_tls: ssl.SSLContext, endpoint_to: Endpoints) -> None:
+def test_an_untrusted_authority_is_refused(server_tls: ssl.SSLContext, endpoint_to: Endpoints) -> None:
     """Anyone on the way can read the requests and grant what they like."""
     with (
         ScriptedServer([Echo()], tls=server_tls) as server,

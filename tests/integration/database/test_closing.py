@@ -58,7 +58,7 @@ def test_an_open_transaction_is_rolled_back_before_the_server_lets_go(
     assert seconds_until_gone(root, session.thread_id(), at_most=10) < 0.1
 
 
-def test_a_rollback_that_takes_longer_than_the_wait_is_told(
+def test_a_rollback_that_takes_longer_than_the_wait_is_reported(
     opened: Opener, ledger: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Then the lease must be left to expire."""

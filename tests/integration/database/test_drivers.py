@@ -216,7 +216,7 @@ def test_a_query_of_another_task_does_not_hide_the_bodys_error(
 
 
 @pytest.mark.parametrize("query", ["SELECT 1", "UPDATE stock SET pieces = 99 WHERE id = 1"])
-def test_a_loop_that_ends_during_the_end_of_a_body_gives_back(
+def test_a_loop_that_ends_during_the_end_of_a_body_releases(
     governor: Governor, store: FaultyStore, root: Connection[Cursor], query: str
 ) -> None:
     """`asyncio.run` cancels what is under way when its main task is done, the release with it."""
@@ -282,7 +282,7 @@ def test_the_extension_hears_of_an_async_session(governor: Governor, tmp_path: P
     assert asyncio.run(work()) not in (connections() or ())
 
 
-def test_a_server_that_cannot_be_reached_is_said_to_be(store: FaultyStore) -> None:
+def test_a_server_that_cannot_be_reached_is_named(store: FaultyStore) -> None:
     """A worker's `except OperationalError` is bypassed by an AttributeError of this package."""
     target = Target("127.0.0.1", free_port(), "shop", tls="off", connect_seconds=0.3)
     governor = governor_on(store, target, keep_seconds=0)
@@ -376,7 +376,7 @@ def test_what_was_answered_counts_as_answered(governor: Governor, store: FaultyS
     assert lease_ids(store) == set()
 
 
-def test_a_lease_that_comes_after_its_task_is_gone_is_given_back(governor: Governor, store: FaultyStore) -> None:
+def test_a_lease_that_comes_after_its_task_is_gone_is_released(governor: Governor, store: FaultyStore) -> None:
     """Every cancelled wait may leave a lease without a holder."""
     began, go_on = asyncio.Event(), threading.Event()
     loop_of: list[asyncio.AbstractEventLoop] = []
@@ -452,7 +452,7 @@ class Stock(Base):
     pieces: Mapped[int]
 
 
-def test_an_orm_session_works_and_gives_back(engine: Engine, store: FaultyStore, root: Connection[Cursor]) -> None:
+def test_an_orm_session_works_and_releases(engine: Engine, store: FaultyStore, root: Connection[Cursor]) -> None:
     """Workers that use an ORM have to choose between it and the governor."""
     with invocation(Invocation()), Session(engine) as session:
         assert lease_ids(store) == set()
@@ -475,7 +475,7 @@ def test_an_orm_session_is_behind_the_fence(engine: Engine) -> None:
             assert float(connection.execute(text(f"SELECT @@SESSION.{name}")).scalar_one()) == limit
 
 
-def test_an_orm_error_rolls_back_and_gives_back(engine: Engine, store: FaultyStore, root: Connection[Cursor]) -> None:
+def test_an_orm_error_rolls_back_and_releases(engine: Engine, store: FaultyStore, root: Connection[Cursor]) -> None:
     """Each failed request costs a connection, or writes half of what it should."""
     with pytest.raises(ValueError, match="bad request"), invocation(Invocation()), Session(engine) as session:  # noqa: PT012
         session.execute(text("UPDATE stock SET pieces = 99 WHERE id = 1"))
@@ -485,7 +485,7 @@ def test_an_orm_error_rolls_back_and_gives_back(engine: Engine, store: FaultySto
     assert ask(root, "SELECT pieces FROM shop.stock WHERE id = 1") == 10
 
 
-def test_a_lease_lost_in_the_middle_of_an_orm_session_gives_back(
+def test_a_lease_lost_in_the_middle_of_an_orm_session_is_released(
     engine: Engine, store: FaultyStore, root: Connection[Cursor]
 ) -> None:
     """SQLAlchemy rolls back before it closes; the guard refuses that, and it never closes."""

@@ -87,7 +87,7 @@ def sessions(root: Connection[Cursor]) -> int:
 
 @pytest.mark.dynamodb_local
 @pytest.mark.parametrize("example", EXAMPLES)
-def test_an_example_answers_and_gives_back(operations: Operations, root: Connection[Cursor], example: str) -> None:
+def test_an_example_answers_and_releases(operations: Operations, root: Connection[Cursor], example: str) -> None:
     """What a newcomer copies first."""
     pieces = [10, 20, None]
     assert answers(example, 1, 2, 3) == [{"statusCode": 200, "pieces": count} for count in pieces]

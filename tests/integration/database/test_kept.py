@@ -196,7 +196,7 @@ def test_another_threads_query_does_not_hold_up_the_end_of_a_body(
     seconds_until_gone(root, connection.thread_id(), at_most=SHORT.margin_ms / 1_000 + SLACK_S)
 
 
-def test_a_session_that_somebody_killed_is_replaced(
+def test_a_session_that_was_killed_is_replaced(
     governor: Governor, store: FaultyStore, root: Connection[Cursor]
 ) -> None:
     """After a failover or a KILL every warm environment fails its next invocation."""
@@ -290,7 +290,7 @@ def test_an_outage_at_the_renewal_leaves_the_kept_session_for_later(store: Fault
         assert again is connection
 
 
-def test_who_chose_to_connect_all_the_same_uses_what_it_has(store: FaultyStore, target: Target) -> None:
+def test_a_worker_that_may_connect_without_a_lease_uses_its_kept_session(store: FaultyStore, target: Target) -> None:
     """`on_unavailable="open"` refuses the worker that has a connection already."""
     governor = governor_on(store, target, on_unavailable="open")
     with body(governor) as connection:
@@ -339,7 +339,7 @@ class FrozenWorker:
 
 
 @pytest.mark.parametrize("how", ["exit", "SIGTERM"])
-def test_the_end_of_a_process_waits_for_nobody(
+def test_the_end_of_a_process_waits_for_nothing(
     shop: PrivateMariaDB, target: Target, dynamodb_local: str, root: Connection[Cursor], how: str
 ) -> None:
     """An environment that is shut down hangs until it is killed, and its callers wait."""
@@ -368,7 +368,7 @@ def test_the_end_of_a_process_waits_for_nobody(
     endpoint.close()
 
 
-def test_a_frozen_environments_session_is_gone_before_its_lease_is_lent(
+def test_a_frozen_environments_session_is_gone_before_its_slot_is_granted(
     shop: PrivateMariaDB, target: Target, dynamodb_local: str
 ) -> None:
     """Promise 5. MySQL counts the frozen environment's session and that of the lease's next holder."""

@@ -131,7 +131,7 @@ def test_a_wait_for_a_tables_definition_is_bounded(opened: Opener, root: Connect
     assert time.monotonic() - since < 1 + SLACK_S
 
 
-def test_a_result_that_nobody_reads_ends_the_session(opened: Opener, root: Connection[Cursor]) -> None:
+def test_an_unread_result_ends_the_session(opened: Opener, root: Connection[Cursor]) -> None:
     """The server's default lets a stuck reader hold its connection for a minute after each packet."""
     session = opened(SHORT)
     cursor = session.cursor(SSCursor)

@@ -155,7 +155,7 @@ def test_an_opening_that_times_out_keeps_its_lease(
 
 
 @pytest.mark.parametrize("driver", DRIVERS)
-def test_an_opening_that_fails_before_its_login_gives_back(
+def test_an_opening_that_fails_before_its_login_releases(
     driver: str, store: FaultyStore, target: Target, tmp_path: Path
 ) -> None:
     """A wrong authority empties the budget."""

@@ -92,7 +92,7 @@ def test_kill_ends_the_session_of_that_lease(
     assert not session.is_alive()
 
 
-def test_kill_spares_whoever_is_not_that_lease(
+def test_kill_spares_the_session_of_another_lease(
     opened: Opener, janitor: Connection[Cursor], root: Connection[Cursor]
 ) -> None:
     """Killing a live connection is worse than leaving a dead one."""

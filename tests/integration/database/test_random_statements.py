@@ -155,7 +155,7 @@ async def run_steps_async(session: AsyncFencedConnection, body: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Previous unbuffered:UserWarning")
-def test_a_slot_that_is_given_back_is_free(opened: Opener, shop: PrivateMariaDB, root: Connection[Cursor]) -> None:
+def test_a_slot_that_is_released_is_free(opened: Opener, shop: PrivateMariaDB, root: Connection[Cursor]) -> None:
     """The next worker meets 1226, because MySQL is still at work for the last one."""
     draw, tally = random.Random(SEED), Tally()
     for number in range(BODIES):
@@ -171,9 +171,7 @@ def test_a_slot_that_is_given_back_is_free(opened: Opener, shop: PrivateMariaDB,
 
 
 @pytest.mark.filterwarnings("ignore:Previous unbuffered:UserWarning")
-def test_an_async_slot_that_is_given_back_is_free(
-    target: Target, shop: PrivateMariaDB, root: Connection[Cursor]
-) -> None:
+def test_an_async_slot_that_is_released_is_free(target: Target, shop: PrivateMariaDB, root: Connection[Cursor]) -> None:
     """The same for asyncio."""
     draw, tally = random.Random(SEED + 1), Tally()
     opener = opener_for(target, WORKER)

@@ -165,7 +165,7 @@ def test_raising_the_budget_raises_mysqls_limit_with_it(world: World) -> None:
     assert (world.operations.status("orders").settings.allowed, world.limit()) == (9, 9)
 
 
-def test_lowering_waits_for_those_who_hold_before_mysqls_limit_follows(
+def test_lowering_waits_for_the_holders_before_mysqls_limit_follows(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A holder that has its lease but not yet its session would be refused by MySQL, though it did everything right."""
@@ -194,7 +194,7 @@ def test_a_budget_that_the_server_cannot_hold_is_refused_and_changes_nothing(wor
     assert (world.operations.status("orders").settings.allowed, world.limit()) == (5, 5)
 
 
-def test_a_wrong_password_of_the_administrator_is_said_without_showing_it(world: World) -> None:
+def test_a_wrong_password_of_the_administrator_is_reported_without_showing_it(world: World) -> None:
     """The reason goes to CloudFormation's events, which many can read."""
     world.server.execute(f"ALTER USER '{ADMINISTRATOR.username}'@'%' IDENTIFIED BY 'another'")
     with pytest.raises(SeedError, match="cannot connect to MySQL as the administrator") as failed:

@@ -222,7 +222,7 @@ def test_the_lease_of_a_session_that_was_being_opened_is_left_to_expire(
         mariadb.execute("SET GLOBAL init_connect = ''")
 
 
-def test_a_kept_connection_is_given_back_when_the_environment_is_shut_down(
+def test_a_kept_connection_is_released_when_the_environment_is_shut_down(
     worker: LambdaEnvironment, table: Table, mariadb: PrivateMariaDB
 ) -> None:
     """After each burst of work the budget is held by environments that are gone."""

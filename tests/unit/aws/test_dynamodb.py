@@ -128,7 +128,7 @@ def test_a_takeover_subtracts_what_it_takes_less_what_it_frees(store: DynamoDBSt
     assert payload["ConditionExpression"].endswith("AND leases.#o0 = :o0 AND leases.#o1 = :o1")
 
 
-def test_giving_back_adds_what_the_records_say(store: DynamoDBStore, call: Recorded) -> None:
+def test_removing_leases_adds_the_connections_in_their_records(store: DynamoDBStore, call: Recorded) -> None:
     """And nothing that a request says."""
     store.give_back(KEY, SEEN)
     assert call.payload["ExpressionAttributeValues"][":n"] == {"N": "3"}

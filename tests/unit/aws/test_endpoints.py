@@ -42,7 +42,7 @@ def test_a_services_own_override_wins_over_the_common_one(service: str, variable
 
 
 @pytest.mark.parametrize("region", ["", "eu-west-1.evil.example/", "EU-WEST-1"])
-def test_what_is_no_region_becomes_no_host_name(region: str) -> None:
+def test_a_wrong_region_becomes_no_host_name(region: str) -> None:
     """A wrong variable sends signed requests to another host, or shows up as an outage."""
     with pytest.raises(InvalidRequest, match="AWS_REGION"):
         endpoint_url("dynamodb", region, {})

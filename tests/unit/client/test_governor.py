@@ -158,14 +158,14 @@ def test_a_clock_set_back_prolongs_no_pressure(world: World, governor: Governor)
     assert not governor.borrower.is_pressed("orders")
 
 
-def test_who_waits_gets_what_comes_back(world: World, governor: Governor) -> None:
+def test_a_waiting_caller_gets_the_connection_that_comes_back(world: World, governor: Governor) -> None:
     """Waiting must end with the connection, and not only with the time-out."""
     held = world.lend(connections=3)
     world.clock.meanwhile = [lambda: None, lambda: world.release(held)]
     assert governor.acquire(timeout=10.0).connections == 1
 
 
-def test_who_waits_is_refused_when_the_time_is_up_and_not_before(world: World, governor: Governor) -> None:
+def test_a_waiting_caller_is_refused_when_the_time_is_up_and_not_before(world: World, governor: Governor) -> None:
     """The callers behind this worker rely on its time-out."""
     world.lend(connections=3)
     start = world.clock.now
@@ -214,7 +214,7 @@ def test_a_wait_that_ended_well_counts_no_error(world: World, governor: Governor
     assert metric(world, "NoConnLeftError") == []
 
 
-def test_a_refusal_is_remembered_for_as_long_as_it_said(world: World, governor: Governor) -> None:
+def test_a_refusal_is_remembered_for_its_retry_after(world: World, governor: Governor) -> None:
     """An environment in a retry loop would spend a write unit on each round."""
     world.lend(connections=3)
     with pytest.raises(NoConnectionsLeft) as first:
@@ -239,7 +239,7 @@ def test_a_refusal_of_many_refuses_no_few(world: World, governor: Governor) -> N
     assert governor.acquire(connections=2).connections == 2
 
 
-def test_what_this_environment_gives_back_ends_its_memory_of_the_refusal(world: World, governor: Governor) -> None:
+def test_a_release_of_this_environment_ends_its_memory_of_the_refusal(world: World, governor: Governor) -> None:
     """It knows better than its memory."""
     lease = governor.acquire(connections=3)
     with pytest.raises(NoConnectionsLeft):
@@ -248,7 +248,7 @@ def test_what_this_environment_gives_back_ends_its_memory_of_the_refusal(world: 
     governor.acquire()
 
 
-def test_an_unknown_database_is_said_at_once(governor: Governor) -> None:
+def test_an_unknown_database_is_refused_at_once(governor: Governor) -> None:
     """Waiting does not bring it about."""
     with pytest.raises(UnknownDatabase):
         governor.acquire("nobodys", timeout=10.0)
@@ -347,7 +347,7 @@ def test_an_outage_while_time_is_left_stays_one(world: World, governor: Governor
         governor.acquire(timeout=60.0, context=Context(5_000))
 
 
-def test_a_lease_that_is_over_when_its_answer_comes_is_not_handed_out(world: World, governor: Governor) -> None:
+def test_a_lease_that_has_expired_when_its_answer_comes_is_not_handed_out(world: World, governor: Governor) -> None:
     """Frozen before the answer, a worker would continue under a lease that others may take over at any moment."""
     world.store.before["grant"] = lambda: world.clock.advance(40_000)
     with pytest.raises(GovernorUnavailable, match="after the lease's expiry"), governor.lease(timeout=0):
@@ -355,7 +355,7 @@ def test_a_lease_that_is_over_when_its_answer_comes_is_not_handed_out(world: Wor
     assert world.shard().in_use == 0
 
 
-def test_who_has_time_left_tries_again_with_a_new_lease(world: World, governor: Governor) -> None:
+def test_a_caller_with_time_left_tries_again_with_a_new_lease(world: World, governor: Governor) -> None:
     """A slow answer to a short lease is no reason to give up waiting."""
     world.store.before["grant"] = lambda: world.clock.advance(1_500)
     lease = governor.acquire(timeout=5.0, lease_ms=1_000)
@@ -425,7 +425,7 @@ def test_a_release_says_whether_there_was_anything_to_release(governor: Governor
     assert not governor.release(lease)
 
 
-def test_an_outage_at_release_is_raised_to_who_releases_by_hand(world: World, governor: Governor) -> None:
+def test_an_outage_at_release_is_raised_if_the_caller_releases_by_hand(world: World, governor: Governor) -> None:
     """It may want to try again later."""
     lease = governor.acquire()
     world.store.plan("give_back", *[LOST] * 50)
@@ -451,7 +451,7 @@ def test_a_body_that_raises_gives_its_lease_back(world: World, governor: Governo
     assert world.shard().remaining == 3
 
 
-def test_a_lease_renewed_in_the_body_is_given_back_too(world: World, governor: Governor) -> None:
+def test_a_lease_renewed_in_the_body_is_released_as_renewed(world: World, governor: Governor) -> None:
     """The context manager knows only the lease that it acquired."""
     with governor.lease() as lease:
         world.clock.advance(1_000)
@@ -555,7 +555,7 @@ def test_where_mysql_refuses_and_the_governor_is_away_the_real_error_surfaces(
 
 
 @pytest.mark.parametrize("error", [ValueError, LeaseLost, KeyboardInterrupt])
-def test_a_body_that_raises_closes_and_gives_back(
+def test_a_body_that_raises_closes_and_releases(
     world: World, governor: Governor, mysql: Mysql, error: type[BaseException]
 ) -> None:
     """In every case the lease is released."""
@@ -616,7 +616,7 @@ def test_an_outage_closes_by_default(world: World, governor: Governor, mysql: My
     assert mysql.opened == []
 
 
-def test_who_chose_so_connects_without_a_lease_and_says_it(
+def test_a_worker_that_chose_so_connects_without_a_lease_and_reports_it(
     world: World, make: Callable[..., Governor], mysql: Mysql
 ) -> None:
     """In a metric and a log line: an operator must see that the budget does not hold now."""

@@ -120,7 +120,7 @@ def test_a_name_with_a_tenant_is_still_a_holders_name(holder: str, tenant: str) 
     assert holder_tag(named)[:1] == holder_tag(holder)[:1]
 
 
-def test_tenants_with_a_common_beginning_are_told_apart() -> None:
+def test_tenants_with_a_common_beginning_are_distinguished() -> None:
     """`customer-of-the-northern-region-1` and `-2` are one in the log."""
     long = "customer-of-the-northern-region-"
     names = {holder_for_tenant("checkout/2f1c", TenantContext(long + number)) for number in "12"}

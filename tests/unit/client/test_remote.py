@@ -95,7 +95,7 @@ def test_an_overdrawn_budget_comes_back_as_a_refusal(world: World, remote: Remot
 
 
 @pytest.mark.parametrize("outage", ["lost", "answer lost"])
-def test_a_lost_invocation_is_repeated_to_the_letter(
+def test_a_lost_invocation_is_repeated_exactly(
     world: World, remote: RemoteGovernor, invoked: Invoked, outage: str
 ) -> None:
     """A repeated acquire with another end, or another id, is a second connection."""

@@ -72,7 +72,7 @@ def test_the_last_failure_is_raised_without_a_pause_after_it(retry: Callable[...
     assert (call.calls, len(clock.naps)) == (5, 4)
 
 
-def test_what_another_try_cannot_mend_is_not_tried_again(retry: Callable[..., str]) -> None:
+def test_a_failure_that_another_try_cannot_help_is_not_retried(retry: Callable[..., str]) -> None:
     """A missing permission would take as long to report as an outage."""
     call = Failing(99, GovernorUnavailable("no right", retryable=False))
     with pytest.raises(GovernorUnavailable):

@@ -72,7 +72,7 @@ def test_a_takeover_names_no_more_than_one_write_can() -> None:
     assert len(decision.taken) == TAKEN_AT_ONCE
 
 
-def test_where_one_write_cannot_free_enough_the_rest_is_given_back_first() -> None:
+def test_if_one_write_cannot_free_enough_the_rest_is_reclaimed_first() -> None:
     """After a budget was lowered far, the dead would block the living until the janitor has worked for an hour."""
     indebted = shard(1, *[record(OVER)] * 100)
     decision = step(indebted)
@@ -99,7 +99,7 @@ def test_what_is_decided_never_overdraws_and_never_takes_what_is_in_force(seen: 
 
 
 @given(seen=SHARDS, connections=st.integers(1, 4))
-def test_nobody_is_refused_while_what_is_over_would_make_room(seen: Shard, connections: int) -> None:
+def test_no_caller_is_refused_while_expired_leases_would_make_room(seen: Shard, connections: int) -> None:
     """Promise 2, for any shard that can be seen."""
     over = [each for each in seen.leases.items() if rules.is_over(each[1], now_ms=NOW_MS, skew_ms=SKEW_MS)]
     if seen.remaining + rules.connections_of(tuple(over)) >= connections:
@@ -110,12 +110,12 @@ def test_nobody_is_refused_while_what_is_over_would_make_room(seen: Shard, conne
 
 
 @pytest.mark.parametrize(("ends_in_ms", "over"), [(0, False), (-1_000, False), (-1_001, True), (30_000, False)])
-def test_a_lease_is_over_once_its_end_and_the_whole_allowance_have_passed(ends_in_ms: int, over: bool) -> None:
+def test_a_lease_has_expired_once_its_expiry_and_the_whole_allowance_have_passed(ends_in_ms: int, over: bool) -> None:
     """A millisecond too early is an over-grant by the slowest allowed clock."""
     assert rules.is_over(record(ends_in_ms), now_ms=NOW_MS, skew_ms=SKEW_MS) is over
 
 
-def test_what_is_over_comes_in_portions_that_name_each_once() -> None:
+def test_expired_leases_come_in_portions_that_name_each_once() -> None:
     """A lease left out stays lost, one named twice is freed twice."""
     portions = rules.reclaimable(shard(90, *[record(OVER)] * 85, record()), now_ms=NOW_MS, skew_ms=SKEW_MS)
     assert [len(portion) for portion in portions] == [40, 40, 5]

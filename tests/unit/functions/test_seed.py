@@ -44,7 +44,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         RuntimeError(PASSWORD),
     ],
 )
-def test_every_failure_is_answered_and_no_secret_is_told(
+def test_every_failure_is_answered_and_no_secret_is_shown(
     error: Exception,
     request_to_create: Event,
     context: LambdaContext,

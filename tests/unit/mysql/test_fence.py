@@ -99,7 +99,7 @@ def test_what_the_caller_left_to_the_server_is_left_alone() -> None:
         ("sql_mode", "ANSI', autocommit = '1"),
     ],
 )
-def test_what_is_no_plain_word_never_reaches_the_statement(field: str, value: object) -> None:
+def test_a_value_other_than_a_plain_word_never_reaches_the_statement(field: str, value: object) -> None:
     """A setting out of a configuration could otherwise carry SQL of its own."""
     with pytest.raises(InvalidRequest) as refused:
         dataclasses.replace(SessionStart(), **{field: value})  # type: ignore[arg-type] # bad on purpose

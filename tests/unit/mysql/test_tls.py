@@ -45,7 +45,7 @@ def test_a_host_of_no_known_region_trusts_the_whole_bundle(host: str) -> None:
     assert len(_authorities(context_for("verify", None, host))) > 80
 
 
-def test_every_region_of_the_bundle_is_told_from_its_name() -> None:
+def test_every_region_of_the_bundle_is_known_from_its_name() -> None:
     """A region missed here costs its users nothing but time; a wrong subset would refuse their database."""
     regions = {name.split()[2] for name in _authorities(context_for("verify", None, "x")) if "Amazon RDS" in name}
     assert len(regions) > 20

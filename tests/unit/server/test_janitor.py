@@ -84,7 +84,7 @@ def round_of(store: MemoryStore, sessions: Sessions | None) -> dict[str, object]
     return one_round(store, sessions)[0]
 
 
-def test_what_is_over_is_reclaimed_and_counted(store: MemoryStore, lend: Callable[[str, int], Lease]) -> None:
+def test_expired_leases_are_reclaimed_and_counted(store: MemoryStore, lend: Callable[[str, int], Lease]) -> None:
     """Without traffic no acquire takes an expired lease over, and the dashboard would show it as in use."""
     lend("expired1", -10_000)
     lend("holding1", 60_000)
@@ -121,7 +121,7 @@ def test_another_databases_sessions_on_the_same_server_are_left_alone(store: Mem
     assert line["ObservedConnections"] == 0
 
 
-def test_nobody_is_killed_where_the_server_keeps_no_names(store: MemoryStore) -> None:
+def test_no_session_is_killed_if_the_server_keeps_no_names(store: MemoryStore) -> None:
     """With performance_schema off no session can be told from another."""
     sessions = Sessions("governor:k3Zq81Bd:orders#0", names_known=False)
     line = round_of(store, sessions)
@@ -146,7 +146,7 @@ def test_the_leases_are_looked_after_whatever_mysql_says(store: MemoryStore, len
     assert done.blind is DENIED
 
 
-def test_a_refused_kill_is_told_and_hides_nothing(store: MemoryStore) -> None:
+def test_a_refused_kill_is_reported_and_hides_nothing(store: MemoryStore) -> None:
     """What was ended before it was refused is counted, and the gauges are published."""
     sessions = Sessions("governor:k3Zq81Bd:orders#0", "governor:k3Zq81Be:orders#0")
     sessions.refuses_to = "kill"
@@ -172,7 +172,7 @@ def _minutes(minutes: int, clock: VirtualClock, janitor: Janitor) -> None:
         janitor.round("orders")
 
 
-def test_a_database_that_nobody_uses_is_left_to_sleep() -> None:
+def test_an_unused_database_is_left_to_pause() -> None:
     """Aurora pauses only without connections: one a minute costs its price around the clock."""
     clock, server = VirtualClock(), CountingSessions()
     store = MemoryStore()

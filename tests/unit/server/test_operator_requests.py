@@ -129,7 +129,7 @@ def test_a_bad_request_changes_nothing_and_names_its_field(event: Answer, field:
     assert (len(desk.server.sessions), desk.server.limits) == (3, [])
 
 
-def test_each_action_leaves_a_line_that_says_who_asked_for_what(desk: Desk) -> None:
+def test_each_action_logs_its_caller_and_its_request(desk: Desk) -> None:
     """After an incident an operator asks who ended that session."""
     desk.ask(action="kill", lease_id="lease001", by="anna@bastion")
     desk.ask(action="drop", by="bob@home")

@@ -20,7 +20,7 @@ def broken(recording: Recording) -> list[str]:
     return broken_promises(summarise(recording), recording)
 
 
-def test_a_run_that_kept_every_promise_is_said_to_have() -> None:
+def test_a_run_that_kept_every_promise_reports_it() -> None:
     """Otherwise `make demo` fails for no reason."""
     assert broken(recorded()) == []
 

@@ -67,7 +67,7 @@ def test_the_same_seed_draws_the_same_load() -> None:
 
 
 @given(st.integers(1, 300), st.floats(0, 1))
-def test_exactly_the_asked_share_is_told_to_crash(iterations: int, rate: float) -> None:
+def test_exactly_the_asked_share_is_to_crash(iterations: int, rate: float) -> None:
     """A drill with by chance no victim would prove nothing."""
     victims = sum(event["crash"] for event in _plan(iterations=iterations, crash_rate=rate, seed=3).events())
     assert victims == round(iterations * rate)

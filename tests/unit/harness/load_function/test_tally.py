@@ -54,7 +54,7 @@ def test_details_name_their_columns_once() -> None:
     assert report["truncated"] is False
 
 
-def test_details_that_do_not_fit_are_left_out_and_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_details_that_do_not_fit_are_left_out_and_marked(monkeypatch: pytest.MonkeyPatch) -> None:
     """An answer over Lambda's limit is lost whole, with the account of the run."""
     monkeypatch.setattr(tally, "MAX_DETAILS", 2)
     outcomes = [Outcome("granted")] * 3
