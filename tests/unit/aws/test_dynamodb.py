@@ -184,6 +184,7 @@ def test_any_other_refusal_is_an_outage_that_is_not_tried_again(
     with pytest.raises(GovernorUnavailable) as refused:
         (WRITES | reads)[name](store)
     assert not refused.value.retryable
+    assert "(GOVERNOR_TABLE)" in str(refused.value)
     assert isinstance(refused.value.__cause__, ServiceError)
 
 

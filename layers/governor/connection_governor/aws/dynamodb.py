@@ -200,18 +200,22 @@ class DynamoDBStore:
             item = self._call("UpdateItem", payload)["Attributes"]
         except ServiceError as refused:
             if refused.code != "ConditionalCheckFailedException":
-                raise _unavailable(refused) from refused
+                raise self._unavailable(refused) from refused
             return Unwritten(_shard(key, refused.body.get("Item")), perhaps_applied=refused.perhaps_applied)
         return Written(
             int(item["allowed"]["N"]), int(item["remaining"]["N"]), int(item["fence"]["N"]), _waited_ms(item)
         )
+
+    def _unavailable(self, refused: ServiceError) -> GovernorUnavailable:
+        message = f"DynamoDB refused a request to the table {self._table!r} (GOVERNOR_TABLE): {refused}"
+        return GovernorUnavailable(message, retryable=False)
 
     def _conditional(self, operation: str, payload: Item) -> bool:
         try:
             self._call(operation, payload)
         except ServiceError as refused:
             if refused.code != "ConditionalCheckFailedException":
-                raise _unavailable(refused) from refused
+                raise self._unavailable(refused) from refused
             return False
         return True
 
@@ -235,7 +239,7 @@ class DynamoDBStore:
         try:
             return self._call(operation, payload)
         except ServiceError as refused:
-            raise _unavailable(refused) from refused
+            raise self._unavailable(refused) from refused
 
 
 def _removal(leases: Leases) -> tuple[str, str, dict[str, str], Item]:
@@ -271,10 +275,6 @@ def _waited_ms(item: Item) -> int:
 
 def _number(number: int) -> Item:
     return {"N": str(number)}
-
-
-def _unavailable(refused: ServiceError) -> GovernorUnavailable:
-    return GovernorUnavailable(f"DynamoDB refused the request: {refused}", retryable=False)
 
 
 _DYNAMODB_VERSION = "DynamoDB_20120810"
