@@ -1,4 +1,4 @@
-"""The commands of the local stack: `python -m harness demo|stack|prepare|package` (make runs them)."""
+"""The commands of the local stack: `python -m harness demo|stack|prepare|package|on-aws` (make runs them)."""
 
 import sys
 from importlib import import_module
@@ -15,6 +15,7 @@ COMMANDS = {
     "stack": "harness.stack.command",
     "prepare": "harness.prepare",
     "package": "harness.package",
+    "on-aws": "harness.demo.on_account",
 }
 INTERRUPTED = 130  # as shells report a program ended by Ctrl-C
 

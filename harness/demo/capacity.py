@@ -16,13 +16,13 @@ from harness.stack.deployment import DATABASE_NAME
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from harness.stack.local_stack import Stack
+    from harness.stack.local_stack import Reachable
 
 LEASE_MS = 5_000
 EACH_S = 0.1
 
 
-def wait_for_full_budget(stack: Stack, *, timeout_s: float, meanwhile: Callable[[], None]) -> int | None:
+def wait_for_full_budget(stack: Reachable, *, timeout_s: float, meanwhile: Callable[[], None]) -> int | None:
     """Try to acquire the whole budget until it is granted.
 
     Args:
@@ -43,7 +43,7 @@ def wait_for_full_budget(stack: Stack, *, timeout_s: float, meanwhile: Callable[
     return None
 
 
-def leaked(stack: Stack) -> int:
+def leaked(stack: Reachable) -> int:
     """Return how much of the budget is still in use when no worker can hold any of it.
 
     An expired lease stays stored until an acquire needs its slot. So the whole budget is acquired first. What is
@@ -53,11 +53,11 @@ def leaked(stack: Stack) -> int:
     return operations_of(stack).status(DATABASE_NAME).in_use
 
 
-def _engine(stack: Stack) -> Engine:
+def _engine(stack: Reachable) -> Engine:
     return Engine(dynamodb_store(Environment(stack.variables)), SYSTEM_CLOCK, SYSTEM_ENTROPY)
 
 
-def _pieces(stack: Stack) -> list[int]:
+def _pieces(stack: Reachable) -> list[int]:
     return pieces_of([shard.allowed for shard in operations_of(stack).status(DATABASE_NAME).shards])
 
 

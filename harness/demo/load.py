@@ -13,7 +13,7 @@ from harness.load_function.load.tally import TOO_MANY_CONNECTIONS
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from harness.stack.local_stack import Stack
+    from harness.stack.local_stack import Reachable
 
 HOLD_MS = (400, 1200)
 TIMEOUT_MS = 1000  # how long a worker waits for a connection
@@ -46,7 +46,7 @@ class Wave:
         }
 
 
-def run(stack: Stack, wave: Wave) -> Load:
+def run(stack: Reachable, wave: Wave) -> Load:
     """Run one wave; return its load."""
     from_ms = now_ms()
     answer = stack.invoke("HarnessFunctionName", wave.event(), timeout_s=ANSWER_TIMEOUT_S)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pymysql.connections import Connection
     from pymysql.cursors import Cursor
 
-    from harness.stack.local_stack import Stack
+    from harness.stack.local_stack import Reachable
 
 WORKER_USER = "governed_worker"  # the template's default
 SESSIONS = "SELECT COUNT(*) FROM information_schema.processlist WHERE user = %s"
@@ -94,6 +94,6 @@ class TableObserver:
         return self.samples[-1][1] if self.samples else 0
 
 
-def operations_of(stack: Stack) -> Operations:
+def operations_of(stack: Reachable) -> Operations:
     """Return the operator's commands on the deployed table."""
     return Operations(dynamodb_store(Environment(stack.variables)), SYSTEM_CLOCK, SYSTEM_ENTROPY)

@@ -68,6 +68,11 @@ def broken_promises(summary: dict[str, Any], recording: Recording) -> list[str]:
     return [*_broken(summary, recording), *_not_shown(summary, recording)]
 
 
+def not_kept(summary: dict[str, Any], recording: Recording) -> list[str]:
+    """Return the promises that did not hold, without what only the local demo can provoke and see."""
+    return list(_broken(summary, recording))
+
+
 def _broken(summary: dict[str, Any], recording: Recording) -> Iterator[str]:
     if summary["over_grants"]:
         yield f"over-granted by {summary['over_grants']}"

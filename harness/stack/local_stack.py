@@ -6,7 +6,7 @@ import contextlib
 import json
 import secrets
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from harness.errors import StackError
 from harness.stack.deployment import DATABASE_NAME, Deployment, build_template, deploy, local_parameters
@@ -21,6 +21,17 @@ FOR_MONITORING = 3  # connections beside the budget: the janitor's, an operator'
 WORKER_TIMEOUT_S = 6  # at least; a lease reaches 15 s past it
 WORKERS_A_SECOND = 4  # more of that time where more workers share this machine
 ADMINISTRATOR = "administrator"
+
+
+class Reachable(Protocol):
+    """A deployed stack, here or in an account: its functions, and its table."""
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """The environment variables with which `governor` reaches it."""
+
+    def invoke(self, output: str, payload: object, *, timeout_s: float = 60.0) -> Any:  # noqa: ANN401 - any JSON
+        """Invoke the function that a stack output names; return its answer."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ from harness.package import package
 from harness.paths import BUILD, ROOT
 from harness.stack.deployment import BUILT, DATABASE_NAME, delete, deploy, outputs
 from harness.stack.local_stack import running_stack
+from harness.stack.tools import tool
 from tests.support.cloudformation import load
 
 if TYPE_CHECKING:
@@ -305,3 +307,29 @@ def _until(found: Callable[[], list[Any]]) -> list[Any]:
             return rows
         time.sleep(0.5)
     raise AssertionError("nothing came")
+
+
+def test_the_trial_for_an_account_deploys_loads_drills_and_deletes(stack: Stack) -> None:
+    """Whoever has an account runs it once, and pays for each fault in it."""
+    users = {"WorkerUser": "trial_worker", "MonitorUser": "trial_monitor", "DatabaseSchema": "trial"}
+    parameters = {**stack.parameters, **users, "AllowedConnections": str(BUDGET), "WorkerTimeoutSeconds": "4"}
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("AWS_")},
+        **stack.aws.variables,
+        "STACK": "trial",
+        "ITERATIONS": "40",
+        "CONCURRENCY": "10",
+        "PATH": os.pathsep.join([str(tool("sam", "sam").parent), os.environ["PATH"]]),
+        "SAM_CLI_TELEMETRY": "0",
+    }
+    given = [f"{name}={value}" for name, value in parameters.items()]
+    command = [str(ROOT / "harness" / "on_aws.sh"), *given]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=280)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    summary = json.loads((BUILD / "on-aws" / "summary.json").read_text())
+    assert summary["invocations"] == 80
+    assert summary["crashed"] > 0
+    assert 0 < summary["mysql_peak_connections"] <= BUDGET
+    assert summary["seconds_to_full_capacity_after_crash"] > 0
+    names = [each["StackName"] for each in stack.aws.client("cloudformation").describe_stacks()["Stacks"]]
+    assert "trial" not in names
