@@ -72,7 +72,12 @@ def test_a_missing_or_wrong_variable_is_named(variables: dict[str, str], name: s
 
 @pytest.mark.parametrize(
     ("change", "name"),
-    [({"DB_SECRET_ARN": ""}, "DB_SECRET_ARN"), ({"DB_TLS": "maybe"}, "DB_TLS"), ({"DB_PORT": "x"}, "DB_PORT")],
+    [
+        ({"DB_SECRET_ARN": ""}, "DB_SECRET_ARN"),
+        ({"DB_TLS": "maybe"}, "DB_TLS"),
+        ({"DB_PORT": "x"}, "DB_PORT"),
+        ({"DB_PORT": "99999"}, "DB_PORT"),
+    ],
 )
 def test_a_missing_database_variable_is_named(change: dict[str, str], name: str) -> None:
     """The same for the worker's own connection."""

@@ -20,7 +20,7 @@ def opener(environment: Environment) -> Opener:
     """Return the opener of sessions of the database that the variables name."""
     target = Target(
         host=environment.required("DB_HOST"),
-        port=environment.number("DB_PORT", 3306),
+        port=environment.number("DB_PORT", 3306, most=65_535),
         database=environment.get("DB_NAME") or None,
         tls=environment.choice("DB_TLS", "verify", "verify", "require", "off"),
         tls_ca=environment.get("DB_TLS_CA") or None,
