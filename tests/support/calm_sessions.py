@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from connection_governor.core.deadline import Deadline
     from connection_governor.core.lease import Lease
     from connection_governor.mysql.fence import Fence
+    from connection_governor.mysql.server import DatabaseServer
 
 
 class CalmSession:
@@ -33,6 +34,8 @@ class CalmSession:
         self.open = True
         self.on_login: Callable[[], None] | None = None
         self.may_linger = False
+        self.asks_for_server = False
+        self.server: DatabaseServer | None = None
         self.broken = False
         self.takes_s = 0.0
         self.refuses: Exception | None = None

@@ -124,7 +124,7 @@ class Keeper:
             use.end()
         session = use.session = self._sessions.leased(options)
         calm_ms = min(FIRST_CALM_MS, fence.idle_ms)
-        return session.open(ask, fence, lambda: _needed_ms(ask, fence, self._clock) + calm_ms)
+        return session.open(ask, fence, lambda: _needed_ms(ask, fence, self._clock) + calm_ms, is_kept=True)
 
     def _is_usable(self, session: LeasedSession, connection: FencedConnection, ask: LeaseRequest, fence: Fence) -> bool:
         if not session.is_own or connection.fence != fence:  # a forked child must not act for its parent

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from connection_governor.mysql.connect import FencedConnection
     from connection_governor.mysql.fence import Fence
     from connection_governor.mysql.opener import Opener
+    from connection_governor.mysql.server import DatabaseServer
 
 UNGOVERNED = "governor:none"
 
@@ -59,19 +60,48 @@ class Sessions:
         self._reporter = reporter
         self._notes = notes
         self._on_unavailable = on_unavailable
+        self._lingering: dict[str, tuple[Lease, DatabaseServer]] = {}
 
     def leased(self, options: Mapping[str, Any]) -> LeasedSession:
         """Return a session that has yet to be opened, with these options; see `fence.session_options`."""
         return LeasedSession(self, options)
 
-    def settle(self, lease: Lease, *, may_linger: bool, invocation: Deadline | None = None) -> None:
-        """Release the lease of a session that has ended, or leave it to expire."""
+    def settle(
+        self,
+        lease: Lease,
+        *,
+        may_linger: bool,
+        invocation: Deadline | None = None,
+        server: DatabaseServer | None = None,
+    ) -> None:
+        """Release the lease of a session that has ended, or leave it to expire.
+
+        Where it is known which server the session was on, a later session may prove that it has ended.
+        """
         if may_linger:
+            if server is not None:
+                self._lingering[lease.lease_id] = (lease, server)
             self._notes.lingers(lease)
             self._borrower.leave_to_expire(lease, "MySQL may still be at work for its session")
         else:
             self._notes.closed(lease)
             self._borrower.give_back(lease, invocation)
+
+    @property
+    def have_lingering(self) -> bool:
+        """Whether leases were left to expire that a new session might prove free."""
+        now_ms = self.now_ms()
+        for lease_id, (lease, _) in list(self._lingering.items()):
+            if lease.expires_at_ms < now_ms:
+                self._lingering.pop(lease_id, None)
+        return bool(self._lingering)
+
+    def release_ended(self, server: DatabaseServer, invocation: Deadline | None) -> None:
+        """Release the leases whose sessions a new one, on this server, proves to have ended."""
+        for lease_id, (lease, earlier) in list(self._lingering.items()):
+            if server.proves_ended(earlier) and self._lingering.pop(lease_id, None) is not None:
+                self._notes.closed(lease)
+                self._borrower.give_back(lease, invocation)
 
     def watch(self, connection: FencedConnection | AsyncFencedConnection, lease: Lease) -> None:
         """Note the session under a lease for the extension: its socket, and whether it is working."""
@@ -136,8 +166,12 @@ class LeasedSession:
         """Whether this process opened it; else it is a copy of its parent's."""
         return self._process == os.getpid()
 
-    def open(self, ask: LeaseRequest, fence: Fence, end_ms: Callable[[], int]) -> FencedConnection:
+    def open(
+        self, ask: LeaseRequest, fence: Fence, end_ms: Callable[[], int], *, is_kept: bool = False
+    ) -> FencedConnection:
         """Acquire a lease until `end_ms()`, and open a session under it. Whatever is raised, `end` must follow.
+
+        A session that `is_kept` learns which server it is on, for the case that this server falls silent meanwhile.
 
         Raises:
             pymysql.err.OperationalError: MySQL could not be reached or refused.
@@ -148,7 +182,10 @@ class LeasedSession:
         acquired_ms = sessions.now_ms()
         connection = self.connection = self._made(sessions.opener(), ask, fence)
         connection.lease, connection.acquired_ms = self.lease, acquired_ms
+        connection.asks_for_server |= is_kept or sessions.have_lingering
         connection.connect()
+        if connection.server is not None:
+            sessions.release_ended(connection.server, ask.invocation)
         return connection
 
     def end(self) -> None:
@@ -162,8 +199,10 @@ class LeasedSession:
     def settle(self) -> None:
         """Release the lease of a session that is closed, or leave it to expire."""
         if self.lease is not None and self.is_own:
-            lingers = self.connection is not None and self.connection.may_linger
-            self._sessions.settle(self.lease, may_linger=lingers, invocation=self.invocation)
+            lingers, server = False, None
+            if self.connection is not None:
+                lingers, server = self.connection.may_linger, self.connection.server
+            self._sessions.settle(self.lease, may_linger=lingers, invocation=self.invocation, server=server)
         self.lease = None
 
     def _end(self) -> None:

@@ -29,6 +29,7 @@ class Target:
         tls: `verify`, `require` or `off`, see `tls.MODES`.
         tls_ca: PEM file of the authorities to trust; None for those of Amazon RDS.
         connect_seconds: limit of each step of opening (connect, TLS, sign in, set up).
+        role: `any`, or `writer` to refuse a server that only reads, see `server.ROLES`.
     """
 
     host: str
@@ -37,6 +38,7 @@ class Target:
     tls: str = "verify"
     tls_ca: str | None = None
     connect_seconds: float = 3.0
+    role: str = "any"
 
 
 def new_session(
@@ -79,6 +81,7 @@ def new_session(
         port=target.port,
         database=target.database,
         connect_timeout=target.connect_seconds,
+        needs_writer=target.role == "writer",
         program_name=program_name,
         ssl=context,
         ssl_disabled=context is None,

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from connection_governor.core.clock import Clock
     from connection_governor.core.lease import Lease
     from connection_governor.mysql.fence import Fence
+    from connection_governor.mysql.server import DatabaseServer
 
 
 class OutOfStep(err.InterfaceError):
@@ -38,6 +39,8 @@ class GovernedSession:
         usable_until_ms: statements are refused after this moment; the lease's owner moves it when the lease is renewed.
         lease: the lease that it was opened under; None without one.
         acquired_ms: when that lease was granted, milliseconds since 1970 UTC.
+        asks_for_server: set before the opening, so that it learns which server it is on, in the same round trip.
+        server: which one, where that was asked for and answered.
         on_work: called with True before the session gets work, and with False once it has none left.
         on_login: called before each login is sent. From here on the server may have a session; `local_port` is known.
     """
@@ -46,6 +49,8 @@ class GovernedSession:
     usable_until_ms: int | None
     lease: Lease | None = None
     acquired_ms = 0
+    asks_for_server = False
+    server: DatabaseServer | None = None
     on_login: Callable[[], None] | None = None
     on_work: Callable[..., None] | None = None
     _state: SessionState

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from pymysql import err
 from pymysql.charset import charset_by_name
 from pymysql.connections import Connection
-from pymysql.constants import CLIENT, COMMAND, CR
+from pymysql.constants import CLIENT, COMMAND, CR, ER
 from pymysql.protocol import MysqlPacket
 
 from connection_governor.errors import LeaseLost
@@ -26,18 +26,20 @@ from connection_governor.mysql.close import RESET, hang_up, peer_has_closed, say
 from connection_governor.mysql.credentials import sign_in
 from connection_governor.mysql.fence import set_statement
 from connection_governor.mysql.governed import GovernedSession, OutOfStep, out_of_step
+from connection_governor.mysql.server import READ_ONLY_ERRORS, server_of, server_query
 from connection_governor.mysql.state import Stream
 from connection_governor.mysql.stream import DeadlineReader
 from connection_governor.mysql.tls import ResumingContext
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from pymysql.cursors import Cursor
 
     from connection_governor.core.clock import Clock
     from connection_governor.mysql.credentials import Attempts, Credentials
     from connection_governor.mysql.fence import Fence, SessionStart
+    from connection_governor.mysql.server import DatabaseServer
 
     class _Connection(Connection[Cursor]):
         """Members that the stubs of PyMySQL leave out."""
@@ -89,6 +91,7 @@ class FencedConnection(GovernedSession, _Connection):
     is_mariadb = False
     on_close: Callable[[], None] | None = None
     server_status = 0
+    _is_demoted = False
     _reader: DeadlineReader | None = None
     _socket: socket.socket | None = None
     _after_reset: tuple[bytes, ...] = ()
@@ -102,10 +105,12 @@ class FencedConnection(GovernedSession, _Connection):
         usable_until_ms: int | None,
         clock: Clock,
         connect_timeout: float,
+        needs_writer: bool = False,
         **options: Any,  # noqa: ANN401 - PyMySQL's own arguments, of any type
     ) -> None:
         """Make a session that is not open yet: nothing is sent before `connect`."""
         self._govern(fence, usable_until_ms, clock)
+        self._needs_writer = self.asks_for_server = needs_writer
         self._start = start
         self._attempts = attempts
         super().__init__(
@@ -188,12 +193,35 @@ class FencedConnection(GovernedSession, _Connection):
             return
         self.is_mariadb = "mariadb" in self.server_version.lower()
         statement = set_statement(self.fence, self._start, is_mariadb=self.is_mariadb).encode()
-        self._execute_command(COMMAND.COM_QUERY, statement)
-        self._read_ok_packet()  # the answer also shows autocommit, so that PyMySQL need not set it
+        self._set_up(statement)
         schema = self.db.encode() if isinstance(self.db, str) else self.db
         use = (bytes([COMMAND.COM_INIT_DB]) + schema,) if schema else ()
         self._after_reset = (RESET, *use, bytes([COMMAND.COM_QUERY]) + statement)
         self._opened = True
+
+    def _set_up(self, statement: bytes) -> None:
+        """Put the fence up, and learn which server this is: one write, one round trip."""
+        self._refuse_if_late()
+        query = server_query(is_mariadb=self.is_mariadb).encode()
+        commands = [statement, query] if self.asks_for_server else [statement]
+        self._send_together([bytes([COMMAND.COM_QUERY]) + command for command in commands])
+        self._read_next(self._read_ok_packet)  # also tells autocommit's state, so that PyMySQL need not set it
+        if self.asks_for_server:
+            self.server = self._read_server()
+        if self._needs_writer and not (self.server and self.server.is_writer):
+            self.close()
+            raise err.OperationalError(ER.OPTION_PREVENTS_STATEMENT, "a writer is needed, and this server only reads")
+
+    def _read_server(self) -> DatabaseServer | None:
+        """Return what the second answer says; None where the server does not know what was asked."""
+        try:
+            self._read_next(self._read_query_result)
+        except err.MySQLError:
+            if self._sock is None:  # it was no answer
+                raise
+            return None
+        rows, self._result = self._result.rows, None
+        return server_of(rows[0]) if rows else None
 
     def reset(self) -> None:
         """Roll back, forget all session state, and set the fence again: one write, one round trip.
@@ -219,18 +247,25 @@ class FencedConnection(GovernedSession, _Connection):
         if not self._state.may_be_kept:
             self.close()
             raise err.InterfaceError(0, "something is still open in the session")
+        if self._is_demoted:
+            self.close()
+            raise err.InterfaceError(0, "the server has become read-only: the address may lead to another one by now")
         self._restore_own_state()
 
     def _start_anew(self) -> None:
-        commands = self._after_reset if self.db else (*self._after_reset, _WHICH_SCHEMA)
+        self._send_together(self._after_reset if self.db else (*self._after_reset, _WHICH_SCHEMA))
+        for _ in self._after_reset:
+            self._read_next(self._read_ok_packet)
+        if not self.db:
+            self._read_next(self._read_query_result)
+
+    def _send_together(self, commands: Sequence[bytes]) -> None:
         self._state.commands_sent(len(commands))
         self._write_bytes(b"".join(struct.pack("<i", len(command)) + command for command in commands))
-        for _ in self._after_reset:
-            self._next_seq_id = 1  # each command starts a sequence of its own
-            self._read_ok_packet()
-        if not self.db:
-            self._next_seq_id = 1
-            self._read_query_result()
+
+    def _read_next(self, read: Callable[[], object]) -> None:
+        self._next_seq_id = 1  # each command starts a sequence of its own
+        read()
 
     def _has_chosen_schema(self) -> bool:
         return not self.db and bool(self._result.rows) and self._result.rows[0][0] is not None
@@ -338,9 +373,10 @@ class FencedConnection(GovernedSession, _Connection):
             raise out_of_step()
         try:
             packet = super()._read_packet(packet_type)
-        except err.MySQLError:
+        except err.MySQLError as error:
             if self._sock is not None:  # else the stream has ended
                 self._state.received(_ERROR)
+            self._is_demoted = self._is_demoted or error.args[0] in READ_ONLY_ERRORS
             raise
         self._state.received(packet.get_all_data())
         return packet

@@ -10,6 +10,7 @@ from connection_governor.core.retry import Retry
 from connection_governor.mysql.connect import Target
 from connection_governor.mysql.credentials import DatabaseCredentials
 from connection_governor.mysql.opener import Opener
+from connection_governor.mysql.server import ROLES
 from connection_governor.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ def opener(environment: Environment) -> Opener:
         database=environment.get("DB_NAME") or None,
         tls=environment.choice("DB_TLS", "verify", "verify", "require", "off"),
         tls_ca=environment.get("DB_TLS_CA") or None,
+        role=environment.choice("DB_ROLE", "any", *ROLES),
     )
     credentials = DatabaseCredentials(secret_fetcher(environment))
     return Opener(target, credentials, environment.required("DB_SECRET_ARN"), SYSTEM_CLOCK)
