@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 PROGRAM = """
 import os, sys, time
 from connection_governor.core.lease import Wanted
-from connection_governor.client.lease_file import NoteFile
-notes = NoteFile(sys.argv[1])
+from connection_governor.client.lease_file import LeaseFile
+notes = LeaseFile(sys.argv[1])
 notes.wanted(Wanted("orders", "lease001", "checkout", 1, 1800000030000))
 if sys.argv[2] == "fork" and os.fork() == 0:
     print(os.getpid(), flush=True)

@@ -17,8 +17,8 @@ from connection_governor.client.lease_file import (
     UNKNOWN_SESSION,
     UNKNOWN_SHARD,
     WORKING,
+    LeaseFile,
     Note,
-    NoteFile,
 )
 from connection_governor.core.deadline import Deadline
 from connection_governor.core.engine import Engine
@@ -74,7 +74,7 @@ def sockets() -> Sockets:
     return Sockets()
 
 
-def crash(notes: NoteFile) -> None:
+def crash(notes: LeaseFile) -> None:
     """Let go of the file, as the kernel does for a process that has ended."""
     assert notes._file is not None
     os.close(notes._file)
@@ -139,7 +139,7 @@ def test_a_file_without_notes_is_skipped(line: bytes) -> None:
 
 def test_a_lease_is_noted_before_it_is_asked_for_and_until_it_is_gone(tmp_path: Path, service: Service) -> None:
     """A crash between a grant and its answer."""
-    notes = NoteFile(str(tmp_path))
+    notes = LeaseFile(str(tmp_path))
     notes.wanted(wanted())
     seen = only_file(tmp_path)
     assert [note.lease.shard for note in seen.notes()] == [UNKNOWN_SHARD]
@@ -156,7 +156,7 @@ def test_a_lease_is_noted_before_it_is_asked_for_and_until_it_is_gone(tmp_path: 
 
 def test_the_file_does_not_grow(tmp_path: Path) -> None:
     """/tmp fills up in an environment that lives for hours."""
-    notes = NoteFile(str(tmp_path))
+    notes = LeaseFile(str(tmp_path))
     for number in range(3 * MOST_LINES):
         notes.wanted(wanted(number))
         notes.gone(wanted(number).lease_id)
@@ -169,7 +169,7 @@ def test_the_file_does_not_grow(tmp_path: Path) -> None:
 def test_lines_of_leases_that_were_left_to_expire_are_used_again(tmp_path: Path) -> None:
     """After 64 failed acquires nothing of that environment's is ever noted again."""
     clock = VirtualClock()
-    notes = NoteFile(str(tmp_path), clock)
+    notes = LeaseFile(str(tmp_path), clock)
     for number in range(MOST_LINES):
         notes.wanted(wanted(number))
     seen = only_file(tmp_path)
@@ -189,7 +189,7 @@ def test_lines_of_leases_that_were_left_to_expire_are_used_again(tmp_path: Path)
 
 def test_where_there_is_no_extension_nothing_happens(tmp_path: Path) -> None:
     """Every worker without the layer."""
-    notes = NoteFile(str(tmp_path / "missing"))
+    notes = LeaseFile(str(tmp_path / "missing"))
     notes.wanted(wanted())
     notes.gone(wanted().lease_id)
     assert list(tmp_path.iterdir()) == []
@@ -207,12 +207,12 @@ def test_a_lease_whose_answer_was_lost_is_found(service: Service) -> None:
 def test_leases_that_dead_processes_noted_are_released_and_forgotten(tmp_path: Path, service: Service) -> None:
     """The extension's only purpose. What is left by an earlier runtime is included."""
     for number in (1, 2):
-        notes = NoteFile(str(tmp_path))
+        notes = LeaseFile(str(tmp_path))
         lease = granted(service, number)
         notes.held(lease)
         notes.closed(lease)
         crash(notes)
-    alive = NoteFile(str(tmp_path))
+    alive = LeaseFile(str(tmp_path))
     alive.held(granted(service, 3))
     assert Survivor(str(tmp_path), service).settle(Deadline.after(0, SYSTEM_CLOCK)) == 2
     assert held(service) == ["lease003"]
@@ -221,7 +221,7 @@ def test_leases_that_dead_processes_noted_are_released_and_forgotten(tmp_path: P
 
 def test_what_has_long_ended_by_itself_costs_no_time(tmp_path: Path) -> None:
     """The two seconds go to leases that expired an hour ago, and the live ones are not released."""
-    notes = NoteFile(str(tmp_path))
+    notes = LeaseFile(str(tmp_path))
     notes.wanted(wanted())
     crash(notes)
     clock = VirtualClock()
@@ -238,7 +238,7 @@ class Unreachable:
 
 def test_without_a_lease_no_request_is_sent_or_waited_for(tmp_path: Path) -> None:
     """The end of every environment takes two seconds."""
-    notes = NoteFile(str(tmp_path))
+    notes = LeaseFile(str(tmp_path))
     notes.wanted(wanted())
     notes.gone(wanted().lease_id)
     assert Survivor(str(tmp_path), Unreachable()).settle(Deadline.after(A_DAY_MS, SYSTEM_CLOCK)) == 0
@@ -248,7 +248,7 @@ def test_only_a_session_that_is_known_to_have_ended_is_released(
     tmp_path: Path, service: Service, sockets: Sockets
 ) -> None:
     """Promise 5. A session that is being opened, that lingers, or that was at work is lent to another, too."""
-    notes = NoteFile(str(tmp_path))
+    notes = LeaseFile(str(tmp_path))
     leases = [granted(service, number) for number in range(1, 7)]
     opening, signing_in, closed, lingers, idle, working = leases
     for lease in leases:
@@ -272,7 +272,7 @@ def test_the_end_of_an_idle_session_is_waited_for_and_a_moment_more(
     tmp_path: Path, service: Service, sockets: Sockets
 ) -> None:
     """MySQL still counts the session, and refuses the next holder of its slot."""
-    notes, lease, clock = NoteFile(str(tmp_path)), granted(service), VirtualClock()
+    notes, lease, clock = LeaseFile(str(tmp_path)), granted(service), VirtualClock()
     notes.opened(lease, sockets.connect())
     notes.working(lease.lease_id, working=False)
     crash(notes)
@@ -287,7 +287,7 @@ def test_the_end_of_an_idle_session_is_waited_for_and_a_moment_more(
 @pytest.mark.parametrize("seen", [lambda: None, lambda: {(50_000, 3_306)}], ids=["untold", "open"])
 def test_a_session_that_may_be_open_keeps_its_lease(tmp_path: Path, service: Service, seen: Any) -> None:  # noqa: ANN401 - as `connections`
     """Where the kernel tells nothing, or MySQL has not noticed, the slot is lent twice."""
-    notes, lease, clock = NoteFile(str(tmp_path)), granted(service), VirtualClock()
+    notes, lease, clock = LeaseFile(str(tmp_path)), granted(service), VirtualClock()
     notes.opened(lease, Socket(50_000))
     notes.working(lease.lease_id, working=False)
     crash(notes)
@@ -299,10 +299,10 @@ def test_a_session_that_may_be_open_keeps_its_lease(tmp_path: Path, service: Ser
 
 def test_a_living_process_takes_no_time_from_the_others(tmp_path: Path, service: Service) -> None:
     """What crashed is not given back because something else in the environment did not."""
-    alive = [NoteFile(str(tmp_path)) for _ in range(2)]
+    alive = [LeaseFile(str(tmp_path)) for _ in range(2)]
     for number, notes in enumerate(alive):
         notes.held(granted(service, number))
-    dead, lease = NoteFile(str(tmp_path)), granted(service, 5)
+    dead, lease = LeaseFile(str(tmp_path)), granted(service, 5)
     dead.held(lease)
     dead.closed(lease)
     crash(dead)
@@ -332,7 +332,7 @@ class Watched:
 
 def test_a_renewal_keeps_what_is_known_of_the_session(tmp_path: Path, service: Service) -> None:
     """The lease of a kept session cannot be given back once it was renewed, or is while MySQL works."""
-    notes, lease = NoteFile(str(tmp_path)), granted(service)
+    notes, lease = LeaseFile(str(tmp_path)), granted(service)
     notes.wanted(wanted())
     notes.held(lease)
     seen = only_file(tmp_path)

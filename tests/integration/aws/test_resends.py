@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from connection_governor import Governor, GovernorUnavailable, NoConnectionsLeft
-from connection_governor.client.lease_file import NoNotes
+from connection_governor.client.lease_file import NoLeaseFile
 from connection_governor.client.ports import Dependencies
 from connection_governor.core.rules import connections_of
 from connection_governor.metrics import Reporter
@@ -46,14 +46,14 @@ FAULTS = {
 }
 
 
-class WantedIds(NoNotes):
+class WantedIds(NoLeaseFile):
     """Notes the id of each acquire, and not whether it was granted."""
 
     def __init__(self) -> None:
         self.ids: list[str] = []
 
     def wanted(self, wanted: Wanted) -> None:
-        """See `Notes.wanted`."""
+        """See `LeaseNotes.wanted`."""
         self.ids.append(wanted.lease_id)
 
 

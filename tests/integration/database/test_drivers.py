@@ -17,7 +17,7 @@ from sqlalchemy import select, text, update
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from connection_governor.client.aio import AsyncGovernor
-from connection_governor.client.lease_file import NoteFile
+from connection_governor.client.lease_file import LeaseFile
 from connection_governor.client.sqlalchemy import governed_engine, invocation
 from connection_governor.core.memory import MemoryStore
 from connection_governor.core.operations import Operations
@@ -263,7 +263,7 @@ def test_a_cancelled_give_back_is_carried_out(governor: Governor, store: FaultyS
 
 def test_the_extension_hears_of_an_async_session(governor: Governor, tmp_path: Path) -> None:
     """After a crash its lease is released while MySQL still works on its statement."""
-    notes = NoteFile(str(tmp_path))
+    notes = LeaseFile(str(tmp_path))
     governor.borrower._notes = governor.sessions._notes = notes
 
     def noted() -> tuple[int, int]:

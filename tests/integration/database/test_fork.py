@@ -14,7 +14,7 @@ import pymysql
 import pytest
 
 from connection_governor.client.aio import AsyncGovernor
-from connection_governor.client.lease_file import NoteFile
+from connection_governor.client.lease_file import LeaseFile
 from connection_governor.core.memory import MemoryStore
 from connection_governor.core.operations import Operations
 from connection_governor.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
@@ -46,7 +46,7 @@ def store() -> FaultyStore:
 def governor(store: FaultyStore, target: Target, tmp_path: Path) -> Governor:
     """Return a governor that keeps its connection, and writes a lease file."""
     governor = governor_on(store, target)
-    governor.borrower._notes = governor.sessions._notes = NoteFile(str(tmp_path))
+    governor.borrower._notes = governor.sessions._notes = LeaseFile(str(tmp_path))
     return governor
 
 

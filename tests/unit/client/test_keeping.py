@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from connection_governor import Fence, Governor, NoConnectionsLeft
-from connection_governor.client.lease_file import UNKNOWN_SHARD, Note, NoteFile
+from connection_governor.client.lease_file import UNKNOWN_SHARD, LeaseFile, Note
 from connection_governor.client.ports import Dependencies
 from connection_governor.core.engine import Engine
 from connection_governor.core.memory import MemoryStore
@@ -74,7 +74,7 @@ def governor(tmp_path: Path, clock: VirtualClock, transport: Noted) -> Governor:
     """Return a governor that keeps its session for a minute."""
     opener = cast("Opener", CalmOpener(clock))
     quiet = Reporter(write=lambda _line: None)
-    notes = NoteFile(str(tmp_path), clock)
+    notes = LeaseFile(str(tmp_path), clock)
     outside = Dependencies(clock, transport.entropy, quiet, opener=lambda: opener, notes=notes)
     return Governor(
         cast("Any", transport), outside, holder="shop/test", database="orders", fence=FENCE, keep_seconds=KEEP_SECONDS

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from connection_governor import Governor, InvalidRequest
-from connection_governor.client.lease_file import NoteFile
+from connection_governor.client.lease_file import LeaseFile
 from connection_governor.client.ports import Dependencies
 from connection_governor.core.memory import MemoryStore
 from connection_governor.metrics import Reporter
@@ -84,7 +84,7 @@ def governor(
         world.entropy,
         Reporter(world.journal),
         opener=lambda: cast("Opener", opener),
-        notes=NoteFile(str(tmp_path), world.clock),
+        notes=LeaseFile(str(tmp_path), world.clock),
     )
     parts = {"transport": world.transport, "outside": outside, "holder": "checkout/0", "database": "orders"}
     monkeypatch.setattr("connection_governor.wiring.governor_parts", lambda _environment: parts)

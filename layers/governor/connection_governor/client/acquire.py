@@ -21,7 +21,7 @@ from connection_governor.metrics import gauges
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-    from connection_governor.client.lease_file import Notes
+    from connection_governor.client.lease_file import LeaseNotes
     from connection_governor.client.request import LeaseRequest
     from connection_governor.core.clock import Clock
     from connection_governor.core.entropy import Entropy
@@ -77,7 +77,7 @@ class LeaseClient:
         clock: Clock,
         entropy: Entropy,
         reporter: Reporter,
-        notes: Notes,
+        notes: LeaseNotes,
         *,
         reserve_ms: int = RESERVE_MS,
     ) -> None:

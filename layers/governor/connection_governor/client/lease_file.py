@@ -50,7 +50,7 @@ class HasPort(Protocol):
         """Its TCP port at the database's end."""
 
 
-class Notes(Protocol):
+class LeaseNotes(Protocol):
     """The notes of one process about its leases."""
 
     def wanted(self, wanted: Wanted) -> None:
@@ -81,39 +81,39 @@ class Notes(Protocol):
         """Remove the process's file; the next lease starts another."""
 
 
-class NoNotes:
+class NoLeaseFile:
     """No notes: there is no extension to read them."""
 
     def wanted(self, wanted: Wanted) -> None:
-        """See `Notes.wanted`."""
+        """See `LeaseNotes.wanted`."""
 
     def held(self, lease: Lease) -> None:
-        """See `Notes.held`."""
+        """See `LeaseNotes.held`."""
 
     def opened(self, lease: Lease, connection: HasPort) -> None:
-        """See `Notes.opened`."""
+        """See `LeaseNotes.opened`."""
 
     def working(self, lease_id: str, *, working: bool) -> None:
-        """See `Notes.working`."""
+        """See `LeaseNotes.working`."""
 
     def closed(self, lease: Lease) -> None:
-        """See `Notes.closed`."""
+        """See `LeaseNotes.closed`."""
 
     def lingers(self, lease: Lease) -> None:
-        """See `Notes.lingers`."""
+        """See `LeaseNotes.lingers`."""
 
     def gone(self, lease_id: str) -> None:
-        """See `Notes.gone`."""
+        """See `LeaseNotes.gone`."""
 
     def held_now(self) -> list[str]:
-        """See `Notes.held_now`."""
+        """See `LeaseNotes.held_now`."""
         return []
 
     def close(self) -> None:
-        """See `Notes.close`."""
+        """See `LeaseNotes.close`."""
 
 
-NO_NOTES = NoNotes()
+NO_LEASE_FILE = NoLeaseFile()
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +161,7 @@ class Note:
         return self.lease.expires_at_ms + STALE_MS < now_ms
 
 
-class NoteFile:
+class LeaseFile:
     """A process's notes in a file. If they cannot be written, the leases are left to expire.
 
     Args:
@@ -182,7 +182,7 @@ class NoteFile:
         self._lock = threading.Lock()
 
     def wanted(self, wanted: Wanted) -> None:
-        """See `Notes.wanted`."""
+        """See `LeaseNotes.wanted`."""
         lease = Lease(
             wanted.lease_id,
             wanted.database,
@@ -195,7 +195,7 @@ class NoteFile:
         self._write(Note(lease, NO_SESSION))
 
     def held(self, lease: Lease) -> None:
-        """See `Notes.held`. The knowledge of a renewed lease's session stays."""
+        """See `LeaseNotes.held`. The knowledge of a renewed lease's session stays."""
         _, noted = self._lines.get(lease.lease_id, (0, None))
         if noted is None or noted.lease.shard == UNKNOWN_SHARD:
             self._write(Note(lease))
@@ -203,24 +203,24 @@ class NoteFile:
             self._write(Note(lease, noted.session, *noted.ports))
 
     def opened(self, lease: Lease, connection: HasPort) -> None:
-        """See `Notes.opened`."""
+        """See `LeaseNotes.opened`."""
         port = connection.local_port
         self._write(Note(lease, WORKING if port else UNKNOWN_SESSION, port, connection.port))
 
     def working(self, lease_id: str, *, working: bool) -> None:
-        """See `Notes.working`."""
+        """See `LeaseNotes.working`."""
         self._mark(lease_id, WORKING if working else IDLE)
 
     def closed(self, lease: Lease) -> None:
-        """See `Notes.closed`."""
+        """See `LeaseNotes.closed`."""
         self._mark(lease.lease_id, NO_SESSION)
 
     def lingers(self, lease: Lease) -> None:
-        """See `Notes.lingers`."""
+        """See `LeaseNotes.lingers`."""
         self._mark(lease.lease_id, UNKNOWN_SESSION)
 
     def gone(self, lease_id: str) -> None:
-        """See `Notes.gone`."""
+        """See `LeaseNotes.gone`."""
         with self._lock:
             if self._process == os.getpid() and lease_id in self._lines:
                 number, _ = self._lines.pop(lease_id)
@@ -228,14 +228,14 @@ class NoteFile:
                 self._free.append(number)
 
     def held_now(self) -> list[str]:
-        """See `Notes.held_now`."""
+        """See `LeaseNotes.held_now`."""
         now_ms = self._now_ms()
         with self._lock:
             mine = self._lines.items() if self._process == os.getpid() else ()
             return [lease_id for lease_id, (_, note) in mine if not note.is_stale(now_ms)]
 
     def close(self) -> None:
-        """See `Notes.close`. A forked child leaves its parent's file alone."""
+        """See `LeaseNotes.close`. A forked child leaves its parent's file alone."""
         with self._lock:
             if self._process == os.getpid() and self._file is not None:
                 with suppress(OSError):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from connection_governor.client.lease_file import NO_NOTES
+from connection_governor.client.lease_file import NO_LEASE_FILE
 from connection_governor.core.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from connection_governor.client.lease_file import Notes
+    from connection_governor.client.lease_file import LeaseNotes
     from connection_governor.core.clock import Clock
     from connection_governor.core.entropy import Entropy
     from connection_governor.core.operations import Operations
@@ -37,5 +37,5 @@ class Dependencies:
     reporter: Reporter
     opener: Callable[[], Opener] | None = None
     operations: Callable[[], Operations] | None = None
-    notes: Notes = NO_NOTES
+    notes: LeaseNotes = NO_LEASE_FILE
     stops_at_deadline: bool = True

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from connection_governor.client.acquire import LeaseClient
-    from connection_governor.client.lease_file import Notes
+    from connection_governor.client.lease_file import LeaseNotes
     from connection_governor.client.request import LeaseRequest
     from connection_governor.core.clock import Clock
     from connection_governor.core.deadline import Deadline
@@ -50,7 +50,7 @@ class Sessions:
         opener: Callable[[], Opener] | None,
         clock: Clock,
         reporter: Reporter,
-        notes: Notes,
+        notes: LeaseNotes,
         on_unavailable: str,
     ) -> None:
         self._borrower = borrower

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from connection_governor.client.governor import Governor
-    from connection_governor.client.lease_file import Notes
+    from connection_governor.client.lease_file import LeaseNotes
 
 
 def register(
-    governor: Governor, notes: Notes, *, close_sockets: Callable[[], None], new_holder: Callable[[], str]
+    governor: Governor, notes: LeaseNotes, *, close_sockets: Callable[[], None], new_holder: Callable[[], str]
 ) -> None:
     """Register the hooks before the snapshot and after each restore.
 
@@ -48,7 +48,7 @@ def register(
     register_after_restore(after_restore)
 
 
-def leave_nothing(governor: Governor, notes: Notes) -> None:
+def leave_nothing(governor: Governor, notes: LeaseNotes) -> None:
     """Release the kept leases, and stop writing to the lease file that the snapshot would contain.
 
     Raises:

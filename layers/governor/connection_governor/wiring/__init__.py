@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from connection_governor.client.keepalive import LONGEST_KEEP_S
-from connection_governor.client.lease_file import NO_NOTES, NoteFile
+from connection_governor.client.lease_file import NO_LEASE_FILE, LeaseFile
 from connection_governor.client.ports import Dependencies
 from connection_governor.core.deadline import RESERVE_MS
 from connection_governor.metrics import Reporter
@@ -44,7 +44,7 @@ def governor_parts(environment: Environment) -> dict[str, Any]:
             reporter=Reporter(),
             opener=(lambda: _opener(environment)) if environment.get("DB_HOST") else None,
             operations=(lambda: _operations(environment)) if environment.get("GOVERNOR_TABLE") else None,
-            notes=NoteFile() if environment.get("AWS_LAMBDA_RUNTIME_API") else NO_NOTES,
+            notes=LeaseFile() if environment.get("AWS_LAMBDA_RUNTIME_API") else NO_LEASE_FILE,
             stops_at_deadline=not environment.is_managed_instance,
         ),
         "holder": environment.holder(),
