@@ -107,7 +107,7 @@ def read_only(server: PrivateMariaDB) -> Iterator[None]:
 def test_after_a_failover_each_environment_releases_what_it_held_on_the_silent_server(
     store: FaultyStore, target: Target, address: MovingAddress, first: PrivateMariaDB, second: PrivateMariaDB
 ) -> None:
-    """Breaks: three quarters of the budget are missing for the length of a kept lease, some 110 s."""
+    """Three quarters of the budget are missing for the length of a kept lease, some 110 s."""
     assert second.port is not None
     kept = environments(store, target)
     old = lease_ids(store)
@@ -129,7 +129,7 @@ def test_after_a_failover_each_environment_releases_what_it_held_on_the_silent_s
 def test_a_server_that_has_started_since_proves_the_same(
     store: FaultyStore, target: Target, address: MovingAddress, second: PrivateMariaDB
 ) -> None:
-    """Breaks: a Multi-AZ instance, whose standby has the same storage and so the same `server_uuid`."""
+    """A Multi-AZ instance, whose standby has the same storage and so the same `server_uuid`."""
     moved(address, second)
     governor = environments(store, target, 1)[0]
     old = lease_ids(store)
@@ -143,7 +143,7 @@ def test_a_server_that_has_started_since_proves_the_same(
 
 
 def test_the_same_server_proves_nothing(store: FaultyStore, target: Target, address: MovingAddress) -> None:
-    """Breaks: a path that fails, with the server still at work for the session: two sessions have one slot."""
+    """A path that fails, with the server still at work for the session: two sessions have one slot."""
     governor = environments(store, target, 1)[0]
     old = lease_ids(store)
     address.mute()
@@ -155,7 +155,7 @@ def test_the_same_server_proves_nothing(store: FaultyStore, target: Target, addr
 def test_a_server_that_only_reads_proves_nothing(
     store: FaultyStore, target: Target, address: MovingAddress, second: PrivateMariaDB
 ) -> None:
-    """Breaks: an address that leads to several readers in turn, of which each may be at work for a session."""
+    """An address that leads to several readers in turn, of which each may be at work for a session."""
     governor = environments(store, target, 1)[0]
     old = lease_ids(store)
     moved(address, second)
@@ -168,7 +168,7 @@ def test_a_server_that_only_reads_proves_nothing(
 def test_a_worker_that_needs_a_writer_opens_nothing_else(
     store: FaultyStore, target: Target, address: MovingAddress, second: PrivateMariaDB
 ) -> None:
-    """Breaks: an address that still leads to the old writer, which reads only by now, and every write fails there."""
+    """An address that still leads to the old writer, which reads only by now, and every write fails there."""
     governor = governor_on(store, replace(target, role="writer"))
     moved(address, second)
     with read_only(second):
@@ -181,7 +181,7 @@ def test_a_worker_that_needs_a_writer_opens_nothing_else(
 
 
 def test_a_session_whose_server_has_become_read_only_is_not_kept(store: FaultyStore, target: Target) -> None:
-    """Breaks: a body that swallows the error of a write, and each body after it that meets the same error."""
+    """A body that swallows the error of a write, and each body after it that meets the same error."""
     governor = environments(store, target, 1)[0]
     with governor.connection(context=Invocation(5.0)) as connection, connection.cursor() as cursor:
         cursor.execute("START TRANSACTION READ ONLY")
@@ -197,7 +197,7 @@ def test_a_session_whose_server_has_become_read_only_is_not_kept(store: FaultySt
 def test_a_body_that_is_refused_by_the_demoted_server_leaves_nothing_kept(
     store: FaultyStore, target: Target, first: PrivateMariaDB
 ) -> None:
-    """Breaks: the same, as a demoted server says it."""
+    """The same, as a demoted server says it."""
     governor = environments(store, target, 1)[0]
     with governor.connection(context=Invocation(5.0)) as connection, connection.cursor() as cursor, read_only(first):
         with pytest.raises(err.MySQLError) as refused:
@@ -208,7 +208,7 @@ def test_a_body_that_is_refused_by_the_demoted_server_leaves_nothing_kept(
 
 
 def test_to_learn_the_server_costs_no_round_trip(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Breaks: every opening waits for the network once more."""
+    """Every opening waits for the network once more."""
     writes: list[int] = []
     write = FencedConnection._write_bytes
 
@@ -230,7 +230,7 @@ def test_to_learn_the_server_costs_no_round_trip(target: Target, monkeypatch: py
 def test_a_server_that_does_not_know_who_it_is_can_be_used(
     store: FaultyStore, target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Breaks: every MariaDB before 10.6.16, which has no `server_uid`."""
+    """Every MariaDB before 10.6.16, which has no `server_uid`."""
     monkeypatch.setattr("connection_governor.mysql.session.server_query", lambda **_: "SELECT @@server_of_tomorrow")
     governor = environments(store, target, 1)[0]
     assert use(governor) == use(governor)

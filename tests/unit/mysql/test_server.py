@@ -25,12 +25,12 @@ THEN = DatabaseServer("a", started_s=1_000, is_writer=True)
     ],
 )
 def test_only_a_restart_or_another_writer_proves_an_earlier_session_ended(now: DatabaseServer, *, ended: bool) -> None:
-    """Breaks: a lease is released while the server works for its session, or is left to expire after a failover."""
+    """A lease is released while the server works for its session, or is left to expire after a failover."""
     assert now.proves_ended(THEN) is ended
 
 
 def test_a_reader_before_proves_nothing_for_a_writer_after() -> None:
-    """Breaks: a session of a reader that still runs loses its lease when the next one is opened on the writer."""
+    """A session of a reader that still runs loses its lease when the next one is opened on the writer."""
     assert not THEN.proves_ended(replace(THEN, name="b", is_writer=False))
 
 
@@ -41,6 +41,6 @@ def test_a_reader_before_proves_nothing_for_a_writer_after() -> None:
 def test_a_server_is_a_writer_where_neither_variable_says_otherwise(
     read_only: object, innodb_read_only: object, *, is_writer: bool
 ) -> None:
-    """Breaks: Aurora's readers say so by `innodb_read_only` alone."""
+    """Aurora's readers say so by `innodb_read_only` alone."""
     server = server_of(("uuid", read_only, innodb_read_only, 1_795_284_746.0))
     assert server == DatabaseServer("uuid", 1_795_284_746, is_writer)
