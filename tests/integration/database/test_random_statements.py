@@ -51,7 +51,7 @@ GRAMMAR: dict[str, list[str]] = {
     "<write>": ["UPDATE pile SET pieces = pieces + 1", "DELETE FROM pile", "UPDATE pile SET pieces = 0 WHERE id < <n>"],
     "<returning>": [
         "DELETE FROM pile RETURNING id",
-        "INSERT INTO scratch SELECT seq, 0 FROM seq_1_to_<n>000 RETURNING id",
+        "INSERT INTO copies SELECT seq, 0 FROM seq_1_to_<n>000 RETURNING id",
     ],
     "<call>": ["CALL lingers(<n>)", "CALL lingers(0)", "CALL fails()"],
     "<several>": ["<read>; <read>", "<read>; <write>", "<write>; <read>; <read>"],
@@ -75,7 +75,7 @@ def sentence(draw: random.Random, symbol: str = "<body>") -> str:
 def pile(shop: PrivateMariaDB) -> None:
     """Make a table whose changes take a while to undo, and routines that linger."""
     shop.execute(
-        "CREATE OR REPLACE TABLE shop.scratch (id INT PRIMARY KEY, pieces INT) ENGINE=InnoDB",
+        "CREATE OR REPLACE TABLE shop.copies (id INT PRIMARY KEY, pieces INT) ENGINE=InnoDB",
         "CREATE OR REPLACE TABLE shop.pile (id INT PRIMARY KEY, pieces INT) ENGINE=InnoDB",
         "CREATE OR REPLACE PROCEDURE shop.lingers(turns INT) BEGIN SELECT 1; SELECT BENCHMARK(turns * 100000, MD5(1));"
         " UPDATE pile SET pieces = 7; SELECT 2; END",
@@ -87,9 +87,7 @@ def pile(shop: PrivateMariaDB) -> None:
 
 @pytest.fixture(autouse=True)
 def filled(pile: None, shop: PrivateMariaDB) -> None:
-    shop.execute(
-        "USE shop", "TRUNCATE pile", f"INSERT INTO pile SELECT seq, 0 FROM seq_1_to_{ROWS}", "TRUNCATE scratch"
-    )
+    shop.execute("USE shop", "TRUNCATE pile", f"INSERT INTO pile SELECT seq, 0 FROM seq_1_to_{ROWS}", "TRUNCATE copies")
 
 
 class Tally:

@@ -7,80 +7,37 @@ Behind a proxy (RDS Proxy, ProxySQL), the end of the stream is the proxy's, and 
 
 from __future__ import annotations
 
-import contextlib
-import io
 import socket
 import ssl
 import struct
-import warnings
 from typing import TYPE_CHECKING, Any
 
 from pymysql import err
 from pymysql.charset import charset_by_name
-from pymysql.connections import Connection
 from pymysql.constants import CLIENT, COMMAND, CR, ER
-from pymysql.protocol import MysqlPacket
 
 from connection_governor.errors import LeaseLost
-from connection_governor.mysql.close import RESET, hang_up, peer_has_closed, say_goodbye
+from connection_governor.mysql.close import RESET, peer_has_closed, say_goodbye
 from connection_governor.mysql.credentials import sign_in
+from connection_governor.mysql.driver import ReportingConnection
 from connection_governor.mysql.fence import set_statement
-from connection_governor.mysql.governed import GovernedSession, OutOfStep, out_of_step
-from connection_governor.mysql.server import READ_ONLY_ERRORS, server_of, server_query
-from connection_governor.mysql.state import Stream
-from connection_governor.mysql.stream import DeadlineReader
+from connection_governor.mysql.governed import OutOfStep
+from connection_governor.mysql.server import server_of, server_query
 from connection_governor.mysql.tls import ResumingContext
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-
-    from pymysql.cursors import Cursor
 
     from connection_governor.core.clock import Clock
     from connection_governor.mysql.credentials import Attempts, Credentials
     from connection_governor.mysql.fence import Fence, SessionStart
     from connection_governor.mysql.server import DatabaseServer
 
-    class _Connection(Connection[Cursor]):
-        """Members that the stubs of PyMySQL leave out."""
-
-        server_version: str
-        server_status: int
-        server_capabilities: int
-        user: str | bytes | None
-        password: bytes
-        connect_timeout: float
-        _sock: socket.socket | None
-        _rfile: Any
-        _result: Any
-        _closed: bool
-        _secure: bool
-        _read_timeout: float | None
-        _write_timeout: float | None
-        _next_seq_id: int
-
-        def _request_authentication(self) -> None: ...
-        def _execute_command(self, command: int, sql: str | bytes) -> None: ...
-        def _read_packet(self, packet_type: type[MysqlPacket] = ...) -> Any: ...  # noqa: ANN401 - of that type
-        def _read_ok_packet(self) -> object: ...
-        def _read_query_result(self, unbuffered: bool = False) -> int: ...
-        def _write_bytes(self, data: bytes) -> None: ...
-        def _force_close(self) -> None: ...
-        def write_packet(self, payload: bytes) -> None: ...
-        def thread_id(self) -> int: ...
-        def next_result(self, unbuffered: bool = False) -> int: ...
-
-else:
-    _Connection = Connection
-
-PING_SECONDS = 1.0
 RESET_SECONDS = 1.0  # the body's work is done, and its invocation may be at its end: do not wait for a stuck server
 _WHICH_SCHEMA = bytes([COMMAND.COM_QUERY]) + b"SELECT DATABASE()"
-_ERROR = b"\xff"
-_PIECE_BYTES = 65_536  # a time-out bounds the sending of one piece
 
 
-class FencedConnection(GovernedSession, _Connection):
+class FencedConnection(ReportingConnection):
     """A PyMySQL connection whose session MySQL itself ends when its holder vanishes.
 
     Attributes:
@@ -91,9 +48,6 @@ class FencedConnection(GovernedSession, _Connection):
     is_mariadb = False
     on_close: Callable[[], None] | None = None
     server_status = 0
-    _is_demoted = False
-    _reader: DeadlineReader | None = None
-    _socket: socket.socket | None = None
     _after_reset: tuple[bytes, ...] = ()
 
     def __init__(
@@ -164,27 +118,12 @@ class FencedConnection(GovernedSession, _Connection):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         return sock
 
-    def _limit_reads(self) -> None:
-        """Give each whole answer a deadline from now on, not each of its bytes."""
-        assert self._sock is not None
-        self._rfile.close()
-        self._reader = DeadlineReader(self._sock)
-        self._rfile = io.BufferedReader(self._reader)
-        self._read_timeout = self._write_timeout = self.fence.read_seconds
-
     def _request_authentication(self) -> None:
         if (
             self.ssl and not self.server_capabilities & CLIENT.SSL
         ):  # older PyMySQL would send the password in plain text
             raise err.OperationalError(CR.CR_SSL_CONNECTION_ERROR, "TLS is required, and the server does not offer it")
         super()._request_authentication()
-
-    def write_packet(self, payload: bytes) -> None:
-        """Write as PyMySQL does; report the login, which is the first packet after TLS has begun."""
-        if not self._opened and (self._secure or not self.ssl):
-            self._socket = self._sock
-            self._login_sent()
-        super().write_packet(payload)
 
     def set_character_set(self, charset: str, collation: str | None = None) -> None:
         """Set it as PyMySQL does; while connecting, send all of the session's settings in place of SET NAMES."""
@@ -318,98 +257,6 @@ class FencedConnection(GovernedSession, _Connection):
                 self._state.goodbye_answered(say_goodbye(sock))
         finally:
             self._force_close()
-
-    @property
-    def local_port(self) -> int:
-        """This end of the connection, as a TCP port; 0 where there is none."""
-        return self._sock.getsockname()[1] if self._sock is not None and self.unix_socket is None else 0
-
-    def next_result(self, unbuffered: bool = False) -> int:
-        """Read as PyMySQL does, within a statement's time."""
-        self._allow(self._patience_s())
-        return super().next_result(unbuffered)
-
-    def _execute_command(self, command: int, sql: str | bytes) -> None:
-        """Send a command as PyMySQL does: guarded by the lease, and only while the session is in step."""
-        self._refuse_if_late()
-        if self._sock is not None:
-            self._refuse_if_gone(self._sock)
-            self._allow(PING_SECONDS if command == COMMAND.COM_PING else self.fence.read_seconds)
-            self._read_what_is_left()
-            self._refuse_if_out_of_step()
-            self._state.commands_sent()
-        super()._execute_command(command, sql)
-
-    def _refuse_if_gone(self, sock: socket.socket) -> None:
-        """Send nothing to a server that has closed: a command without an answer might be at work."""
-        if peer_has_closed(sock):
-            self._force_close()
-            raise err.OperationalError(CR.CR_SERVER_GONE_ERROR, "MySQL server has gone away")
-
-    def _allow(self, seconds: float) -> None:
-        """Bound the sending of a command and its whole answer, until the next call of this."""
-        if self._reader is None or self._sock is None:
-            return
-        self._reader.allow(seconds)
-        self._write_timeout = self._read_timeout
-        if self._sock.gettimeout() != self._read_timeout:  # the last deadline has shortened it
-            self._sock.settimeout(self._read_timeout)
-            self._current_timeout = self._read_timeout  # newer PyMySQL remembers what it has set
-
-    def _read_what_is_left(self) -> None:
-        """Read the rest of the last command's results, as PyMySQL does before the next command."""
-        if self._result is None:
-            return
-        if self._result.unbuffered_active:
-            warnings.warn("Previous unbuffered result was left incomplete", stacklevel=2)
-            self._result._finish_unbuffered_query()  # noqa: SLF001 - as PyMySQL's connection
-        while self._result.has_next:
-            super().next_result()
-        self._result = None
-
-    def _read_packet(self, packet_type: type[MysqlPacket] = MysqlPacket) -> Any:  # noqa: ANN401 - of that type
-        if not self._state.read_begun():
-            self._force_close()
-            raise out_of_step()
-        try:
-            packet = super()._read_packet(packet_type)
-        except err.MySQLError as error:
-            if self._sock is not None:  # else the stream has ended
-                self._state.received(_ERROR)
-            self._is_demoted = self._is_demoted or error.args[0] in READ_ONLY_ERRORS
-            raise
-        self._state.received(packet.get_all_data())
-        return packet
-
-    def _read_query_result(self, unbuffered: bool = False) -> int:
-        affected = super()._read_query_result(unbuffered)
-        if unbuffered and self._reader is not None:
-            self._reader.allow_each(self._patience_s)  # the body may rest between two rows
-        return affected
-
-    def _write_bytes(self, data: bytes) -> None:
-        if self._reader is None or len(data) <= _PIECE_BYTES:
-            super()._write_bytes(data)
-            return
-        for start in range(0, len(data), _PIECE_BYTES):
-            self._write_timeout = max(self._reader.left_s, 0.001)
-            super()._write_bytes(data[start : start + _PIECE_BYTES])
-
-    def _force_close(self) -> None:
-        sock = self._sock
-        if sock is not None and not self._is_copy:
-            if peer_has_closed(sock):
-                self._state.server_closed()
-            self._state.cut_off()
-            if self._state.stream is Stream.CUT:
-                hang_up(sock)  # another thread may wait for an answer, and would delay the close until then
-        if self._result is not None:
-            self._result.unbuffered_active = False  # or PyMySQL would continue reading once the result is collected
-        with contextlib.suppress(Exception):  # a reader that is at work in this very thread
-            if self._rfile is not None:
-                self._rfile.close()
-        self._rfile = None
-        super()._force_close()
 
     def _finish_results(self) -> None:
         if self._sock is not None and self._result is not None and self._result.unbuffered_active:

@@ -36,6 +36,8 @@ class Phase(enum.Enum):
     FILE = "the server waits for the rows of LOAD DATA LOCAL"
     OUT_OF_STEP = "a packet came that nothing had asked for"
 
+    __hash__ = object.__hash__  # an enumeration's own takes as long as all of the rest here
+
 
 class Packet(enum.Enum):
     """The kinds of packets that matter here."""
@@ -45,6 +47,8 @@ class Packet(enum.Enum):
     END = enum.auto()
     FILE = enum.auto()
     DATA = enum.auto()
+
+    __hash__ = object.__hash__
 
 
 class Stream(enum.Enum):
@@ -84,7 +88,8 @@ _NEXT: Mapping[Phase, Mapping[Packet, Phase]] = {
     Phase.ROWS: {Packet.DATA: Phase.ROWS, Packet.END: Phase.IDLE, Packet.ERROR: Phase.IDLE},
     Phase.FILE: {Packet.OK: Phase.IDLE, Packet.ERROR: Phase.IDLE},
 }
-_SILENT = frozenset({Phase.IDLE, Phase.OUT_OF_STEP})
+# For what is done with each row: to look a member up in its enumeration takes longer than all of the rest.
+_IDLE, _ROWS, _OUT_OF_STEP = Phase.IDLE, Phase.ROWS, Phase.OUT_OF_STEP
 _CAN_HEAR_GOODBYE = frozenset({Phase.IDLE, Phase.COLUMNS, Phase.ROWS, Phase.MORE})
 
 
@@ -127,17 +132,21 @@ class SessionState:
 
         Until `received`, the session is out of step.
         """
-        is_awaited = not self._reading and self.phase not in _SILENT
+        phase = self.phase
+        if self._reading or phase is _IDLE or phase is _OUT_OF_STEP:
+            return False
         self._reading = True
-        return is_awaited
+        return True
 
     def received(self, packet: bytes) -> None:
         """Report a whole packet, without its header."""
         phase = self.phase
-        if phase is not Phase.ROWS or packet[0] >= 0xFE:  # noqa: PLR2004 - most packets are rows, and change nothing
-            self._advance(phase, packet)
+        if phase is _ROWS and packet[0] < 0xFE:  # noqa: PLR2004 - most packets are rows, and change nothing
+            self._reading = False
+            return
+        self._advance(phase, packet)
         self._reading = False
-        if self.phase is Phase.IDLE and not self._may_hold_work:
+        if self.phase is _IDLE and not self._may_hold_work:
             self._on_work(working=False)
 
     def goodbye_said(self) -> None:

@@ -1,0 +1,178 @@
+"""PyMySQL's connection as every command goes through it: bounded in time, and reported to the session's state.
+
+The private methods of PyMySQL that are overridden stand here and in `session`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from typing import TYPE_CHECKING, Any
+
+from pymysql import err
+from pymysql.connections import Connection
+from pymysql.constants import COMMAND, CR
+from pymysql.protocol import MysqlPacket
+
+from connection_governor.mysql.close import hang_up, peer_has_closed
+from connection_governor.mysql.governed import GovernedSession, out_of_step
+from connection_governor.mysql.server import READ_ONLY_ERRORS
+from connection_governor.mysql.state import Stream
+from connection_governor.mysql.stream import DeadlineReader
+
+if TYPE_CHECKING:
+    import socket
+
+    from pymysql.cursors import Cursor
+
+    class DriverConnection(Connection[Cursor]):
+        """Members that the stubs of PyMySQL leave out."""
+
+        server_version: str
+        server_status: int
+        server_capabilities: int
+        user: str | bytes | None
+        password: bytes
+        connect_timeout: float
+        _sock: socket.socket | None
+        _rfile: Any
+        _result: Any
+        _closed: bool
+        _secure: bool
+        _read_timeout: float | None
+        _write_timeout: float | None
+        _next_seq_id: int
+
+        def _request_authentication(self) -> None: ...
+        def _execute_command(self, command: int, sql: str | bytes) -> None: ...
+        def _read_packet(self, packet_type: type[MysqlPacket] = ...) -> Any: ...  # noqa: ANN401 - of that type
+        def _read_ok_packet(self) -> object: ...
+        def _read_query_result(self, unbuffered: bool = False) -> int: ...
+        def _write_bytes(self, data: bytes) -> None: ...
+        def _force_close(self) -> None: ...
+        def write_packet(self, payload: bytes) -> None: ...  # noqa: D102 - a stub
+        def thread_id(self) -> int: ...  # noqa: D102 - a stub
+        def next_result(self, unbuffered: bool = False) -> int: ...  # noqa: D102 - a stub
+
+else:
+    DriverConnection = Connection
+
+_read_packet = DriverConnection._read_packet  # noqa: SLF001 - for each row: `super()` would look it up again
+PING_SECONDS = 1.0
+_ERROR = b"\xff"
+_LARGE_BYTES = 65_536  # a smaller statement is taken by the kernel at once
+_SHORTEST_SECONDS = 0.001  # 0 would mean not to wait at all
+
+
+class ReportingConnection(GovernedSession, DriverConnection):
+    """A PyMySQL connection that reports to its `SessionState` and gives each command up in time."""
+
+    _is_demoted = False
+    _reader: DeadlineReader | None = None
+    _socket: socket.socket | None = None
+
+    def _limit_reads(self) -> None:
+        """Give each whole answer a deadline from now on, not each of its bytes."""
+        assert self._sock is not None
+        self._rfile.close()
+        self._reader = DeadlineReader(self._sock)
+        self._rfile = io.BufferedReader(self._reader)
+        self._read_timeout = self._write_timeout = self.fence.read_seconds
+
+    def write_packet(self, payload: bytes) -> None:
+        """Write as PyMySQL does; report the login, which is the first packet after TLS has begun."""
+        if not self._opened and (self._secure or not self.ssl):
+            self._socket = self._sock
+            self._login_sent()
+        super().write_packet(payload)
+
+    @property
+    def local_port(self) -> int:
+        """This end of the connection, as a TCP port; 0 where there is none."""
+        return self._sock.getsockname()[1] if self._sock is not None and self.unix_socket is None else 0
+
+    def next_result(self, unbuffered: bool = False) -> int:
+        """Read as PyMySQL does, within a statement's time."""
+        self._allow(self._patience_s())
+        return super().next_result(unbuffered)
+
+    def _execute_command(self, command: int, sql: str | bytes) -> None:
+        """Send a command as PyMySQL does: guarded by the lease, and only while the session is in step."""
+        self._refuse_if_late()
+        if self._sock is not None:
+            self._refuse_if_gone(self._sock)
+            self._allow(PING_SECONDS if command == COMMAND.COM_PING else self.fence.read_seconds)
+            self._read_what_is_left()
+            self._refuse_if_out_of_step()
+            self._state.commands_sent()
+        super()._execute_command(command, sql)
+
+    def _refuse_if_gone(self, sock: socket.socket) -> None:
+        """Send nothing to a server that has closed: a command without an answer might be at work."""
+        if peer_has_closed(sock):
+            self._force_close()
+            raise err.OperationalError(CR.CR_SERVER_GONE_ERROR, "MySQL server has gone away")
+
+    def _allow(self, seconds: float) -> None:
+        """Bound the sending of a command and its whole answer, until the next call of this."""
+        if self._reader is None or self._sock is None:
+            return
+        self._reader.allow(seconds)
+        self._write_timeout = self._read_timeout
+        if self._sock.gettimeout() != self._read_timeout:  # the last deadline has shortened it
+            self._sock.settimeout(self._read_timeout)
+            self._current_timeout = self._read_timeout  # newer PyMySQL remembers what it has set
+
+    def _read_what_is_left(self) -> None:
+        """Read the rest of the last command's results, as PyMySQL does before the next command."""
+        if self._result is None:
+            return
+        if self._result.unbuffered_active:
+            warnings.warn("Previous unbuffered result was left incomplete", stacklevel=2)
+            self._result._finish_unbuffered_query()  # noqa: SLF001 - as PyMySQL's connection
+        while self._result.has_next:
+            super().next_result()
+        self._result = None
+
+    def _read_packet(self, packet_type: type[MysqlPacket] = MysqlPacket) -> Any:  # noqa: ANN401 - of that type
+        state = self._state
+        if not state.read_begun():
+            self._force_close()
+            raise out_of_step()
+        try:
+            packet = _read_packet(self, packet_type)
+        except err.MySQLError as error:
+            if self._sock is not None:  # else the stream has ended
+                state.received(_ERROR)
+            self._is_demoted = self._is_demoted or error.args[0] in READ_ONLY_ERRORS
+            raise
+        state.received(packet._data)  # noqa: SLF001 - for each row: its method would cost as much as the report
+        return packet
+
+    def _read_query_result(self, unbuffered: bool = False) -> int:
+        affected = super()._read_query_result(unbuffered)
+        if unbuffered and self._reader is not None:
+            self._reader.allow_each(self._patience_s)  # the body may rest between two rows
+        return affected
+
+    def _write_bytes(self, data: bytes) -> None:
+        if self._reader is not None and len(data) > _LARGE_BYTES:  # also one of several that make up a statement
+            self._write_timeout = max(self._reader.left_s, _SHORTEST_SECONDS)
+        super()._write_bytes(data)
+
+    def _force_close(self) -> None:
+        sock = self._sock
+        if sock is not None and not self._is_copy:
+            if peer_has_closed(sock):
+                self._state.server_closed()
+            self._state.cut_off()
+            if self._state.stream is Stream.CUT:
+                hang_up(sock)  # another thread may wait for an answer, and would delay the close until then
+        if self._result is not None:
+            self._result.unbuffered_active = False  # or PyMySQL would continue reading once the result is collected
+        with contextlib.suppress(Exception):  # a reader that is at work in this very thread
+            if self._rfile is not None:
+                self._rfile.close()
+        self._rfile = None
+        super()._force_close()
