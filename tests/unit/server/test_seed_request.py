@@ -17,7 +17,7 @@ Event = dict[str, Any]
 
 
 class RecordingSeeder(Seeder):
-    """LeaseNotes what it is asked for, and says what it is given to say."""
+    """Notes what it is asked for, and says what it is given to say."""
 
     def __init__(self, *notes: str) -> None:
         self.notes = notes
