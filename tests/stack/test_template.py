@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 import time
+import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
@@ -333,3 +335,62 @@ def test_the_trial_for_an_account_deploys_loads_drills_and_deletes(stack: Stack)
     assert summary["seconds_to_full_capacity_after_crash"] > 0
     names = [each["StackName"] for each in stack.aws.client("cloudformation").describe_stacks()["Stacks"]]
     assert "trial" not in names
+
+
+def _sam_deploys(stack: Stack, *arguments: str) -> str:
+    """Run `sam deploy` with the project's own configuration, as the documents say."""
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("AWS_")},
+        **stack.aws.variables,
+        "SAM_CLI_TELEMETRY": "0",
+        "HOME": str(BUILD / "sam" / "home"),
+    }
+    command = [str(tool("sam", "sam")), "deploy", "--config-file", str(ROOT / "samconfig.toml"), *arguments]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=BUILD / "sam")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return ran.stdout
+
+
+def test_the_curious_ones_second_command_deploys_what_it_says(stack: Stack) -> None:
+    """`sam build && sam deploy --config-env demo` is the first thing that a newcomer types.
+
+    The local AWS makes an instance that nobody can connect to, so the database is brought beside it.
+    """
+    settings = tomllib.loads((ROOT / "samconfig.toml").read_text())["demo"]
+    demo = settings["deploy"]["parameters"]["parameter_overrides"].split()
+    users = {"WorkerUser": "demo_worker", "MonitorUser": "demo_monitor", "DatabaseSchema": "demo"}
+    brought = {**stack.parameters, **users, "AllowedConnections": str(BUDGET)}
+    named = {pair.split("=")[0] for pair in demo}
+    beside = [f"{name}={value}" for name, value in brought.items() if name not in named]
+    template = str(_without_rule("DatabaseIsNotBroughtAndMade"))
+    _sam_deploys(stack, "--config-env", "demo", "--template-file", template, "--parameter-overrides", *demo, *beside)
+    name = settings["global"]["parameters"]["stack_name"]
+    deployed = outputs(stack.aws, name)
+    assert deployed["SubnetIds"].count(",") == 1
+    answer = stack.aws.client("lambda").invoke(
+        FunctionName=deployed["HarnessFunctionName"], Payload=b'{"operation": "unit", "hold_ms": 0}'
+    )
+    assert json.loads(answer["Payload"].read())["granted"] == 1
+    delete(stack.aws, name)
+
+
+def test_the_production_command_of_the_documents_deploys(stack: Stack) -> None:
+    """A command that fails at its first parameter costs the page its reader's trust."""
+    text = (ROOT / "docs" / "deploy.md").read_text()
+    (block,) = re.findall(r"\n    sam build\n    sam deploy (--parameter-overrides .*?)\n\n", text, re.DOTALL)
+    documented = dict(pair.split("=", 1) for pair in block.replace("\\\n", " ").split()[1:])
+    ec2 = stack.aws.client("ec2")
+    vpc = ec2.create_vpc(CidrBlock="10.8.0.0/16")["Vpc"]["VpcId"]
+    subnet = ec2.create_subnet(VpcId=vpc, CidrBlock="10.8.0.0/24")["Subnet"]["SubnetId"]
+    real = {name: stack.parameters[name] for name in ("DatabaseEndpoint", "DatabaseSecretArn")}
+    local = {name: stack.parameters[name] for name in ("DatabasePort", "DatabaseTlsCa")}
+    users = {"WorkerUser": "prod_worker", "MonitorUser": "prod_monitor", "DataOnDelete": "remove"}
+    own = {"VpcId": vpc, "VpcSubnetIds": subnet, "AllowedConnections": str(BUDGET), "ProtectFromDeletion": "false"}
+    closed = {"DatabaseSecurityGroupId": "none"}  # the local AWS knows no rule apart from its group
+    assert documented.keys() >= real.keys() | own.keys() | closed.keys() | {"WithExample"}
+    given = documented | real | local | users | own | closed
+    pairs = [f"{name}={value}" for name, value in given.items()]
+    chosen = ["--stack-name", "production", "--no-confirm-changeset", "--template-file", str(BUILT / "template.yaml")]
+    _sam_deploys(stack, *chosen, "--parameter-overrides", *pairs)
+    assert "WorkerFunctionName" not in outputs(stack.aws, "production")
+    delete(stack.aws, "production")
