@@ -38,11 +38,12 @@ def groups(summary: Mapping[str, Any]) -> tuple[Group, ...]:
 def headline(summary: Mapping[str, Any], concurrency: int) -> tuple[str, str]:
     """Return what the run shows, in two sentences."""
     without = summary["without_governor"]
-    title = f"{concurrency} Lambda workers at a time share {summary['allowed']} MySQL connections"
+    connections = "connection" if summary["allowed"] == 1 else "connections"
+    title = f"{concurrency} Lambda workers at a time share {summary['allowed']} MySQL {connections}"
     return title, (
-        f"With the governor {summary['granted']} of {summary['invocations']} workers were served, "
-        f"{summary['refused']} were refused with a time to retry, and MySQL refused {summary['mysql_refused_1040']}. "
-        f"Without it {without['succeeded']} were served, and MySQL refused {without['mysql_refused_1040']}."
+        f"Governed: {summary['granted']} of {summary['invocations']} served, {summary['refused']} refused with a time "
+        f"to retry, {summary['mysql_refused_1040']} refused by MySQL. "
+        f"Without the governor: {without['succeeded']} served, {without['mysql_refused_1040']} refused by MySQL."
     )
 
 

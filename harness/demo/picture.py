@@ -201,7 +201,7 @@ def _legend(axes: Axes) -> None:
     handles = [
         Patch(color=REMAINING, label="Remaining Connections (left)"),
         Patch(color=MYSQL, alpha=0.5, label="MySQL's own count of them in use (left)"),
-        Patch(color=REFUSED, alpha=0.75, label="No Connections Left: refused in good order (right)"),
+        Patch(color=REFUSED, alpha=0.75, label="No Connections Left: refused by the governor (right)"),
         Patch(color=REFUSED_BY_MYSQL, alpha=0.75, label="refused by MySQL, each"),
     ]
     axes.legend(handles=handles, loc="lower left", bbox_to_anchor=(-0.008, 1.0), ncols=4, frameon=False, fontsize=9.5)
@@ -226,7 +226,7 @@ def _holds(axes: Axes, drawing: Drawing) -> None:
     axes.set_yticks([])
     axes.set_ylabel(f"{slots} slots", color=REMAINING)
     axes.set_xlabel("seconds", loc="right", color=GREY, labelpad=-2)
-    words = "Who held when, as the workers themselves report.  ✕ killed; hatched: the dead worker's lease runs out"
+    words = "Each hold, as its worker reports it.  ✕ killed; hatched: the dead worker's lease until it expires"
     axes.set_title(words, fontsize=10.5, loc="left", color=GREY)
 
 
