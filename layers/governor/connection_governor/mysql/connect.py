@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 from connection_governor.core.values import dataclass
 from connection_governor.mysql.credentials import only
 from connection_governor.mysql.fence import Fence, SessionStart
+from connection_governor.mysql.patience import Patience
 from connection_governor.mysql.session import FencedConnection
 from connection_governor.mysql.tls import context_for
 from connection_governor.system import SYSTEM_CLOCK
 
 if TYPE_CHECKING:
     from connection_governor.core.clock import Clock
+    from connection_governor.core.deadline import Deadline
     from connection_governor.mysql.credentials import Attempts, Credentials
 
 __all__ = ["FencedConnection", "Target", "new_session", "open_session"]
@@ -28,7 +30,9 @@ class Target:
         database: the schema to use, or None.
         tls: `verify`, `require` or `off`, see `tls.MODES`.
         tls_ca: PEM file of the authorities to trust; None for those of Amazon RDS.
-        connect_seconds: limit of each step of opening (connect, TLS, sign in, set up).
+        connect_seconds: limit of each step of opening (connect, TLS, sign in, set up); within an invocation, of the
+            whole first attempt.
+        resume_seconds: how long to try in all within an invocation while the server is silent, see `patience`.
         role: `any`, or `writer` to refuse a server that only reads, see `server.ROLES`.
     """
 
@@ -38,6 +42,7 @@ class Target:
     tls: str = "verify"
     tls_ca: str | None = None
     connect_seconds: float = 3.0
+    resume_seconds: float = 45.0
     role: str = "any"
 
 
@@ -48,6 +53,7 @@ def new_session(
     *,
     program_name: str = "",
     usable_until_ms: int | None = None,
+    deadline: Deadline | None = None,
     clock: Clock = SYSTEM_CLOCK,
     start: SessionStart | None = None,
     **options: Any,  # noqa: ANN401 - PyMySQL's own arguments, of any type
@@ -63,6 +69,7 @@ def new_session(
         fence: the session's limits.
         program_name: see `Lease.session_name`.
         usable_until_ms: no statement is started later, not even the one that sets the session up; None for no limit.
+        deadline: the invocation's: until shortly before it a silent server is waited for; None: no longer than usual.
         clock: what `usable_until_ms` is compared with.
         start: character set, autocommit, time zone and so on.
         options: other arguments of PyMySQL, such as `cursorclass` and `client_flag`.
@@ -81,6 +88,9 @@ def new_session(
         port=target.port,
         database=target.database,
         connect_timeout=target.connect_seconds,
+        patience=lambda: Patience(
+            round(target.connect_seconds * 1_000), round(target.resume_seconds * 1_000), deadline, clock
+        ),
         needs_writer=target.role == "writer",
         program_name=program_name,
         ssl=context,

@@ -49,6 +49,7 @@ class Opener:
             fence,
             program_name=program_name,
             usable_until_ms=usable_until_ms,
+            deadline=deadline,
             clock=self.clock,
             **options,
         )

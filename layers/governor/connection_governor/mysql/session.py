@@ -23,6 +23,7 @@ from connection_governor.mysql.driver import ReportingConnection
 from connection_governor.mysql.fence import set_statement
 from connection_governor.mysql.governed import OutOfStep
 from connection_governor.mysql.server import server_of, server_query
+from connection_governor.mysql.state import Phase
 from connection_governor.mysql.tls import ResumingContext
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from connection_governor.core.clock import Clock
     from connection_governor.mysql.credentials import Attempts, Credentials
     from connection_governor.mysql.fence import Fence, SessionStart
+    from connection_governor.mysql.patience import Patience
     from connection_governor.mysql.server import DatabaseServer
 
 RESET_SECONDS = 1.0  # the body's work is done, and its invocation may be at its end: do not wait for a stuck server
@@ -60,10 +62,12 @@ class FencedConnection(ReportingConnection):
         clock: Clock,
         connect_timeout: float,
         needs_writer: bool = False,
+        patience: Callable[[], Patience] | None = None,
         **options: Any,  # noqa: ANN401 - PyMySQL's own arguments, of any type
     ) -> None:
         """Make a session that is not open yet: nothing is sent before `connect`."""
         self._govern(fence, usable_until_ms, clock)
+        self._patience = patience() if patience is not None else None
         self._needs_writer = self.asks_for_server = needs_writer
         self._start = start
         self._attempts = attempts
@@ -88,9 +92,31 @@ class FencedConnection(ReportingConnection):
         """
         if self._opened:
             raise err.InterfaceError(0, "a governed connection is never reopened: take a new lease")
-        sign_in(self._attempts(), lambda credentials: self._sign_in(credentials, sock))
+        sign_in(self._attempts(), lambda credentials: self._sign_in_patiently(credentials, sock))
         if isinstance(self._sock, ssl.SSLSocket) and isinstance(self._sock.context, ResumingContext):
             self._sock.context.remember(self._sock)
+
+    def _sign_in_patiently(self, credentials: Credentials, sock: socket.socket | None) -> None:
+        """Sign in, and try again where a server that has heard no login was silent, see `patience`."""
+        while True:
+            if self._patience is not None:
+                self._patience.begin()
+            try:
+                self._sign_in(credentials, sock)
+            except err.OperationalError:
+                again = sock is None and self._state.phase is Phase.CONNECTING
+                if self._patience is None or not again or not self._patience.has_another:
+                    raise
+            else:
+                return
+
+    def _limit_step(self) -> None:
+        """Give the next step of the opening what is left of this attempt."""
+        left_s = self._patience.left_s if self._patience is not None else None
+        if left_s is not None:
+            self.connect_timeout = self._read_timeout = self._write_timeout = left_s
+            if self._sock is not None:
+                self._sock.settimeout(left_s)
 
     def _sign_in(self, credentials: Credentials, sock: socket.socket | None) -> None:
         self._begin()
@@ -109,6 +135,7 @@ class FencedConnection(ReportingConnection):
 
     def _new_socket(self) -> socket.socket:
         """Connect as PyMySQL does, which loses its socket where an exception strikes before the handshake."""
+        self._limit_step()
         try:
             sock = self._socket = socket.create_connection((self.host, self.port), self.connect_timeout)
         except OSError as error:
@@ -116,6 +143,7 @@ class FencedConnection(ReportingConnection):
             raise err.OperationalError(CR.CR_CONN_HOST_ERROR, message) from error
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        self._limit_step()
         return sock
 
     def _request_authentication(self) -> None:
@@ -123,6 +151,7 @@ class FencedConnection(ReportingConnection):
             self.ssl and not self.server_capabilities & CLIENT.SSL
         ):  # older PyMySQL would send the password in plain text
             raise err.OperationalError(CR.CR_SSL_CONNECTION_ERROR, "TLS is required, and the server does not offer it")
+        self._limit_step()
         super()._request_authentication()
 
     def set_character_set(self, charset: str, collation: str | None = None) -> None:
@@ -141,6 +170,7 @@ class FencedConnection(ReportingConnection):
     def _set_up(self, statement: bytes) -> None:
         """Put the fence up, and learn which server this is: one write, one round trip."""
         self._refuse_if_late()
+        self._limit_step()
         query = server_query(is_mariadb=self.is_mariadb).encode()
         commands = [statement, query] if self.asks_for_server else [statement]
         self._send_together([bytes([COMMAND.COM_QUERY]) + command for command in commands])

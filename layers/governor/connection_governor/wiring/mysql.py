@@ -25,6 +25,7 @@ def opener(environment: Environment) -> Opener:
         database=environment.get("DB_NAME") or None,
         tls=environment.choice("DB_TLS", "verify", "verify", "require", "off"),
         tls_ca=environment.get("DB_TLS_CA") or None,
+        resume_seconds=environment.number("DB_RESUME_SECONDS", 45, most=900),
         role=environment.choice("DB_ROLE", "any", *ROLES),
     )
     credentials = DatabaseCredentials(secret_fetcher(environment))
