@@ -94,3 +94,10 @@ def test_the_reference_names_every_command(capsys: pytest.CaptureFixture[str]) -
     names = set(re.findall(r"^    ([a-z-]+)(?: |$)", capsys.readouterr().out, re.MULTILINE))
     assert names >= {"status", "set-budget"}
     assert sorted(name for name in names if f"`governor {name} " not in reference()) == []
+
+
+def test_the_changelog_has_one_section_of_each_kind_in_a_version() -> None:
+    """A merge repeats a section, and a reader meets the same change twice, or misses one."""
+    for version in (ROOT / "CHANGELOG.md").read_text().split("\n## ")[1:]:
+        kinds = re.findall(r"^### (\w+)$", version, re.MULTILINE)
+        assert sorted(set(kinds)) == sorted(kinds)
