@@ -15,7 +15,7 @@ from connection_governor.client.keepalive import LONGEST_KEEP_S
 from connection_governor.metrics import METRICS, NAMESPACE, Reporter, gauges
 from harness.paths import ROOT, TEMPLATE
 from harness.stack.tools import tool
-from tests.support.cloudformation import NO_VALUE, Given
+from tests.support.cloudformation import NO_VALUE, Given, walk
 
 Node = dict[str, Any]
 Resources = dict[str, Node]
@@ -246,6 +246,66 @@ def test_alarms_watch_metrics_that_are_emitted_and_tell_the_topic(resources: Res
     own = {alarm["MetricName"] for alarm in alarms if alarm["Namespace"] == NAMESPACE}
     assert {"NoConnLeftError", "Remaining Connections"} <= own <= METRICS.keys()
     assert all(alarm["AlarmActions"] == [{"Ref": "AlarmTopic"}] for alarm in alarms)
+
+
+def test_a_silent_janitor_rings(template: Node) -> None:
+    """No invocation is no data point: what counts missing data as fine never rings for a janitor that stopped."""
+    alarm = Given(template, CreateDatabase="true").made()["JanitorSilentAlarm"]["Properties"]
+    assert (alarm["Namespace"], alarm["MetricName"]) == ("AWS/Lambda", "Invocations")
+    assert alarm["Dimensions"] == [{"Name": "FunctionName", "Value": {"Ref": "JanitorFunction"}}]
+    assert (alarm["TreatMissingData"], alarm["ComparisonOperator"]) == ("breaching", "LessThanThreshold")
+    assert "JanitorSilentAlarm" not in Given(template, CreateDatabase="true", JanitorState="DISABLED").made()
+
+
+def test_every_other_alarm_takes_missing_data_for_calm(resources: Resources) -> None:
+    """A database that nobody uses emits little: an alarm that rings each night is switched off."""
+    alarms = {name: r["Properties"] for name, r in resources.items() if r["Type"] == "AWS::CloudWatch::Alarm"}
+    calm = {name for name, alarm in alarms.items() if alarm["TreatMissingData"] == "notBreaching"}
+    assert alarms.keys() - calm == {"JanitorSilentAlarm"}
+    assert all(alarm["Period"] == 60 for alarm in alarms.values())  # shorter periods cost three times as much
+
+
+def test_a_made_database_is_in_standard_support_and_takes_the_preferred_minor_version(template: Node) -> None:
+    """Extended Support costs more than the instance; a minor version that RDS has retired cannot be made at all."""
+    made = Given(template, CreateDatabase="true").made()
+    database = made["Database"]["Properties"]
+    assert database["EngineLifecycleSupport"] == "open-source-rds-extended-support-disabled"
+    assert (database["EngineVersion"], made["DatabaseParameters"]["Properties"]["Family"]) == ("8.4", "mysql8.4")
+    assert made["DatabaseParameters"]["Properties"]["Parameters"]["max_connect_errors"] >= 10_000
+
+
+def test_a_brought_database_is_opened_to_the_functions_before_the_seed(template: Node) -> None:
+    """The functions' group is born in this stack: a seed that goes first finds the door shut, and all rolls back."""
+    own = {"VpcId": "vpc-1", "VpcSubnetIds": "subnet-a", "DatabaseSecurityGroupId": "sg-2"}
+    given = Given(template, DatabaseEndpoint="db", DatabaseSecretArn="arn:x", **own)
+    made = given.made()
+    ingress = made["DatabaseIngress"]["Properties"]
+    group = {"Fn::GetAtt": ["FunctionsSecurityGroup", "GroupId"]}
+    assert (ingress["GroupId"], ingress["SourceSecurityGroupId"]) == ("sg-2", group)
+    assert {"Ref": "DatabaseIngress"} in made["Seed"]["Properties"]["Reaches"]
+    assert given.outputs()["FunctionsSecurityGroupId"] == group
+
+
+def test_a_secret_belongs_to_one_user_name(template: Node) -> None:
+    """A secret whose template changes gets a new password, on a rollback too, and MySQL does not know it."""
+    for secret, user in (("WorkerSecret", "WorkerUser"), ("MonitorSecret", "MonitorUser")):
+        names = {str(Given(template, **{user: name}).made()[secret]["Properties"]["Name"]) for name in ("a", "b")}
+        assert len(names) == 2
+
+
+def test_without_the_example_nothing_refers_to_it(template: Node) -> None:
+    """CloudFormation refuses a template whose outputs name what is not made."""
+    given = Given(template, CreateDatabase="true", WithExample="false")
+    made = given.made()
+    left_out = template["Resources"].keys() - made.keys()
+    assert {"WorkerFunction", "WorkerRole", "WorkerLogs", "HarnessFunction", "HarnessRole", "HarnessLogs"} <= left_out
+    named = {node["Ref"] for node in walk([made, given.outputs()]) if isinstance(node, dict) and "Ref" in node}
+    named |= {
+        node["Fn::GetAtt"][0]
+        for node in walk([made, given.outputs()])
+        if isinstance(node, dict) and "Fn::GetAtt" in node
+    }
+    assert not named & left_out
 
 
 def test_the_dimension_set_of_every_line_is_exactly_dbname() -> None:

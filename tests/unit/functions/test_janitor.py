@@ -8,10 +8,13 @@ import pytest
 from pymysql import err
 
 import janitor
+from connection_governor.core.engine import Engine
+from connection_governor.core.lease import Grant, Wanted
 from connection_governor.core.memory import MemoryStore
 from connection_governor.core.operations import Operations
 from connection_governor.errors import GovernorUnavailable, InvalidRequest
 from connection_governor.mysql.observe import Observation
+from connection_governor.system import SYSTEM_CLOCK
 from tests.support.virtual import SetEntropy, VirtualClock
 
 if TYPE_CHECKING:
@@ -88,3 +91,34 @@ def test_a_missing_variable_keeps_no_lease_from_being_looked_after(
     with pytest.raises(InvalidRequest, match="DB_WORKER_USERS"):
         janitor.handler({}, context)
     assert '"Remaining Connections":3' in capsys.readouterr().out
+
+
+def test_the_session_to_mysql_is_kept_while_leases_are_in_use_and_no_longer(
+    context: LambdaContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kept, it lets an operator in when all connections are used up; for ever, it would keep a database awake."""
+    closed: list[bool] = []
+    monkeypatch.setattr(QuietServer, "close", lambda _self: closed.append(True))
+    monkeypatch.setattr(janitor, "MySQLWatch", QuietServer)
+    store, clock = MemoryStore(), VirtualClock(SYSTEM_CLOCK.now_ms())
+    operations = Operations(store, clock, SetEntropy())
+    operations.set_budget("orders", 3)
+    monkeypatch.setattr(janitor, "operations", lambda _here: operations)
+    lease = Engine(store, clock, SetEntropy()).acquire(Wanted("orders", "lease001", "shop/1", 1, clock.now + 60_000))
+    assert isinstance(lease, Grant)
+    janitor.handler({}, context)
+    assert closed == []
+    Engine(store, clock, SetEntropy()).release(lease.lease)
+    janitor.handler({}, context)
+    assert closed == [True]
+
+
+def test_an_operators_action_is_no_round(
+    context: LambdaContext, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A round at each question would publish gauges twice a minute, and reclaim while somebody only looks."""
+    monkeypatch.setattr(janitor, "MySQLWatch", QuietServer)
+    answer = janitor.handler({"action": "sessions", "by": "anna@bastion"}, context)
+    assert answer == {"database": "orders", "names_known": True, "sessions": []}
+    shown = capsys.readouterr().out
+    assert "Remaining Connections" not in shown
