@@ -59,7 +59,7 @@ def governor(store: FaultyStore, target: Target, database: MovingAddress) -> Ite
 def test_a_database_that_resumes_is_waited_for(
     governor: Governor, database: MovingAddress, store: FaultyStore, keep_seconds: int
 ) -> None:
-    """Breaks: the first invocation after a pause fails, although its deadline is far away."""
+    """The first invocation after a pause fails, although its deadline is far away."""
     database.sleep(4.5)
     since = time.monotonic()
     with governor.connection(context=Invocation(20.0), keep_seconds=keep_seconds) as connection:
@@ -71,7 +71,7 @@ def test_a_database_that_resumes_is_waited_for(
 
 
 def test_the_wait_ends_before_the_invocation(governor: Governor, database: MovingAddress, store: FaultyStore) -> None:
-    """Breaks: Lambda kills the invocation, and nobody hears why; its lease is not released."""
+    """Lambda kills the invocation, and nobody hears why; its lease is not released."""
     database.sleep(30)
     invocation = Invocation(2.5)
     with pytest.raises(err.OperationalError), governor.connection(context=invocation):
@@ -81,7 +81,7 @@ def test_the_wait_ends_before_the_invocation(governor: Governor, database: Movin
 
 
 def test_without_a_context_one_attempt_is_made(governor: Governor, database: MovingAddress) -> None:
-    """Breaks: a script, or the janitor, hangs for as long as a database sleeps."""
+    """A script, or the janitor, hangs for as long as a database sleeps."""
     database.sleep(30)
     since = time.monotonic()
     with pytest.raises(err.OperationalError), governor.connection():
@@ -90,7 +90,7 @@ def test_without_a_context_one_attempt_is_made(governor: Governor, database: Mov
 
 
 def test_a_refusal_is_not_waited_for(store: FaultyStore, target: Target) -> None:
-    """Breaks: a wrong port or a server that is down costs each invocation all of its time, and a lease."""
+    """A wrong port or a server that is down costs each invocation all of its time, and a lease."""
     governor = governor_on(store, replace(target, port=free_port()))
     since = time.monotonic()
     with pytest.raises(err.OperationalError), governor.connection(context=Invocation(20.0)):
@@ -100,7 +100,7 @@ def test_a_refusal_is_not_waited_for(store: FaultyStore, target: Target) -> None
 
 
 def test_an_idle_database_sees_no_session(governor: Governor, root: Connection[Cursor]) -> None:
-    """Breaks: a frozen environment that keeps a connection also keeps the database from pausing.
+    """A frozen environment that keeps a connection also keeps the database from pausing.
 
     Nothing runs in a frozen environment, so the server itself ends the session, after `wait_timeout`.
     """

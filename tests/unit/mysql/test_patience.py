@@ -35,17 +35,17 @@ def silent_attempts_s(invocation_s: float | None, longest_s: float = 45.0) -> li
 def test_a_silent_server_is_waited_for_within_the_invocation(
     invocation_s: float | None, attempts_s: list[float]
 ) -> None:
-    """Breaks: a paused database is given up before it has resumed, or Lambda kills the invocation that waits for it."""
+    """A paused database is given up before it has resumed, or Lambda kills the invocation that waits for it."""
     assert silent_attempts_s(invocation_s) == attempts_s
 
 
 def test_to_resume_can_be_ruled_out() -> None:
-    """Breaks: a database that never pauses is waited for as one that does."""
+    """A database that never pauses is waited for as one that does."""
     assert silent_attempts_s(900.0, longest_s=0) == [3.0]
 
 
 def test_an_attempt_that_ended_early_is_the_last() -> None:
-    """Breaks: a refusal, which comes at once, is asked for again and again."""
+    """A refusal, which comes at once, is asked for again and again."""
     clock = VirtualClock()
     patience = Patience(3_000, 45_000, Deadline.after(60_000, clock), clock)
     patience.begin()
