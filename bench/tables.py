@@ -85,5 +85,5 @@ def update_pair(worker: Environment) -> list[dict[str, Any]]:
     recorder = Recorder(store)
     record = pack_record(FAR_MS, 1, "checkout")
     store.grant(ShardKey(DATABASE, 0), "k3Zq81Bd", record)
-    store.give_back(ShardKey(DATABASE, 0), (("k3Zq81Bd", record),))
+    store.remove(ShardKey(DATABASE, 0), (("k3Zq81Bd", record),))
     return recorder.payloads

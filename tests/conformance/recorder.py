@@ -60,7 +60,7 @@ class Recorder:
         end_ms = SYSTEM_CLOCK.now_ms() + self._lease_ms
         wanted = Wanted(DATABASE, SYSTEM_ENTROPY.lease_id(), "recorder", random.choice([1, 1, 1, 2]), end_ms)
         key = self._engine.settings(DATABASE).keys[0]
-        lease = wanted.lent_by(key, None)
+        lease = wanted.granted_by(key, None)
 
         def attempt() -> bool:
             nonlocal lease

@@ -10,7 +10,7 @@ import pytest
 from connection_governor.core.lease import Grant
 from connection_governor.core.memory import MemoryStore
 from connection_governor.core.operations import Operations
-from connection_governor.core.retry import GIVING_BACK
+from connection_governor.core.retry import RELEASING
 from connection_governor.core.rules import share
 from connection_governor.errors import GovernorUnavailable, InvalidRequest
 from tests.support.faulty_store import LOST, LOST_ANSWER, WRITES
@@ -233,7 +233,7 @@ def test_operators_that_keep_losing_give_up_and_say_so(world: World) -> None:
 
 def test_an_outage_in_the_middle_says_so(world: World) -> None:
     """An operator would believe in a budget that is not in force; the plan must stay open for the next executor."""
-    world.store.plan("stamp", *[LOST] * GIVING_BACK.tries)
+    world.store.plan("stamp", *[LOST] * RELEASING.tries)
     with pytest.raises(GovernorUnavailable):
         world.operations.set_budget(world.database, 1)
     status = world.status()

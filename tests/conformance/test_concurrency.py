@@ -92,7 +92,7 @@ def test_processes_killed_at_random_points_cost_nothing_but_time(
         after = _once(table, dynamodb_local, tmp_path / f"after-{number}", processes=2, threads=20)
         assert len(after) == BUDGET, "the full budget can be lent again"
         for lease in table.operations.status(DATABASE).leases():
-            table.operations._store.give_back(lease.key, ((lease.lease_id, lease.record),))
+            table.operations._store.remove(lease.key, ((lease.lease_id, lease.record),))
         assert table.is_untouched()
 
 

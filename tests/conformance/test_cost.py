@@ -100,7 +100,7 @@ def test_a_write_costs_one_unit_with_36_leases_in_the_shard(world: World, tap: W
     """An item over 1 KB doubles the price of every acquire and release: here is all that can make it long."""
     store, key = world.truth, ShardKey(LONG_NAME, 0)
     leases = lend_all(world, holder="checkout-service")[:-1]
-    store.give_back(key, ((f"lease{LEASES:03}", world.shard().leases[f"lease{LEASES:03}"]),))
+    store.remove(key, ((f"lease{LEASES:03}", world.shard().leases[f"lease{LEASES:03}"]),))
     tap.clear()
     outcome = world.engine.acquire(
         world.wanted(holder="checkout-service"), look_first=True

@@ -9,7 +9,7 @@ import pytest
 
 from connection_governor.core.deadline import Deadline
 from connection_governor.core.lease import Grant, Refusal, ShardKey, pack_record
-from connection_governor.core.retry import GIVING_BACK, TAKING
+from connection_governor.core.retry import ACQUIRING, RELEASING
 from connection_governor.core.rules import connections_of, shard_order
 from connection_governor.errors import GovernorUnavailable, UnknownDatabase
 from tests.support.faulty_store import LOST, LOST_ANSWER, REFUSED, SENT_AGAIN, THROTTLED, TWICE, Fault
@@ -59,7 +59,7 @@ def test_the_retry_of_an_acquire_asks_for_exactly_the_same_record(world: World) 
 def test_a_release_whose_answer_was_lost_is_not_repeated_on_another_lease(world: World) -> None:
     """A repeated release would free a connection twice."""
     lease, other = world.lend(), world.lend()
-    world.store.plan("give_back", LOST_ANSWER)
+    world.store.plan("remove", LOST_ANSWER)
     assert not world.release(lease)
     assert world.shard().leases == {other.lease_id: other.record}
 
@@ -75,7 +75,7 @@ def test_a_renew_whose_answer_was_lost_has_succeeded(world: World) -> None:
 def test_a_renew_that_was_applied_and_never_answered_does_not_keep_the_lease_from_its_release(world: World) -> None:
     """The holder knows only the old end: its slot would be lost until the new one, after each such outage."""
     lease = world.lend()
-    world.store.plan("renew", *[LOST_ANSWER] * GIVING_BACK.tries)
+    world.store.plan("renew", *[LOST_ANSWER] * RELEASING.tries)
     with pytest.raises(GovernorUnavailable):
         world.renew(lease, ends_in_ms=10 * LEASE_MS)
     assert world.shard().leases != {lease.lease_id: lease.record}
@@ -87,7 +87,7 @@ def test_a_renew_that_was_applied_and_never_answered_does_not_keep_the_lease_fro
 def test_a_renew_is_repeated_after_one_that_was_applied_and_never_answered(world: World, later_ms: int) -> None:
     """`LeaseLost` in the middle of a body, with the lease stored, in force and its own."""
     lease = world.lend()
-    world.store.plan("renew", *[LOST_ANSWER] * GIVING_BACK.tries)
+    world.store.plan("renew", *[LOST_ANSWER] * RELEASING.tries)
     with pytest.raises(GovernorUnavailable):
         world.renew(lease, ends_in_ms=10 * LEASE_MS)
     world.clock.advance(later_ms)
@@ -102,7 +102,7 @@ def test_a_look_that_shows_the_own_lease_is_a_grant(world: World) -> None:
     world.engine.acquire(wanted)
     again = world.engine.acquire(wanted, look_first=True)
     assert isinstance(again, Grant)
-    assert again.lease == wanted.lent_by(world.shard().key, None)
+    assert again.lease == wanted.granted_by(world.shard().key, None)
 
 
 @pytest.mark.parametrize("look_first", [True, False])
@@ -117,7 +117,7 @@ def test_the_own_lease_goes_before_room_elsewhere(sharded: World, look_first: bo
     sharded.truth.grant(own, "lease-yy", record_of(1))
     again = sharded.engine.acquire(wanted, look_first=look_first, last=True)
     assert isinstance(again, Grant)
-    assert again.lease == wanted.lent_by(own, None)
+    assert again.lease == wanted.granted_by(own, None)
     assert [shard.in_use for shard in sharded.shards()] == [{0: 2, 1: 0, 2: 2}[order.index(n)] for n in range(3)]
 
 
@@ -167,7 +167,7 @@ def test_late_duplicates_of_renew_and_release_do_nothing(world: World) -> None:
     world.lend(connections=3)
     before = world.picture()
     world.truth.renew(lease.key, lease.lease_id, lease.record, renewed.record)
-    world.truth.give_back(lease.key, ((lease.lease_id, renewed.record),))
+    world.truth.remove(lease.key, ((lease.lease_id, renewed.record),))
     assert world.picture() == before
 
 
@@ -175,7 +175,7 @@ def test_a_request_that_the_transport_sent_again_is_one_lease_and_one_release(wo
     """The wire client repeats a request once where the kept connection broke: the second answer is the one it sees."""
     world.store.plan("grant", SENT_AGAIN)
     world.store.plan("renew", SENT_AGAIN)
-    world.store.plan("give_back", SENT_AGAIN)
+    world.store.plan("remove", SENT_AGAIN)
     lease = world.lend(connections=2)
     assert world.shard().in_use == 2
     renewed = world.prolong(lease)
@@ -183,7 +183,7 @@ def test_a_request_that_the_transport_sent_again_is_one_lease_and_one_release(wo
     assert (world.shard().in_use, world.shard().leases) == (0, {})
 
 
-@pytest.mark.parametrize("method", ["grant", "give_back", "renew"])
+@pytest.mark.parametrize("method", ["grant", "remove", "renew"])
 def test_a_write_that_arrives_twice_counts_once(world: World, method: str) -> None:
     """Transport retries below the engine must not move the counter twice."""
     world.store.plan(method, TWICE)
@@ -304,7 +304,7 @@ def test_settings_are_read_once_a_minute(world: World) -> None:
     world.store.calls.clear()
     for _ in range(5):
         world.release(world.lend())
-    assert world.store.methods() == ["settings", *["grant", "give_back"] * 5]
+    assert world.store.methods() == ["settings", *["grant", "remove"] * 5]
 
 
 def test_settings_are_read_again_when_the_clock_was_set_back(world: World) -> None:
@@ -322,12 +322,12 @@ def test_settings_are_read_again_when_the_clock_was_set_back(world: World) -> No
 @pytest.mark.parametrize("fault", [LOST, THROTTLED, LOST_ANSWER], ids=["unreachable", "throttled", "answers-lost"])
 def test_an_outage_shorter_than_the_retries_is_not_noticed(world: World, fault: Fault) -> None:
     """A single lost packet would fail a customer's request."""
-    world.store.plan("settings", *[fault] * (TAKING.tries - 1))
-    world.store.plan("grant", *[fault] * (TAKING.tries - 1))
+    world.store.plan("settings", *[fault] * (ACQUIRING.tries - 1))
+    world.store.plan("grant", *[fault] * (ACQUIRING.tries - 1))
     lease = world.lend()
-    world.store.plan("renew", *[fault] * (GIVING_BACK.tries - 1))
+    world.store.plan("renew", *[fault] * (RELEASING.tries - 1))
     renewed = world.prolong(lease)
-    world.store.plan("give_back", *[fault] * (GIVING_BACK.tries - 1))
+    world.store.plan("remove", *[fault] * (RELEASING.tries - 1))
     world.release(renewed)
     assert world.shard().leases == {}
 
@@ -335,10 +335,10 @@ def test_an_outage_shorter_than_the_retries_is_not_noticed(world: World, fault: 
 @pytest.mark.parametrize(
     ("method", "tries"),
     [
-        ("settings", TAKING.tries),
-        ("grant", TAKING.tries),
-        ("give_back", GIVING_BACK.tries),
-        ("renew", GIVING_BACK.tries),
+        ("settings", ACQUIRING.tries),
+        ("grant", ACQUIRING.tries),
+        ("remove", RELEASING.tries),
+        ("renew", RELEASING.tries),
     ],
 )
 def test_retries_are_bounded_and_then_it_says_so(world: World, method: str, tries: int) -> None:
@@ -351,7 +351,7 @@ def test_retries_are_bounded_and_then_it_says_so(world: World, method: str, trie
     verbs: dict[str, Callable[[], object]] = {
         "settings": world.acquire,
         "grant": world.acquire,
-        "give_back": lambda: world.release(lease),
+        "remove": lambda: world.release(lease),
         "renew": lambda: world.renew(lease),
     }
     with pytest.raises(GovernorUnavailable) as unavailable:
@@ -363,9 +363,9 @@ def test_retries_are_bounded_and_then_it_says_so(world: World, method: str, trie
 
 def test_what_gives_capacity_back_tries_more_and_waits_less_than_what_takes_it() -> None:
     """When the table throttles, releases would queue behind the acquires that wait for them."""
-    assert GIVING_BACK.tries > TAKING.tries
-    assert GIVING_BACK.base_ms < TAKING.base_ms
-    assert GIVING_BACK.ceiling_ms < TAKING.ceiling_ms
+    assert RELEASING.tries > ACQUIRING.tries
+    assert RELEASING.base_ms < ACQUIRING.base_ms
+    assert RELEASING.ceiling_ms < ACQUIRING.ceiling_ms
 
 
 def test_a_failure_that_a_retry_cannot_help_is_tried_once(world: World) -> None:
@@ -390,7 +390,7 @@ def test_no_retry_starts_after_the_deadline(world: World) -> None:
 
 def test_an_acquire_that_failed_with_its_write_applied_costs_only_time(world: World) -> None:
     """Fail closed: the worker gets an error, and the connection comes back by itself."""
-    world.store.plan("grant", *[LOST_ANSWER] * TAKING.tries)
+    world.store.plan("grant", *[LOST_ANSWER] * ACQUIRING.tries)
     with pytest.raises(GovernorUnavailable):
         world.acquire(connections=3)
     assert world.shard().remaining == 0
@@ -402,7 +402,7 @@ def test_a_failed_look_at_the_other_shards_is_no_refusal(sharded: World) -> None
     """An outage would be reported as a full database, and the alarm be the wrong one."""
     for _ in range(6):
         sharded.lend()
-    sharded.store.plan("read", *[LOST] * TAKING.tries)
+    sharded.store.plan("read", *[LOST] * ACQUIRING.tries)
     with pytest.raises(GovernorUnavailable):
         sharded.acquire()
 
@@ -443,7 +443,7 @@ def test_two_janitors_at_once_free_each_lease_once(world: World) -> None:
     for _ in range(3):
         world.lend()
     world.clock.advance(LEASE_MS + SKEW_MS + 1)
-    world.store.before["give_back"] = lambda: world.operations.reclaim(world.database)
+    world.store.before["remove"] = lambda: world.operations.reclaim(world.database)
     assert world.operations.reclaim(world.database) == []
     assert world.shard().remaining == 3
 
@@ -452,9 +452,7 @@ def test_a_janitor_that_races_with_a_release_frees_it_once(world: World) -> None
     """As for two janitors; and what else was over is left for the next round, or the next acquire."""
     leases = [world.lend() for _ in range(3)]
     world.clock.advance(LEASE_MS + SKEW_MS + 1)
-    world.store.before["give_back"] = lambda: world.truth.give_back(
-        leases[0].key, ((leases[0].lease_id, leases[0].record),)
-    )
+    world.store.before["remove"] = lambda: world.truth.remove(leases[0].key, ((leases[0].lease_id, leases[0].record),))
     world.operations.reclaim(world.database)
     world.operations.reclaim(world.database)
     assert world.shard().remaining == 3

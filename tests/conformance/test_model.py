@@ -74,11 +74,11 @@ class OneShard(RuleBasedStateMachine):
     def in_use(self) -> int:
         return sum(entry.connections for entry in self.stored.values())
 
-    def is_over(self, lease_id: str) -> bool:
+    def is_reclaimable(self, lease_id: str) -> bool:
         return self.stored[lease_id].expires_at_ms + SKEW_MS < self.world.clock.now
 
     def over(self) -> list[str]:
-        return [lease_id for lease_id in self.stored if self.is_over(lease_id)]
+        return [lease_id for lease_id in self.stored if self.is_reclaimable(lease_id)]
 
     def foretell_grant(self, wanted: Wanted) -> bool:
         """Return whether the acquire must be granted; remove the leases that it must take over."""
@@ -114,9 +114,9 @@ class OneShard(RuleBasedStateMachine):
         world = self.world
         stored = self.stored.get(wanted.lease_id)
         if stored and stored.expires_at_ms != wanted.expires_at_ms:
-            return wanted.lent_by(world.shards()[0].key, None)  # renewed meanwhile: the id is in use
+            return wanted.granted_by(world.shards()[0].key, None)  # renewed meanwhile: the id is in use
         if wanted.connections > max(1, self.allowed):
-            return wanted.lent_by(world.shards()[0].key, None)
+            return wanted.granted_by(world.shards()[0].key, None)
         foretold = self.foretell_grant(wanted)
         world.store.plan("grant", fault)
         outcome = world.engine.acquire(wanted, look_first=look_first)
@@ -125,13 +125,13 @@ class OneShard(RuleBasedStateMachine):
         assert outcome.allowed == self.allowed
         if isinstance(outcome, Grant):
             assert outcome.in_use == self.in_use()
-        return wanted.lent_by(world.shards()[0].key, None)
+        return wanted.granted_by(world.shards()[0].key, None)
 
     @rule(lease=held, fault=ANSWERS)
     def release(self, lease: Lease, fault: Fault | None) -> None:
         stored = self.stored.get(lease.lease_id)
         foretold = stored is not None and stored.expires_at_ms >= lease.expires_at_ms
-        self.world.store.plan("give_back", fault)
+        self.world.store.plan("remove", fault)
         released = self.world.engine.release(lease)
         self.world.store.faults.clear()
         if foretold:
@@ -245,7 +245,7 @@ class SeveralShards(RuleBasedStateMachine):
     @rule(data=st.data(), fault=ANSWERS)
     def release(self, data: st.DataObject, fault: Fault | None) -> None:
         lease = self.alive.pop(data.draw(st.sampled_from(sorted(self.alive))))
-        self.world.store.plan("give_back", fault)
+        self.world.store.plan("remove", fault)
         self.world.release(lease)
         self.world.store.faults.clear()
 

@@ -9,7 +9,7 @@ import jsonschema
 import pytest
 
 from connection_governor.core.codec import lease_payload
-from connection_governor.core.retry import TAKING
+from connection_governor.core.retry import ACQUIRING
 from tests.conformance.schemas import SCHEMA, answer, changes_nothing, granted
 from tests.support.faulty_store import LOST, LOST_ANSWER, REFUSED, SENT_AGAIN, THROTTLED, TWICE, Fault
 from tests.support.worlds import LEASE_MS, SKEW_MS
@@ -164,7 +164,7 @@ def test_an_outage_is_answered_as_one(world: World, fault: Any) -> None:  # noqa
     for method, request in [
         ("grant", {"action": "acquire", "database": "orders"}),
         ("renew", {"action": "renew", "lease": lease, "lease_ms": 60_000}),
-        ("give_back", {"action": "release", "lease": lease}),
+        ("remove", {"action": "release", "lease": lease}),
         ("settings", {"action": "status", "database": "orders"}),
     ]:
         world.store.plan(method, *[fault] * 20)
@@ -215,7 +215,7 @@ def test_one_request_releases_one_anonymous_lease_at_most(world: World, fault: F
     """Two working connections would share one slot: the next acquire that is granted is one too many for MySQL."""
     for _ in range(2):
         sample(world, True)
-    world.store.plan("give_back", fault)
+    world.store.plan("remove", fault)
     assert sample(world, False) is True
     assert len(world.status().leases()) == 1
 
@@ -226,8 +226,8 @@ def test_a_rival_that_releases_the_oldest_leaves_the_next_to_this_request(world:
         sample(world, True)
         world.clock.advance(10)
     oldest, _ = world.status().leases()
-    world.store.before["give_back"] = lambda: world.truth.give_back(oldest.key, ((oldest.lease_id, oldest.record),))
-    world.store.plan("give_back", None, THROTTLED)
+    world.store.before["remove"] = lambda: world.truth.remove(oldest.key, ((oldest.lease_id, oldest.record),))
+    world.store.plan("remove", None, THROTTLED)
     assert sample(world, False) is True
     assert world.status().leases() == []
 
@@ -270,8 +270,8 @@ def test_the_samples_payload_without_a_database_is_answered_false(world: World) 
 @pytest.mark.parametrize("fault", [LOST, THROTTLED, REFUSED], ids=["unreachable", "throttled", "no-right"])
 def test_an_outage_is_answered_false(world: World, increment: bool, fault: Any) -> None:  # noqa: ANN401
     """Fail closed, for workers that know no other word."""
-    for method in ("settings", "grant", "read", "give_back"):
-        world.store.plan(method, *[fault] * (TAKING.tries + 20))
+    for method in ("settings", "grant", "read", "remove"):
+        world.store.plan(method, *[fault] * (ACQUIRING.tries + 20))
     _is_false(sample(world, increment))
 
 

@@ -158,15 +158,15 @@ def test_a_takeover_on_a_missing_shard_says_that_there_is_none(store: LeaseStore
 def test_removing_a_lease_frees_the_connections_in_its_record(store: LeaseStore) -> None:
     """A number from the request instead of the record would move the counter away from the leases."""
     seen = hold(store, ("lease-01", record(connections=2)))
-    assert store.give_back(KEY, seen) == Written(allowed=3, remaining=3, fence=1)
+    assert store.remove(KEY, seen) == Written(allowed=3, remaining=3, fence=1)
     assert shard_of(store).leases == {}
 
 
 def test_removing_a_lease_twice_frees_it_once(store: LeaseStore) -> None:
     """A late duplicate of a release would free a connection that is in use: an over-grant."""
     seen = hold(store, ("lease-01", record()), ("lease-02", record()))
-    store.give_back(KEY, seen[:1])
-    assert refuses(store, store.give_back(KEY, seen[:1]), shard_of(store))
+    store.remove(KEY, seen[:1])
+    assert refuses(store, store.remove(KEY, seen[:1]), shard_of(store))
 
 
 @pytest.mark.parametrize(
@@ -177,26 +177,26 @@ def test_removing_a_lease_twice_frees_it_once(store: LeaseStore) -> None:
 def test_removing_a_lease_compares_the_whole_stored_string(store: LeaseStore, claimed: str) -> None:
     """Another worker's lease would be released, or more freed than it held."""
     hold(store, ("lease-01", record()))
-    assert refuses(store, store.give_back(KEY, (("lease-01", claimed),)), shard_of(store))
+    assert refuses(store, store.remove(KEY, (("lease-01", claimed),)), shard_of(store))
 
 
 def test_several_leases_are_removed_together_or_not_at_all(store: LeaseStore) -> None:
     """A janitor that raced with a release would free one connection twice."""
     seen = hold(store, ("lease-01", record()), ("lease-02", record()))
-    store.give_back(KEY, seen[1:])
-    assert refuses(store, store.give_back(KEY, seen), shard_of(store))
+    store.remove(KEY, seen[1:])
+    assert refuses(store, store.remove(KEY, seen), shard_of(store))
 
 
 def test_removing_a_lease_below_zero_only_pays_the_debt(store: LeaseStore) -> None:
     """After a lowered budget, the first connections that come back must not be granted again."""
     seen = hold(store, ("lease-01", record()), ("lease-02", record()), ("lease-03", record()))
     lower_to(store, 1)
-    assert store.give_back(KEY, seen[:1]) == Written(allowed=1, remaining=-1, fence=3)
+    assert store.remove(KEY, seen[:1]) == Written(allowed=1, remaining=-1, fence=3)
 
 
 def test_removing_a_lease_from_a_missing_shard_shows_that_there_is_none(store: LeaseStore) -> None:
     """A release after a lost table must be an answer, not a crash."""
-    assert store.give_back(MISSING, (("lease-01", record()),)) == Unwritten(None)
+    assert store.remove(MISSING, (("lease-01", record()),)) == Unwritten(None)
 
 
 # Renewing
@@ -220,7 +220,7 @@ def test_renewing_compares_the_whole_stored_string(store: LeaseStore, claimed: s
 def test_renewing_what_is_gone_does_not_bring_it_back(store: LeaseStore) -> None:
     """A lease that came back without the counter's knowledge would be an over-grant."""
     seen = hold(store, ("lease-01", record()))
-    store.give_back(KEY, seen)
+    store.remove(KEY, seen)
     assert refuses(store, store.renew(KEY, "lease-01", record(), record(ends_in_ms=60_000)), shard_of(store))
     assert store.renew(MISSING, "lease-01", record(), record()) == Unwritten(None)
 
@@ -339,6 +339,6 @@ def test_databases_do_not_touch_each_other(store: LeaseStore) -> None:
     other = ShardKey("billing", 0)
     store.make_shard(other, 1)
     hold(store, ("lease-01", record()))
-    assert isinstance(store.give_back(other, (("lease-01", record()),)), Unwritten)
+    assert isinstance(store.remove(other, (("lease-01", record()),)), Unwritten)
     assert shard_of(store, other).leases == {}
     assert len(shard_of(store).leases) == 1

@@ -148,7 +148,7 @@ class Holders:
                 renewed = story._replace(end=request.later, budget=state.in_force)
                 yield "renewed", state._replace(stories=put(state.stories, at, renewed))
         elif story.end == request.end or (self.bad("release compares the id alone") and story.end != ABSENT):
-            yield "released", give_back(state, at)
+            yield "released", remove(state, at)
 
     def _grants(self, state: State, at: int, request: Request) -> Iterator[tuple[str, State]]:
         story = state.stories[at]
@@ -187,7 +187,7 @@ class Holders:
         return ABSENT < story.end <= 0
 
 
-def give_back(state: State, at: int) -> State:
+def remove(state: State, at: int) -> State:
     """Return the shard without the lease, its counter grown by the record's connections, in one write."""
     story = state.stories[at]
     shard = state.shards[story.shard]

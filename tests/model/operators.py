@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tests.model.holders import give_back
+from tests.model.holders import remove
 from tests.model.state import ABSENT, Mark, Move, Plan, Plans, Shard, Shards, State, World, oldest, put
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class Operators:
         for at, story in enumerate(state.stories):
             seen = story.seen != ABSENT and self.bad("reclaim compares the id alone")
             if ABSENT < story.end <= 0 or (seen and story.end != ABSENT):
-                yield ("reclaims", story), give_back(state, at)
+                yield ("reclaims", story), remove(state, at)
 
     # ---- how a shard is changed, and by whom
 

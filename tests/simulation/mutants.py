@@ -247,7 +247,7 @@ IN_RULES = [
         "core/rules",
         ("record_expiry_ms(record) + skew_ms < now_ms", "record_expiry_ms(record) < now_ms"),
     ),
-    _m("take over what is not over", "core/rules", ("if is_over(seen[1], now_ms=now_ms, skew_ms=skew_ms)", "")),
+    _m("take over what is not over", "core/rules", ("if is_reclaimable(seen[1], now_ms=now_ms, skew_ms=skew_ms)", "")),
     _m(
         "take over 30 s late",
         "core/rules",

@@ -102,7 +102,7 @@ class NetworkStore:
         return self._network.call(Request(self._process, verb, arguments, self._process.call, self._process.stray))
 
     grant = partialmethod(_call, "grant")
-    give_back = partialmethod(_call, "give_back")
+    remove = partialmethod(_call, "remove")
     renew = partialmethod(_call, "renew")
     read = partialmethod(_call, "read")
     settings = partialmethod(_call, "settings")

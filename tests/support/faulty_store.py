@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from connection_governor.core.store import LeaseStore
 
 READS = ("read", "settings")
-WRITES = ("grant", "give_back", "renew", "save_settings", "make_shard", "stamp", "raise_allowed")
+WRITES = ("grant", "remove", "renew", "save_settings", "make_shard", "stamp", "raise_allowed")
 
 
 @dataclass

@@ -94,9 +94,9 @@ class DistantStore:
         """See `LeaseStore.grant`."""
         return self._write("grant", key, lambda: self.truth.grant(key, *arguments, **options))
 
-    def give_back(self, key: ShardKey, *arguments: Any) -> Any:  # noqa: ANN401  # as `LeaseStore.give_back`
-        """See `LeaseStore.give_back`."""
-        return self._write("give_back", key, lambda: self.truth.give_back(key, *arguments))
+    def remove(self, key: ShardKey, *arguments: Any) -> Any:  # noqa: ANN401  # as `LeaseStore.remove`
+        """See `LeaseStore.remove`."""
+        return self._write("remove", key, lambda: self.truth.remove(key, *arguments))
 
     def renew(self, key: ShardKey, *arguments: Any) -> Any:  # noqa: ANN401  # as `LeaseStore.renew`
         """See `LeaseStore.renew`."""

@@ -154,7 +154,7 @@ class _Ending:
         self.note = note
         self._ended_ms: int | None = None
 
-    def is_over(self, seen: Ports, now_ms: int) -> bool:
+    def has_ended(self, seen: Ports, now_ms: int) -> bool:
         """Return whether MySQL no longer counts the session, by the connections that are seen now."""
         if self.note.session == NO_SESSION:
             return True
@@ -212,7 +212,7 @@ class Survivor:
     def _ready(self, pending: list[_Ending]) -> list[_Ending]:
         """Return the leases whose session has ended, and is no longer counted."""
         now_ms, seen = self._clock.monotonic_ms(), self._seen()
-        return [ending for ending in pending if ending.is_over(seen, now_ms)]
+        return [ending for ending in pending if ending.has_ended(seen, now_ms)]
 
     def _processes(self) -> list[NotedProcess]:
         names = [name for name in os.listdir(self._folder) if name.endswith(SUFFIX)]  # noqa: PTH208 - as above

@@ -125,12 +125,12 @@ class WatchedStore(FaultyStore):
         self.inner = MemoryStore()
         Operations(self.inner, SYSTEM_CLOCK, SYSTEM_ENTROPY).set_budget("orders", BUDGET, shards=1)
 
-    def give_back(self, key: ShardKey, leases: tuple[tuple[str, str], ...]) -> Written | Unwritten:
-        """See `LeaseStore.give_back`."""
+    def remove(self, key: ShardKey, leases: tuple[tuple[str, str], ...]) -> Written | Unwritten:
+        """See `LeaseStore.remove`."""
         trace = sys.gettrace()
         sys.settrace(None)  # this is the other side of the network
         try:
-            released = self.inner.give_back(key, leases)
+            released = self.inner.remove(key, leases)
             if open_sockets(self.port) > len(lease_ids(self)):
                 self.early += 1
             return released

@@ -63,7 +63,7 @@ WRITES: dict[str, Callable[[DynamoDBStore], object]] = {
     "grant": lambda store: store.grant(KEY, "lease-01", RECORD),
     "takeover": lambda store: store.grant(KEY, "lease-01", RECORD, SEEN),
     "grant to one who waited": lambda store: store.grant(KEY, "lease-01", RECORD, waited_ms=NOW_MS),
-    "give back": lambda store: store.give_back(KEY, SEEN),
+    "give back": lambda store: store.remove(KEY, SEEN),
     "renew": lambda store: store.renew(KEY, "lease-01", RECORD, pack_record(NOW_MS + 1, 1, "checkou")),
     "stamp": lambda store: store.stamp(Change(KEY, 5, 3), 7),
     "raise": lambda store: store.raise_allowed(Change(KEY, 3, 5), 7),
@@ -130,7 +130,7 @@ def test_a_takeover_subtracts_what_it_takes_less_what_it_frees(store: DynamoDBSt
 
 def test_removing_leases_adds_the_connections_in_their_records(store: DynamoDBStore, call: Recorded) -> None:
     """And nothing that a request says."""
-    store.give_back(KEY, SEEN)
+    store.remove(KEY, SEEN)
     assert call.payload["ExpressionAttributeValues"][":n"] == {"N": "3"}
 
 

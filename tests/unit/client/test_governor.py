@@ -428,7 +428,7 @@ def test_a_release_says_whether_there_was_anything_to_release(governor: Governor
 def test_an_outage_at_release_is_raised_if_the_caller_releases_by_hand(world: World, governor: Governor) -> None:
     """It may want to try again later."""
     lease = governor.acquire()
-    world.store.plan("give_back", *[LOST] * 50)
+    world.store.plan("remove", *[LOST] * 50)
     with pytest.raises(GovernorUnavailable):
         governor.release(lease)
 
@@ -462,9 +462,9 @@ def test_a_lease_renewed_in_the_body_is_released_as_renewed(world: World, govern
 def test_an_outage_at_the_end_hides_neither_result_nor_error(world: World, governor: Governor) -> None:
     """The work is done: an error because the lease could not be released would repeat it."""
     with governor.lease():
-        world.store.plan("give_back", *[LOST] * 50)
+        world.store.plan("remove", *[LOST] * 50)
     with pytest.raises(ValueError, match="the real one"), governor.lease():  # noqa: PT012 - the body is the point
-        world.store.plan("give_back", *[LOST] * 50)
+        world.store.plan("remove", *[LOST] * 50)
         raise ValueError("the real one")
     left = [json.loads(line) for line in world.journal.lines if "lease left to expire" in line]
     assert len(left) == 2
@@ -499,7 +499,7 @@ def test_the_body_has_a_session_and_a_lease_that_end_together(world: World, gove
         assert world.shard().in_use == 1
         assert mysql.opened[0].name == connection.lease.session_name
         assert mysql.opened[0].usable_until_ms == world.clock.now + 10_000
-        world.store.before["give_back"] = lambda: mysql.opened[0].log.append("released")
+        world.store.before["remove"] = lambda: mysql.opened[0].log.append("released")
     assert mysql.opened[0].log[-2:] == ["close", "released"]
     assert world.shard().remaining == 3
 
@@ -549,7 +549,7 @@ def test_where_mysql_refuses_and_the_governor_is_away_the_real_error_surfaces(
 ) -> None:
     """Both fail at once in a network outage: the first cause is what helps."""
     mysql.refuses = ConnectionRefusedError("MySQL refused")
-    world.store.plan("give_back", *[LOST] * 50)
+    world.store.plan("remove", *[LOST] * 50)
     with pytest.raises(ConnectionRefusedError), governor.connection():
         pass
 

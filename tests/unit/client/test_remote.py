@@ -12,7 +12,7 @@ from connection_governor.core import rules
 from connection_governor.core.deadline import Deadline
 from connection_governor.core.lease import Grant, Refusal, Renewal, ShardKey
 from connection_governor.core.memory import MemoryStore
-from connection_governor.core.retry import GIVING_BACK, TAKING
+from connection_governor.core.retry import ACQUIRING, RELEASING
 from connection_governor.core.values import replace
 from connection_governor.errors import GovernorUnavailable, InvalidRequest, UnknownDatabase
 from tests.support.faulty_store import LOST
@@ -73,7 +73,7 @@ def test_the_verbs_are_those_of_the_direct_transport(world: World, remote: Remot
     wanted = world.wanted(connections=2)
     grant = remote.acquire(wanted)
     assert isinstance(grant, Grant)
-    assert grant.lease == wanted.lent_by(world.shard().key, 1)
+    assert grant.lease == wanted.granted_by(world.shard().key, 1)
     assert (grant.allowed, grant.in_use, grant.remaining, grant.estimated) == (3, 2, 1, False)
     refusal = remote.acquire(world.wanted(connections=2))
     assert isinstance(refusal, Refusal)
@@ -99,16 +99,16 @@ def test_a_lost_invocation_is_repeated_exactly(
     world: World, remote: RemoteGovernor, invoked: Invoked, outage: str
 ) -> None:
     """A repeated acquire with another end, or another id, is a second connection."""
-    invoked.outages = [outage] * (TAKING.tries - 1)
+    invoked.outages = [outage] * (ACQUIRING.tries - 1)
     grant = remote.acquire(world.wanted())
     assert isinstance(grant, Grant)
-    assert len(invoked.payloads) == TAKING.tries
+    assert len(invoked.payloads) == ACQUIRING.tries
     repeated = [{**json.loads(payload), "now_ms": 0} for payload in invoked.payloads]
-    assert repeated == repeated[:1] * TAKING.tries
+    assert repeated == repeated[:1] * ACQUIRING.tries
     assert world.shard().in_use == 1
 
 
-@pytest.mark.parametrize(("verb", "tries"), [("acquire", TAKING.tries), ("release", GIVING_BACK.tries)])
+@pytest.mark.parametrize(("verb", "tries"), [("acquire", ACQUIRING.tries), ("release", RELEASING.tries)])
 def test_tries_are_bounded(world: World, remote: RemoteGovernor, invoked: Invoked, verb: str, tries: int) -> None:
     """A function that is gone would hang every worker."""
     lease = world.lend()
@@ -275,4 +275,4 @@ def test_what_the_function_has_retried_is_not_retried_again(
     with pytest.raises(GovernorUnavailable):
         remote.acquire(world.wanted())
     assert len(invoked.payloads) == 1
-    assert world.store.methods().count("grant") == TAKING.tries
+    assert world.store.methods().count("grant") == ACQUIRING.tries

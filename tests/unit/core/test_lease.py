@@ -84,7 +84,7 @@ def test_only_a_holder_without_a_name_has_no_tag(holder: str) -> None:
 def test_a_lease_granted_is_the_lease_wanted() -> None:
     """Its record must equal the stored one exactly, or its holder can never release it."""
     wanted = Wanted("orders", "lease-01", "checkout/2f1c", 2, 1_800_000_000_000)
-    lease = wanted.lent_by(ShardKey("orders", 3), 7)
+    lease = wanted.granted_by(ShardKey("orders", 3), 7)
     assert lease.record == wanted.record
     assert lease.key == ShardKey("orders", 3)
     assert lease == Lease("lease-01", "orders", "checkout/2f1c", 2, 7, 1_800_000_000_000, 3)

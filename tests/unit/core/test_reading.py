@@ -10,7 +10,7 @@ from connection_governor.core.lease import Shard, ShardKey
 from connection_governor.core.memory import MemoryStore
 from connection_governor.core.operations import Operations
 from connection_governor.core.reading import Reading
-from connection_governor.core.retry import GIVING_BACK, Retry
+from connection_governor.core.retry import RELEASING, Retry
 from connection_governor.core.store import PartlyReadError
 from connection_governor.errors import GovernorUnavailable
 from tests.support.virtual import SetEntropy, VirtualClock
@@ -62,8 +62,8 @@ def test_a_read_that_gets_no_further_ends(clock: VirtualClock) -> None:
     keys = [ShardKey("orders", index) for index in range(3)]
     reading = Reading(store, keys, consistent=True)
     with pytest.raises(GovernorUnavailable):
-        reading.to_the_end(Retry(clock, SetEntropy()), GIVING_BACK)
-    assert len(store.asked) == GIVING_BACK.tries
+        reading.to_the_end(Retry(clock, SetEntropy()), RELEASING)
+    assert len(store.asked) == RELEASING.tries
 
 
 def test_shards_come_in_the_order_asked_and_missing_ones_as_none(clock: VirtualClock) -> None:
@@ -72,5 +72,5 @@ def test_shards_come_in_the_order_asked_and_missing_ones_as_none(clock: VirtualC
     keys = [ShardKey("orders", index) for index in range(4)]
     for key in keys[:1] + keys[2:]:
         store.make_shard(key, 1)
-    shards = Reading(store, keys, consistent=True).to_the_end(Retry(clock, SetEntropy()), GIVING_BACK)
+    shards = Reading(store, keys, consistent=True).to_the_end(Retry(clock, SetEntropy()), RELEASING)
     assert [shard and shard.key for shard in shards] == [keys[0], None, keys[2], keys[3]]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from connection_governor.core.deadline import Deadline
-from connection_governor.core.retry import GIVING_BACK, TAKING, Retry, RetryPolicy
+from connection_governor.core.retry import ACQUIRING, RELEASING, Retry, RetryPolicy
 from connection_governor.errors import GovernorUnavailable, InvalidRequest
 from tests.support.virtual import SetEntropy, VirtualClock
 
@@ -110,11 +110,11 @@ def test_one_retry_always_follows_and_more_only_soon(clock: VirtualClock, takes_
         return call()
 
     with pytest.raises(GovernorUnavailable):
-        Retry(clock, SetEntropy(0.5))(slow, TAKING)
+        Retry(clock, SetEntropy(0.5))(slow, ACQUIRING)
     assert call.calls == calls
 
 
-@pytest.mark.parametrize(("policy", "longest_s"), [(GIVING_BACK, 1.2), (TAKING, 0.4)])
+@pytest.mark.parametrize(("policy", "longest_s"), [(RELEASING, 1.2), (ACQUIRING, 0.4)])
 def test_the_longest_that_an_outage_can_hold_a_worker_up(
     retry: Callable[..., str], clock: VirtualClock, policy: RetryPolicy, longest_s: float
 ) -> None:

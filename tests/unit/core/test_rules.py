@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from connection_governor.core import rules
 from connection_governor.core.lease import Shard, ShardKey, pack_record
-from connection_governor.core.rules import TAKEN_AT_ONCE, AlreadyGranted, Full, GiveBack, IdInUse, NoSuchShard, Write
+from connection_governor.core.rules import TAKEN_AT_ONCE, AlreadyGranted, Full, IdInUse, NoSuchShard, Reclaim, Write
 from connection_governor.core.store import Written
 from tests.support.virtual import NOW_MS
 
@@ -76,7 +76,7 @@ def test_if_one_write_cannot_free_enough_the_rest_is_reclaimed_first() -> None:
     """After a budget was lowered far, the dead would block the living until the janitor has worked for an hour."""
     indebted = shard(1, *[record(OVER)] * 100)
     decision = step(indebted)
-    assert isinstance(decision, GiveBack)
+    assert isinstance(decision, Reclaim)
     assert len(decision.taken) == TAKEN_AT_ONCE
 
 
@@ -94,14 +94,14 @@ def test_what_is_decided_never_overdraws_and_never_takes_what_is_in_force(seen: 
     decision = step(seen, record(connections=connections))
     if isinstance(decision, Write):
         assert seen.remaining + rules.connections_of(decision.taken) >= connections
-        assert all(rules.is_over(each, now_ms=NOW_MS, skew_ms=SKEW_MS) for _, each in decision.taken)
+        assert all(rules.is_reclaimable(each, now_ms=NOW_MS, skew_ms=SKEW_MS) for _, each in decision.taken)
         assert set(decision.taken) <= set(seen.leases.items())
 
 
 @given(seen=SHARDS, connections=st.integers(1, 4))
 def test_no_caller_is_refused_while_expired_leases_would_make_room(seen: Shard, connections: int) -> None:
     """Promise 2, for any shard that can be seen."""
-    over = [each for each in seen.leases.items() if rules.is_over(each[1], now_ms=NOW_MS, skew_ms=SKEW_MS)]
+    over = [each for each in seen.leases.items() if rules.is_reclaimable(each[1], now_ms=NOW_MS, skew_ms=SKEW_MS)]
     if seen.remaining + rules.connections_of(tuple(over)) >= connections:
         assert isinstance(step(seen, record(connections=connections)), Write)
 
@@ -112,7 +112,7 @@ def test_no_caller_is_refused_while_expired_leases_would_make_room(seen: Shard, 
 @pytest.mark.parametrize(("ends_in_ms", "over"), [(0, False), (-1_000, False), (-1_001, True), (30_000, False)])
 def test_a_lease_has_expired_once_its_expiry_and_the_whole_allowance_have_passed(ends_in_ms: int, over: bool) -> None:
     """A millisecond too early is an over-grant by the slowest allowed clock."""
-    assert rules.is_over(record(ends_in_ms), now_ms=NOW_MS, skew_ms=SKEW_MS) is over
+    assert rules.is_reclaimable(record(ends_in_ms), now_ms=NOW_MS, skew_ms=SKEW_MS) is over
 
 
 def test_expired_leases_come_in_portions_that_name_each_once() -> None:

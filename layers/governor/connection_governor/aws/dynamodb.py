@@ -100,8 +100,8 @@ class DynamoDBStore:
             key, f"{take} {removal}", f"{_GRANT_CONDITION} AND {seen}", names | taken_names, values | taken_values
         )
 
-    def give_back(self, key: ShardKey, leases: Leases) -> Written | Unwritten:
-        """See `LeaseStore.give_back`: one UpdateItem, for a release and for the janitor's reclaim."""
+    def remove(self, key: ShardKey, leases: Leases) -> Written | Unwritten:
+        """See `LeaseStore.remove`: one UpdateItem, for a release and for the janitor's reclaim."""
         condition, removal, names, values = _removal(leases)
         values[":n"] = _number(connections_of(leases))
         return self._update(key, f"SET remaining = remaining + :n {removal}", condition, names, values)

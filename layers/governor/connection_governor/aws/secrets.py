@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from connection_governor.aws.client import ServiceError, json_call
-from connection_governor.core.retry import TAKING
+from connection_governor.core.retry import ACQUIRING
 from connection_governor.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class SecretFetcher:
         try:
             answer = self._retry(
                 lambda: json_call(endpoint, "secretsmanager.GetSecretValue", asked, _SECRETS_JSON, deadline),
-                TAKING,
+                ACQUIRING,
                 deadline,
             )
         except ServiceError as refused:

@@ -148,7 +148,7 @@ class LeaseClient:
         self._notes.gone(lease.lease_id)
         return released
 
-    def give_back(self, lease: Lease, invocation: Deadline | None = None) -> None:
+    def release_at_end(self, lease: Lease, invocation: Deadline | None = None) -> None:
         """Release at the end of a body: an outage must not hide the body's own result; the lease then expires."""
         try:
             self.release(lease, invocation)
@@ -221,7 +221,7 @@ class LeaseClient:
 
     def _too_late(self, lease: Lease, ask: LeaseRequest, wait: Wait) -> None:
         """Release a lease whose answer came after its expiry, as after a freeze; raise if no time is left."""
-        self.give_back(lease, ask.invocation)
+        self.release_at_end(lease, ask.invocation)
         if wait.until.has_passed():
             raise GovernorUnavailable("the governor's answer came after the lease's expiry")
 

@@ -102,7 +102,7 @@ class AsyncGovernor:
         try:
             yield lease
         finally:
-            await self._give_back(lease, ask.invocation)
+            await self._release_at_end(lease, ask.invocation)
 
     @asynccontextmanager
     async def connection(
@@ -158,8 +158,8 @@ class AsyncGovernor:
             self._sessions.go_on_ungoverned(ask, error)
             return None
 
-    async def _give_back(self, lease: Lease, invocation: Deadline | None) -> None:
-        await _carried_out(self._borrower.give_back, lease, invocation)
+    async def _release_at_end(self, lease: Lease, invocation: Deadline | None) -> None:
+        await _carried_out(self._borrower.release_at_end, lease, invocation)
 
     async def _acquire_as_asked(self, ask: LeaseRequest) -> Lease:
         return await self._acquire(ask, lambda: self._governor.lease_end_ms(ask))
@@ -174,7 +174,7 @@ class AsyncGovernor:
 
     def _unwanted(self, step: float | Lease) -> None:
         if isinstance(step, Lease):
-            self._borrower.give_back(step)
+            self._borrower.release_at_end(step)
 
 
 class _Held:

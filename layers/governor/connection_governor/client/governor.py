@@ -199,7 +199,7 @@ class Governor:
             yield lease
         finally:
             if process == os.getpid():  # else it belongs to the parent: a forked child also leaves the body
-                self.borrower.give_back(lease, ask.invocation)
+                self.borrower.release_at_end(lease, ask.invocation)
 
     @contextmanager
     def connection(

@@ -85,7 +85,7 @@ class Sessions:
             self._borrower.leave_to_expire(lease, "MySQL may still be at work for its session")
         else:
             self._notes.closed(lease)
-            self._borrower.give_back(lease, invocation)
+            self._borrower.release_at_end(lease, invocation)
 
     @property
     def have_lingering(self) -> bool:
@@ -101,7 +101,7 @@ class Sessions:
         for lease_id, (lease, earlier) in list(self._lingering.items()):
             if server.proves_ended(earlier) and self._lingering.pop(lease_id, None) is not None:
                 self._notes.closed(lease)
-                self._borrower.give_back(lease, invocation)
+                self._borrower.release_at_end(lease, invocation)
 
     def watch(self, connection: FencedConnection | AsyncFencedConnection, lease: Lease) -> None:
         """Note the session under a lease for the extension: its socket, and whether it is working."""

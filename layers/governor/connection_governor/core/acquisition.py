@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 from connection_governor.core import placement, rules
 from connection_governor.core.lease import Grant, Shard, record_expiry_ms
 from connection_governor.core.reading import Reading
-from connection_governor.core.retry import TAKING, Doubt
+from connection_governor.core.retry import ACQUIRING, Doubt
 from connection_governor.core.store import Written
 from connection_governor.core.values import dataclass, replace
 from connection_governor.errors import GovernorUnavailable, InvalidRequest
@@ -177,8 +177,8 @@ class Acquisition:
     def _freed(self, shard: Shard | None) -> tuple[Shard | None, rules.NextStep, int]:
         """Reclaim expired leases until one write can take over the rest; return how many were reclaimed."""
         freed = lost = 0
-        while isinstance(step := self._decide(shard), rules.GiveBack) and shard is not None and lost < RACES_ON_A_SHARD:
-            outcome = self._retrying(partial(self._store.give_back, shard.key, step.taken))
+        while isinstance(step := self._decide(shard), rules.Reclaim) and shard is not None and lost < RACES_ON_A_SHARD:
+            outcome = self._retrying(partial(self._store.remove, shard.key, step.taken))
             if isinstance(outcome, Written):
                 freed += len(step.taken)
                 shard = shard.without(step.taken, remaining=outcome.remaining)
@@ -213,7 +213,7 @@ class Acquisition:
         )
 
     def _granted(self, key: ShardKey, shown: Written | Shard, fence: int | None, *, expired: int = 0) -> Grant:
-        lease = self._call.wanted.lent_by(key, fence)
+        lease = self._call.wanted.granted_by(key, fence)
         if isinstance(shown, Shard):  # granted by an earlier try: the stored expiry counts
             lease = replace(lease, expires_at_ms=record_expiry_ms(shown.leases[lease.lease_id]))
         total, in_use, estimated = rules.totals(self._call.settings, shown.allowed, shown.allowed - shown.remaining)
@@ -228,4 +228,4 @@ class Acquisition:
         )
 
     def _retrying(self, call: Callable[[], T]) -> T:
-        return self._retry(call, TAKING, self._call.deadline)
+        return self._retry(call, ACQUIRING, self._call.deadline)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 from connection_governor.core import checks, plan, rules
 from connection_governor.core.lease import ShardKey, stored_lease
 from connection_governor.core.reading import Reading
-from connection_governor.core.retry import GIVING_BACK
+from connection_governor.core.retry import RELEASING
 from connection_governor.core.store import Written
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class PlanExecutor:
         for shard in self.read(settings):
             if shard is not None:
                 for over in rules.reclaimable(shard, now_ms=self._clock.now_ms(), skew_ms=settings.skew_ms):
-                    if isinstance(self._trying(partial(self._store.give_back, shard.key, over)), Written):
+                    if isinstance(self._trying(partial(self._store.remove, shard.key, over)), Written):
                         reclaimed += [stored_lease(shard.key, *entry) for entry in over]
         return reclaimed
 
@@ -105,7 +105,7 @@ class PlanExecutor:
         return [shard for shard in self.read(settings) if shard is not None]
 
     def _read(self, keys: Sequence[ShardKey]) -> list[Shard | None]:
-        return Reading(self._store, keys, consistent=True).to_the_end(self._retry, GIVING_BACK, self._deadline)
+        return Reading(self._store, keys, consistent=True).to_the_end(self._retry, RELEASING, self._deadline)
 
     def _trying(self, call: Callable[[], T]) -> T:
-        return self._retry(call, GIVING_BACK, self._deadline)
+        return self._retry(call, RELEASING, self._deadline)

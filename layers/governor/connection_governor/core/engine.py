@@ -21,7 +21,7 @@ from connection_governor.core.lease import (
     pack_record,
     record_expiry_ms,
 )
-from connection_governor.core.retry import GIVING_BACK, TAKING, Doubt, Retry
+from connection_governor.core.retry import ACQUIRING, RELEASING, Doubt, Retry
 from connection_governor.core.shard_stats import ShardStats
 from connection_governor.core.store import Unwritten, Written
 from connection_governor.core.values import replace
@@ -87,7 +87,7 @@ class Engine:
         if kept is not None and 0 <= now_ms - read_at_ms < SETTINGS_KEPT_MS:
             return kept
         store = self._store.within(deadline)
-        settings = self._retry(lambda: store.settings(database, consistent=False), TAKING, deadline)
+        settings = self._retry(lambda: store.settings(database, consistent=False), ACQUIRING, deadline)
         if settings is None:
             raise UnknownDatabase(database)
         self._agreed_skew_ms[database] = settings.skew_ms
@@ -200,9 +200,9 @@ class Engine:
         """Write the renewal; past the expiry that the holder knows only read, since that record is never renewed."""
         store = self._store.within(deadline)
         if record_expiry_ms(record) < self._clock.now_ms():
-            (shard,) = self._retry(partial(store.read, [lease.key], consistent=True), GIVING_BACK, deadline)
+            (shard,) = self._retry(partial(store.read, [lease.key], consistent=True), RELEASING, deadline)
             return Unwritten(shard)
-        return self._retry(partial(store.renew, lease.key, lease.lease_id, record, wanted), GIVING_BACK, deadline)
+        return self._retry(partial(store.renew, lease.key, lease.lease_id, record, wanted), RELEASING, deadline)
 
     def release(self, lease: Lease, *, deadline: Deadline | None = None) -> Written | None:
         """Release the lease, also if a renew has moved its expiry since; no request outlasts the deadline.
@@ -239,8 +239,8 @@ class Engine:
         for _ in range(RENEWS_OUTRUN):
             if record is None:
                 break
-            give_back = partial(self._store.within(deadline).give_back, lease.key, ((lease.lease_id, record),))
-            outcome = self._retry(partial(doubt.of, give_back), GIVING_BACK, deadline)
+            remove = partial(self._store.within(deadline).remove, lease.key, ((lease.lease_id, record),))
+            outcome = self._retry(partial(doubt.of, remove), RELEASING, deadline)
             if isinstance(outcome, Written):
                 return outcome
             doubt.exists = doubt.exists or outcome.perhaps_applied

@@ -104,7 +104,7 @@ class Wanted:
         """The string to store."""
         return pack_record(self.expires_at_ms, self.connections, holder_tag(self.holder))
 
-    def lent_by(self, key: ShardKey, fence: int | None) -> Lease:
+    def granted_by(self, key: ShardKey, fence: int | None) -> Lease:
         """Return the lease, once a shard has granted it."""
         return Lease(self.lease_id, self.database, self.holder, self.connections, fence, self.expires_at_ms, key.index)
 

@@ -59,8 +59,8 @@ class MemoryStore:
                 )
             )
 
-    def give_back(self, key: ShardKey, leases: Leases) -> Written | Unwritten:
-        """See `LeaseStore.give_back`."""
+    def remove(self, key: ShardKey, leases: Leases) -> Written | Unwritten:
+        """See `LeaseStore.remove`."""
         with self._lock:
             shard = self._shards.get(key)
             if shard is None or not _all_stored(shard, leases):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from connection_governor.core import checks, plan, rules
 from connection_governor.core.apply_plan import PlanExecutor
 from connection_governor.core.lease import Settings
-from connection_governor.core.retry import GIVING_BACK, Retry
+from connection_governor.core.retry import RELEASING, Retry
 from connection_governor.core.status import Status
 from connection_governor.core.values import replace
 from connection_governor.errors import GovernorUnavailable, InvalidRequest, UnknownDatabase
@@ -94,7 +94,7 @@ class Operations:
             numbered = replace(wanted, plan=base.plan + 1, shards_made=max(base.shards_made, wanted.shards))
             plan_as_read = stored.plan if stored else None
             save = partial(self._store.save_settings, numbered, plan_as_read=plan_as_read)
-            if self._retry(save, GIVING_BACK):
+            if self._retry(save, RELEASING):
                 return self.settle(numbered)
         raise GovernorUnavailable(f"other operators kept changing the budget of {database!r}")
 

@@ -29,8 +29,8 @@ class RetryPolicy:
 
 
 # When DynamoDB throttles, releases go before acquires: they wait less and try more often.
-GIVING_BACK = RetryPolicy(tries=6, base_ms=25, ceiling_ms=400)
-TAKING = RetryPolicy(tries=4, base_ms=50, ceiling_ms=800)
+RELEASING = RetryPolicy(tries=6, base_ms=25, ceiling_ms=400)
+ACQUIRING = RetryPolicy(tries=4, base_ms=50, ceiling_ms=800)
 
 
 class Doubt:

@@ -13,7 +13,7 @@ taken over from a holder whose clock is too far behind, and only its session's t
     computed a new one                          AlreadyGranted, while that expiry lies ahead
     our id with another record                  IdInUse
     room, or room without the expired leases    Write(taken): the same write again, with what it frees
-    more expired leases than a write can free   GiveBack(taken): free these, and write again
+    more expired leases than a write can free   Reclaim(taken): free these, and write again
     none of these                               Full
 
     a renew was not written, the shard shows    what it means
@@ -67,7 +67,7 @@ class Write:
 
 
 @dataclass(frozen=True, slots=True)
-class GiveBack:
+class Reclaim:
     """A lowered budget needs more than one write can free: reclaim the leases in `taken` first, then read again."""
 
     taken: Leases
@@ -107,7 +107,7 @@ class NoSuchShard:
     """The shard's item is missing."""
 
 
-NextStep: TypeAlias = AlreadyGranted | Write | GiveBack | Full | IdInUse | NoSuchShard
+NextStep: TypeAlias = AlreadyGranted | Write | Reclaim | Full | IdInUse | NoSuchShard
 
 
 def shards_for(budget: int) -> int:
@@ -138,14 +138,14 @@ def shard_order(lease_id: str, shards: int) -> Iterator[int]:
     return ((first + step) % shards for step in range(shards))
 
 
-def is_over(record: str, *, now_ms: int, skew_ms: int) -> bool:
+def is_reclaimable(record: str, *, now_ms: int, skew_ms: int) -> bool:
     """Return whether the lease may be reclaimed: its expiry, plus the allowance for clocks, has passed."""
     return record_expiry_ms(record) + skew_ms < now_ms
 
 
 def reclaimable(shard: Shard, *, now_ms: int, skew_ms: int) -> list[Leases]:
     """Return the expired leases, exactly as stored, in portions that one write may name."""
-    over = tuple(seen for seen in shard.leases.items() if is_over(seen[1], now_ms=now_ms, skew_ms=skew_ms))
+    over = tuple(seen for seen in shard.leases.items() if is_reclaimable(seen[1], now_ms=now_ms, skew_ms=skew_ms))
     return [over[start : start + TAKEN_AT_ONCE] for start in range(0, len(over), TAKEN_AT_ONCE)]
 
 
@@ -168,14 +168,14 @@ def next_step(
     return room_for(shard, record_connections(record), now_ms=now_ms, skew_ms=skew_ms)
 
 
-def room_for(shard: Shard, connections: int, *, now_ms: int, skew_ms: int) -> Write | GiveBack | Full:
+def room_for(shard: Shard, connections: int, *, now_ms: int, skew_ms: int) -> Write | Reclaim | Full:
     """Return whether a shard, as read, has room for so many connections, and which leases it must free for them."""
     if shard.remaining >= connections:
         return Write(())
     portions = reclaimable(shard, now_ms=now_ms, skew_ms=skew_ms)
     if portions and shard.remaining + connections_of(portions[0]) >= connections:
         return Write(portions[0])
-    return GiveBack(portions[0]) if len(portions) > 1 else Full()
+    return Reclaim(portions[0]) if len(portions) > 1 else Full()
 
 
 def after_refused_renew(

@@ -70,7 +70,7 @@ class LeaseStore(Protocol):
         stored exactly as seen. If this holder was refused before, `waited_ms`, the time, is stored as well.
         """
 
-    def give_back(self, key: ShardKey, leases: Leases) -> Written | Unwritten:
+    def remove(self, key: ShardKey, leases: Leases) -> Written | Unwritten:
         """Remove these leases and add their connections to the counter, only if each is stored exactly so."""
 
     def renew(self, key: ShardKey, lease_id: str, record: str, renewed: str) -> Written | Unwritten:
