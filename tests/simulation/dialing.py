@@ -9,7 +9,7 @@ from pymysql.err import OperationalError
 
 from connection_governor.mysql import close, stream
 from connection_governor.mysql.connect import FencedConnection
-from connection_governor.mysql.credentials import Credentials, only
+from connection_governor.mysql.credentials import Login, only
 from connection_governor.mysql.fence import SessionStart
 from tests.support.hub import MS, SECOND
 
@@ -215,7 +215,7 @@ class VirtualOpener:
             start=SessionStart(),
             usable_until_ms=usable_until_ms,
             clock=self._clock,
-            attempts=only(Credentials("worker", "secret")),
+            attempts=only(Login("worker", "secret")),
             host="virtual",
             program_name=program_name,
             connect_timeout=CONNECT_SECONDS,

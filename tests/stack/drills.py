@@ -18,7 +18,7 @@ from connection_governor import GovernorUnavailable, LeaseLost, NoConnectionsLef
 from connection_governor.aws.dynamodb import DynamoDBCaller, DynamoDBStore
 from connection_governor.core.operations import Operations
 from connection_governor.mysql.connect import Target
-from connection_governor.mysql.credentials import Credentials
+from connection_governor.mysql.credentials import Login
 from connection_governor.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
 from harness.demo.observer import now_ms
 from harness.demo.recording import Hold
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 BUDGET = 6
 DATABASE = "orders"
 SCHEMA = "shop"
-CREDENTIALS = Credentials("drilled", "drilled")
+CREDENTIALS = Login("drilled", "drilled")
 SKEW_MS = 1_000
 DETECTION_MS = 1_000  # what may pass beyond lease + skew
 TRY_EACH_S = 0.1

@@ -17,7 +17,7 @@ from connection_governor.core.operations import Operations
 from connection_governor.metrics import Reporter
 from connection_governor.mysql import opener as mysql_opener
 from connection_governor.mysql.connect import FencedConnection
-from connection_governor.mysql.credentials import Credentials, DatabaseCredentials
+from connection_governor.mysql.credentials import DatabaseCredentials, Login
 from connection_governor.mysql.fence import Fence
 from connection_governor.server.service import Service
 from connection_governor.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from harness.stack.mariadb import PrivateMariaDB
     from tests.support.faulty_store import FaultyStore
 
-WORKER = Credentials("fenced", "pässwörd €")
+WORKER = Login("fenced", "pässwörd €")
 SHORT = Fence(idle_seconds=1, statement_seconds=0.5, write_seconds=1)
 """Limits that a test can wait for."""
 
@@ -77,7 +77,7 @@ def seconds_until_gone(root: Connection[Cursor], connection_id: int, *, at_most:
     return time.monotonic() - since
 
 
-def opener_for(target: Target, credentials: Credentials) -> mysql_opener.Opener:
+def opener_for(target: Target, credentials: Login) -> mysql_opener.Opener:
     """Open real sessions of a user."""
     secret = json.dumps({"username": credentials.username, "password": credentials.password})
     return mysql_opener.Opener(target, DatabaseCredentials(lambda *_, **__: secret), "arn", SYSTEM_CLOCK)

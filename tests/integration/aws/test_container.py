@@ -9,7 +9,7 @@ import pytest
 from connection_governor.aws import tls
 from connection_governor.aws.container import ContainerCredentials
 from connection_governor.aws.credentials import credential_source
-from connection_governor.aws.sigv4 import Credentials
+from connection_governor.aws.sigv4 import AwsCredentials
 from connection_governor.errors import GovernorUnavailable
 from harness.stack.tls import ServerCertificate
 from tests.support.scripted_server import HangUp, Say, ScriptedServer, answer
@@ -39,7 +39,7 @@ def test_container_credentials_are_asked_for_once_and_renewed_five_minutes_befor
         source = credential_source(agent(server, AWS_CONTAINER_AUTHORIZATION_TOKEN="Basic abc"), clock)
         assert [source.current().access_key for _ in range(3)] == ["first"] * 3
         clock.now = NOW_MS + 55 * MINUTE_MS - 1
-        assert source.current() == Credentials("first", "s", "t")
+        assert source.current() == AwsCredentials("first", "s", "t")
         clock.now = NOW_MS + 55 * MINUTE_MS
         assert source.current().access_key == "second"
     assert [request.line for request in server.requests] == ["GET /v1/credentials?id=7 HTTP/1.1"] * 2

@@ -7,7 +7,7 @@ import sys
 
 from connection_governor.errors import GovernorError
 from connection_governor.mysql.connect import Target
-from connection_governor.mysql.credentials import Credentials
+from connection_governor.mysql.credentials import Login
 from connection_governor.wiring import Environment
 from connection_governor.wiring.table import dynamodb_store
 from tests.support.database import ask, governor_on
@@ -20,7 +20,7 @@ def main() -> None:
     store = dynamodb_store(Environment(options["environment"]))
     target = Target(**options["target"])
     governor = governor_on(
-        store, target, credentials=Credentials(*options["credentials"]), keep_seconds=options["keep_seconds"]
+        store, target, credentials=Login(*options["credentials"]), keep_seconds=options["keep_seconds"]
     )
     for _ in sys.stdin:
         seen: dict[str, object] = {"lease_id": None, "connection_id": None, "error": None}

@@ -12,7 +12,7 @@ from pymysql.constants import COMMAND
 
 from connection_governor.mysql.close import CLOSE_SECONDS, say_goodbye
 from connection_governor.mysql.connect import open_session
-from connection_governor.mysql.credentials import Credentials
+from connection_governor.mysql.credentials import Login
 from connection_governor.mysql.fence import Fence
 from connection_governor.mysql.state import Reply
 from tests.support.database import SHORT, SLACK_S, Opener, ask, listed, seconds_until_gone
@@ -39,7 +39,7 @@ def test_the_next_connection_never_meets_the_last_one(shop: PrivateMariaDB, targ
     """A lease that is released too early sends the next holder into error 1226 (or 1040)."""
     shop.create_user("single", "pw", max_user_connections=1, grants=["ALL ON shop.*"])
     for number in range(200):
-        session = open_session(target, Credentials("single", "pw"))
+        session = open_session(target, Login("single", "pw"))
         if number % 20 == 0:
             session.query("UPDATE ledger SET pieces = pieces + 1 WHERE id <= 5000")
         session.close()

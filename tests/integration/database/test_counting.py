@@ -12,7 +12,7 @@ from connection_governor.core.memory import MemoryStore
 from connection_governor.core.operations import Operations
 from connection_governor.errors import NoConnectionsLeft
 from connection_governor.mysql.connect import Target, open_session
-from connection_governor.mysql.credentials import Credentials
+from connection_governor.mysql.credentials import Login
 from connection_governor.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
 from harness.stack.mariadb import PrivateMariaDB
 from tests.support.database import ask, governor_on
@@ -27,7 +27,7 @@ WORKERS = 8
 BODIES = 15
 ROOTS = 1  # the connection that reads the mark
 CLOSING = 1  # a session that has ended is counted for a moment more, see docs/guarantees.md
-USER = Credentials("counted", "pw")
+USER = Login("counted", "pw")
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from connection_governor.core.operations import Operations
 from connection_governor.errors import InvalidRequest, LeaseLost, NoConnectionsLeft
 from connection_governor.extension import NotedProcess, connections
 from connection_governor.mysql.connect import Target
-from connection_governor.mysql.credentials import Credentials
+from connection_governor.mysql.credentials import Login
 from connection_governor.mysql.fence import Fence
 from connection_governor.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
 from harness.stack.processes import free_port
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from harness.stack.mariadb import PrivateMariaDB
 
 BUDGET = 5
-CROWD = Credentials("crowd", "pässwörd €")
+CROWD = Login("crowd", "pässwörd €")
 
 
 @pytest.fixture
@@ -402,7 +402,7 @@ def test_a_lease_that_comes_after_its_task_is_gone_is_released(governor: Governo
 
 def test_a_refused_sign_in_gives_the_async_lease_back(store: FaultyStore, target: Target) -> None:
     """A wrong password empties the budget."""
-    governor = governor_on(store, target, credentials=Credentials("nobody", "x"), keep_seconds=0)
+    governor = governor_on(store, target, credentials=Login("nobody", "x"), keep_seconds=0)
 
     async def work() -> None:
         async with AsyncGovernor(governor).connection(context=Invocation()):

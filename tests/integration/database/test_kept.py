@@ -20,7 +20,7 @@ from connection_governor.core.lease import ShardKey
 from connection_governor.core.memory import MemoryStore
 from connection_governor.core.operations import Operations
 from connection_governor.errors import GovernorUnavailable, LeaseLost, NoConnectionsLeft
-from connection_governor.mysql.credentials import Credentials
+from connection_governor.mysql.credentials import Login
 from connection_governor.mysql.session import RESET_SECONDS
 from connection_governor.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
 from tests.support.database import (
@@ -372,7 +372,7 @@ def test_a_frozen_environments_session_is_gone_before_its_slot_is_granted(
     shop: PrivateMariaDB, target: Target, dynamodb_local: str
 ) -> None:
     """Promise 5. MySQL counts the frozen environment's session and that of the lease's next holder."""
-    user = Credentials("frozen", "pw")
+    user = Login("frozen", "pw")
     shop.create_user(user.username, user.password, max_user_connections=2, grants=["ALL ON shop.*"])
     endpoint = endpoint_of(dynamodb_local)
     store = local_store(endpoint)

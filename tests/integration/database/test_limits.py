@@ -28,9 +28,9 @@ FREEZES_ITSELF = """
 import os, signal, sys
 from connection_governor.mysql.fence import Fence
 from connection_governor.mysql.connect import Target, open_session
-from connection_governor.mysql.credentials import Credentials
+from connection_governor.mysql.credentials import Login
 host, port, ca, user, password, statement = sys.argv[1:]
-session = open_session(Target(host, int(port), "shop", tls_ca=ca), Credentials(user, password),
+session = open_session(Target(host, int(port), "shop", tls_ca=ca), Login(user, password),
                        Fence(idle_seconds=1, statement_seconds=0.5, write_seconds=1))
 print(session.thread_id(), flush=True)
 if statement:

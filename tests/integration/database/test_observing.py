@@ -12,7 +12,7 @@ import pytest
 
 from connection_governor.errors import InvalidRequest
 from connection_governor.mysql.connect import Target, open_session
-from connection_governor.mysql.credentials import Credentials
+from connection_governor.mysql.credentials import Login
 from connection_governor.mysql.observe import Session, kill, observe
 from connection_governor.server.mysql_watch import MySQLWatch
 from harness.stack.mariadb import PrivateMariaDB
@@ -142,7 +142,7 @@ def test_a_server_that_keeps_no_names_says_so(option: str) -> None:
         server.create_user("fenced", "pw")
         assert server.port is not None
         target = Target(server.host, server.port, tls_ca=str(server.ca_path))
-        session = open_session(target, Credentials("fenced", "pw"), program_name=NAME)
+        session = open_session(target, Login("fenced", "pw"), program_name=NAME)
         with contextlib.closing(server.root()) as root:
             found = observe(root, ["fenced"])
             assert (found.names_known, found.ungoverned) == (False, None)
@@ -157,7 +157,7 @@ def test_the_janitors_watch_opens_one_session_at_its_first_question_and_closes_i
     opened: Opener, target: Target, shop: PrivateMariaDB, root: Connection[Cursor]
 ) -> None:
     """A round leaves sessions behind, and the janitor takes the places that it watches over."""
-    user = Credentials("watching", "pw")
+    user = Login("watching", "pw")
     shop.create_user(user.username, user.password, grants=["SELECT ON performance_schema.*", "CONNECTION ADMIN ON *.*"])
     governed = opened(program_name=NAME)
     asked: list[str] = []
@@ -186,5 +186,5 @@ def test_a_watch_that_was_never_asked_closes_nothing() -> None:
     MySQLWatch(pytest.fail, list).close()
 
 
-def _sessions_of(root: Connection[Cursor], user: Credentials) -> int:
+def _sessions_of(root: Connection[Cursor], user: Login) -> int:
     return int(ask(root, "SELECT COUNT(*) FROM information_schema.processlist WHERE user = %s", user.username))

@@ -16,7 +16,7 @@ from pymysql.cursors import Cursor, DictCursor
 
 from connection_governor.errors import InvalidRequest
 from connection_governor.mysql.connect import FencedConnection, Target, open_session
-from connection_governor.mysql.credentials import Credentials, DatabaseCredentials
+from connection_governor.mysql.credentials import DatabaseCredentials, Login
 from connection_governor.mysql.fence import Fence, SessionStart
 from harness.stack.mariadb import PrivateMariaDB
 from harness.stack.tls import make_server_certificate
@@ -133,7 +133,7 @@ def test_a_server_without_tls_is_refused() -> None:
         server = threading.Thread(target=greet)
         server.start()
         with pytest.raises(pymysql.err.OperationalError):
-            open_session(Target("127.0.0.1", listener.getsockname()[1]), Credentials("u", "secret"))
+            open_session(Target("127.0.0.1", listener.getsockname()[1]), Login("u", "secret"))
         server.join()
     assert not heard
 
@@ -150,7 +150,7 @@ def test_a_server_that_forgot_the_tls_session_is_greeted_anew() -> None:
         server.create_user("forgotten", "pw")
         assert server.port is not None
         target = Target(server.host, server.port, tls_ca=str(server.ca_path))
-        credentials = Credentials("forgotten", "pw")
+        credentials = Login("forgotten", "pw")
         open_session(target, credentials).close()
         server.restart()
         session = open_session(target, credentials)

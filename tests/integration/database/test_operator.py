@@ -9,7 +9,7 @@ import pytest
 from pymysql import err
 
 from connection_governor.mysql.connect import Target, open_session
-from connection_governor.mysql.credentials import Credentials
+from connection_governor.mysql.credentials import Login
 from connection_governor.server import limit_procedure
 from connection_governor.server.mysql_watch import MySQLWatch
 from harness.stack.mariadb import PrivateMariaDB
@@ -18,7 +18,7 @@ from tests.support.database import opener_for
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-WORKER, MONITOR = Credentials("op_worker", "workerSecret1"), Credentials("op_monitor", "monitorSecret1")
+WORKER, MONITOR = Login("op_worker", "workerSecret1"), Login("op_monitor", "monitorSecret1")
 ROOM = 10  # MariaDB takes no less
 
 

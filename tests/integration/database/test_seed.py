@@ -15,7 +15,7 @@ from connection_governor.core.lease import Wanted
 from connection_governor.core.memory import MemoryStore
 from connection_governor.core.operations import Operations
 from connection_governor.mysql.connect import FencedConnection, Target, open_session
-from connection_governor.mysql.credentials import Credentials
+from connection_governor.mysql.credentials import Login
 from connection_governor.server.sample_table import EMPLOYEES
 from connection_governor.server.seed import NAMES_UNKNOWN, ONLY_COUNTED, Seeder, SeedError
 from connection_governor.server.seed_properties import SeedProperties
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from connection_governor.core.deadline import Deadline
 
 ADMINISTRATOR, WORKER, MONITOR = (
-    Credentials(name, f"{name}Secret1") for name in ("seeding_admin", "seeded_worker", "seeded_monitor")
+    Login(name, f"{name}Secret1") for name in ("seeding_admin", "seeded_worker", "seeded_monitor")
 )
 
 
@@ -61,7 +61,7 @@ class World:
         known = {user.username: user for user in (ADMINISTRATOR, WORKER, MONITOR)}[arn]
         return json.dumps({"username": known.username, "password": known.password})
 
-    def sign_in(self, user: Credentials) -> FencedConnection:
+    def sign_in(self, user: Login) -> FencedConnection:
         """Return a session of a seeded user."""
         return open_session(replace(self.wanted.target, database="company"), user)
 
@@ -115,7 +115,7 @@ def test_the_worker_may_read_its_table_and_no_more(statement: str, world: World)
 
 
 @pytest.mark.parametrize("user", [WORKER, MONITOR])
-def test_users_may_not_connect_in_plain_text(user: Credentials, world: World) -> None:
+def test_users_may_not_connect_in_plain_text(user: Login, world: World) -> None:
     """One worker without TLS would show its password to the network."""
     world.seeder.make(world.wanted)
     with pytest.raises(err.OperationalError) as refused:

@@ -21,7 +21,7 @@ from connection_governor.client.lease_file import FOLDER
 from connection_governor.core.lease import ShardKey, Wanted
 from connection_governor.errors import LeaseLost
 from connection_governor.mysql.connect import FencedConnection, Target, new_session
-from connection_governor.mysql.credentials import Credentials, only
+from connection_governor.mysql.credentials import Login, only
 from connection_governor.wiring import Environment, governor_parts
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Opener:
     ) -> FencedConnection:
         """See `Opener.new_session`."""
         target = Target("127.0.0.1", int(os.environ["PORT"]), tls_ca="/opt/ca.pem")
-        attempts = only(Credentials("crashing", "pw"))
+        attempts = only(Login("crashing", "pw"))
         return new_session(target, attempts, fence, program_name=program_name, usable_until_ms=usable_until_ms)
 
 

@@ -8,7 +8,7 @@ import pytest
 from connection_governor.aws.container import ContainerCredentials
 from connection_governor.aws.credentials import ChainCredentials, FixedCredentials, credential_source
 from connection_governor.aws.http1 import Address
-from connection_governor.aws.sigv4 import Credentials
+from connection_governor.aws.sigv4 import AwsCredentials
 from connection_governor.errors import GovernorUnavailable, InvalidRequest
 
 
@@ -16,7 +16,7 @@ def test_given_values_are_used_as_they_are() -> None:
     """No worker in Lambda can sign."""
     found = credential_source({"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "s", "AWS_SESSION_TOKEN": "t"})
     assert isinstance(found, FixedCredentials)
-    assert found.current() == Credentials("a", "s", "t")
+    assert found.current() == AwsCredentials("a", "s", "t")
     assert credential_source({"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "s"}).current().token is None
 
 
@@ -42,7 +42,7 @@ def test_otherwise_botocores_chain_is_asked(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(profiles))
     found = credential_source({"AWS_PROFILE": "ops"})
     assert isinstance(found, ChainCredentials)
-    assert found.current() == Credentials("a", "s", None)
+    assert found.current() == AwsCredentials("a", "s", None)
 
 
 @pytest.mark.parametrize(

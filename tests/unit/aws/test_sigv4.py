@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from connection_governor.aws import sigv4
 from connection_governor.aws.client import Endpoint
 from connection_governor.aws.credentials import FixedCredentials
-from connection_governor.aws.sigv4 import CanonicalRequest, Credentials, Signer, percent_encode
+from connection_governor.aws.sigv4 import AwsCredentials, CanonicalRequest, Signer, percent_encode
 from tests.support.virtual import SetClock
 
 # The test suite that AWS publishes, as in github.com/awslabs/aws-c-auth (tests/aws-signing-test-suite/v4):
@@ -87,7 +87,7 @@ def authorization(
     target: str,
     headers: dict[str, str],
     body: bytes,
-    credentials: Credentials,
+    credentials: AwsCredentials,
     now_ms: int,
 ) -> str:
     """Return the Authorization header, made as the client makes it for each request."""
@@ -99,7 +99,7 @@ def authorization(
 def test_signatures_equal_those_of_awss_published_test_suite(name: str) -> None:
     """AWS answers every request with InvalidSignatureException."""
     method, target, headers, body, token, signature = VECTORS[name]
-    headers, credentials = {"Host": "example.amazonaws.com", **headers}, Credentials(KEY, SECRET, token)
+    headers, credentials = {"Host": "example.amazonaws.com", **headers}, AwsCredentials(KEY, SECRET, token)
     signed = authorization(Signer("service", "us-east-1"), method, target, headers, body, credentials, NOW_MS)
     assert signed.endswith(f"Signature={signature}")
     assert f"Credential={KEY}/20150830/us-east-1/service/aws4_request, " in signed
@@ -110,7 +110,7 @@ def by_botocore(
     target: str,
     headers: dict[str, str],
     body: bytes,
-    credentials: Credentials,
+    credentials: AwsCredentials,
     now_ms: int,
     place: list[str],
 ) -> str:
@@ -140,7 +140,7 @@ HEADERS = st.dictionaries(
     max_size=6,
 )
 CREDENTIALS = st.builds(
-    Credentials,
+    AwsCredentials,
     st.text(string.ascii_uppercase + string.digits, min_size=16, max_size=20),
     st.text(string.ascii_letters + string.digits + "/+", min_size=20, max_size=40),
     st.none() | st.text(string.ascii_letters + string.digits + "/+=", min_size=1, max_size=200),
@@ -167,7 +167,7 @@ def test_any_request_is_signed_as_botocore_signs_it(
     query: str,
     headers: dict[str, str],
     body: bytes,
-    credentials: Credentials,
+    credentials: AwsCredentials,
     now_ms: int,
     place: tuple[str, str],
 ) -> None:
@@ -183,14 +183,14 @@ def test_the_function_name_of_an_arn_is_signed_as_botocore_signs_it() -> None:
     """Workers that name the governor function by its ARN are refused."""
     arn = percent_encode("arn:aws:lambda:eu-west-1:123456789012:function:governor:live")
     target, headers = f"/2015-03-31/functions/{arn}/invocations", {"host": "lambda.eu-west-1.amazonaws.com"}
-    place, credentials = ["lambda", "eu-west-1"], Credentials(KEY, SECRET)
+    place, credentials = ["lambda", "eu-west-1"], AwsCredentials(KEY, SECRET)
     signed = authorization(Signer(*place), "POST", target, headers, b"{}", credentials, NOW_MS)
     assert signed == by_botocore("POST", target, headers, b"{}", credentials, NOW_MS, place)
 
 
 @given(credentials=CREDENTIALS, body=st.binary(max_size=200), prefix=st.sampled_from(["", "/stage"]))
 def test_what_the_client_sends_is_signed_as_botocore_signs_it(
-    credentials: Credentials, body: bytes, prefix: str
+    credentials: AwsCredentials, body: bytes, prefix: str
 ) -> None:
     """A header that the client sends and does not sign, or signs otherwise, is refused by AWS."""
     source = FixedCredentials(credentials.access_key, credentials.secret_key, credentials.token)
@@ -219,7 +219,7 @@ def test_the_days_signing_key_is_derived_once(monkeypatch: pytest.MonkeyPatch) -
 
     def hmacs(secret: str, now_ms: int) -> int:
         hashed.clear()
-        authorization(signer, "POST", "/", {"host": "h"}, b"", Credentials(KEY, secret), now_ms)
+        authorization(signer, "POST", "/", {"host": "h"}, b"", AwsCredentials(KEY, secret), now_ms)
         return len(hashed)
 
     assert hmacs("one", NOW_MS) == 5
@@ -230,7 +230,7 @@ def test_the_days_signing_key_is_derived_once(monkeypatch: pytest.MonkeyPatch) -
 
 def test_printing_credentials_shows_no_secret() -> None:
     """The secret key lands in a log."""
-    shown = f"{Credentials('AKID', 'hush', 'token')!r} {Credentials('AKID', 'hush', 'token')}"
+    shown = f"{AwsCredentials('AKID', 'hush', 'token')!r} {AwsCredentials('AKID', 'hush', 'token')}"
     assert "AKID" in shown
     assert "hush" not in shown
     assert "token" not in shown

@@ -9,7 +9,7 @@ from pymysql.err import OperationalError
 
 from connection_governor.core.deadline import Deadline
 from connection_governor.errors import InvalidRequest
-from connection_governor.mysql.credentials import Credentials, DatabaseCredentials
+from connection_governor.mysql.credentials import DatabaseCredentials, Login
 
 ARN = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:orders"
 
@@ -28,10 +28,10 @@ class Vault:
         return json.dumps({"username": "worker", "password": password, "engine": "mysql"})
 
 
-def server(password: str, tried: list[str]) -> Callable[[Credentials], str]:
+def server(password: str, tried: list[str]) -> Callable[[Login], str]:
     """Return a MySQL that takes one password, and notes each that was tried."""
 
-    def connect(credentials: Credentials) -> str:
+    def connect(credentials: Login) -> str:
         tried.append(credentials.password)
         if credentials.password != password:
             raise OperationalError(1045, "Access denied")
@@ -44,7 +44,7 @@ def test_a_secret_is_read_once() -> None:
     """Reading it for each connection costs a request and its price in each invocation."""
     vault = Vault("old")
     credentials = DatabaseCredentials(vault)
-    assert credentials.get(ARN) == credentials.get(ARN) == Credentials("worker", "old")
+    assert credentials.get(ARN) == credentials.get(ARN) == Login("worker", "old")
     assert credentials.sign_in(ARN, server("old", [])) == "session"
     assert vault.reads == 1
 
@@ -78,7 +78,7 @@ def test_other_errors_read_nothing_again() -> None:
     """A database that is down would turn into a storm on Secrets Manager."""
     vault = Vault("old")
 
-    def full(_: Credentials) -> str:
+    def full(_: Login) -> str:
         raise OperationalError(1040, "Too many connections")
 
     with pytest.raises(OperationalError, match="1040"):
@@ -121,4 +121,4 @@ def test_a_secret_of_another_shape_is_named_and_never_shown(secret: str, field: 
 
 def test_a_password_is_not_shown() -> None:
     """Logs and tracebacks print values by their repr."""
-    assert "hunter2" not in repr(Credentials("worker", "hunter2"))
+    assert "hunter2" not in repr(Login("worker", "hunter2"))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from connection_governor.aws.http1 import Address, Connection, request_bytes
-from connection_governor.aws.sigv4 import Credentials
+from connection_governor.aws.sigv4 import AwsCredentials
 from connection_governor.core.deadline import Deadline
 from connection_governor.errors import GovernorUnavailable, InvalidRequest
 from connection_governor.system import SYSTEM_CLOCK
@@ -47,12 +47,12 @@ class ContainerCredentials:
         self._token = environment.get("AWS_CONTAINER_AUTHORIZATION_TOKEN")
         self._clock: Clock = clock or SYSTEM_CLOCK
         self._lock = threading.Lock()
-        self._credentials: Credentials | None = None
+        self._credentials: AwsCredentials | None = None
         self._refresh_at_ms = 0
         self._refresh_by = Deadline.after(0, self._clock)
         self._expires_at_ms = 0
 
-    def current(self) -> Credentials:
+    def current(self) -> AwsCredentials:
         """Return the credentials of the agent's last answer, or new ones if these are about to end."""
         credentials = self._credentials
         if credentials is not None and not self._is_refresh_due():
@@ -70,10 +70,10 @@ class ContainerCredentials:
         self._refresh_at_ms = now_ms + length_ms
         self._refresh_by = Deadline.after(length_ms, self._clock)
 
-    def _renewed(self, now_ms: int) -> Credentials:
+    def _renewed(self, now_ms: int) -> AwsCredentials:
         try:
             answer = self._ask()
-            credentials = Credentials(answer["AccessKeyId"], answer["SecretAccessKey"], answer.get("Token"))
+            credentials = AwsCredentials(answer["AccessKeyId"], answer["SecretAccessKey"], answer.get("Token"))
             expires_at_ms = _milliseconds(answer.get("Expiration"), now_ms)
         except (OSError, ValueError, KeyError, TypeError) as error:
             if self._credentials is None or now_ms >= self._expires_at_ms:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
-from connection_governor.aws.sigv4 import Credentials
+from connection_governor.aws.sigv4 import AwsCredentials
 from connection_governor.errors import GovernorUnavailable
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class CredentialSource(Protocol):
     """Gives the credentials to sign with."""
 
-    def current(self) -> Credentials:
+    def current(self) -> AwsCredentials:
         """Return credentials that are valid now; raise `GovernorUnavailable` if there are none."""
 
 
@@ -28,9 +28,9 @@ class FixedCredentials:
     """Credentials that do not change while the process lives, as those of Lambda."""
 
     def __init__(self, access_key: str, secret_key: str, token: str | None = None) -> None:
-        self._credentials = Credentials(access_key, secret_key, token)
+        self._credentials = AwsCredentials(access_key, secret_key, token)
 
-    def current(self) -> Credentials:
+    def current(self) -> AwsCredentials:
         """Return the given credentials."""
         return self._credentials
 
@@ -54,13 +54,13 @@ class ChainCredentials:
             raise GovernorUnavailable("no credentials found: neither in the environment nor by botocore's chain")
         self._found = found
 
-    def current(self) -> Credentials:
+    def current(self) -> AwsCredentials:
         """Return the chain's credentials; botocore renews them."""
         with self._as_unavailable():
             frozen = self._found.get_frozen_credentials()
         if not frozen.access_key or not frozen.secret_key:
             raise GovernorUnavailable("botocore's chain gave credentials without a key")
-        return Credentials(frozen.access_key, frozen.secret_key, frozen.token)
+        return AwsCredentials(frozen.access_key, frozen.secret_key, frozen.token)
 
     @contextmanager
     def _as_unavailable(self) -> Iterator[None]:

@@ -21,7 +21,7 @@ _UNRESERVED_AND_SLASH = _UNRESERVED | frozenset(b"/")
 
 
 @dataclass(frozen=True, slots=True)
-class Credentials:
+class AwsCredentials:
     """An access key; `token` comes with temporary ones. Printing it shows no secret."""
 
     access_key: str
@@ -29,7 +29,7 @@ class Credentials:
     token: str | None = None
 
     def __repr__(self) -> str:
-        return f"Credentials(access_key={self.access_key!r})"
+        return f"AwsCredentials(access_key={self.access_key!r})"
 
 
 class CanonicalRequest:
@@ -72,7 +72,7 @@ class Signer:
         self._key: tuple[str, str, bytes] = ("", "", b"")
 
     def authorize(
-        self, request: CanonicalRequest, body: bytes, credentials: Credentials, now_ms: int
+        self, request: CanonicalRequest, body: bytes, credentials: AwsCredentials, now_ms: int
     ) -> tuple[str, str]:
         """Return the values of the two headers that change with each request: x-amz-date and authorization."""
         timestamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now_ms // 1000))

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from connection_governor.core.deadline import Deadline
-    from connection_governor.mysql.credentials import Credentials
+    from connection_governor.mysql.credentials import Login
     from connection_governor.mysql.fence import Fence
     from connection_governor.mysql.opener import Opener
 
@@ -86,7 +86,7 @@ class AsyncFencedConnection(GovernedSession, Connection):  # type: ignore[misc] 
             except err.OperationalError as denied:
                 credentials = await asyncio.to_thread(attempts.throw, denied)
 
-    async def _sign_in(self, credentials: Credentials) -> None:
+    async def _sign_in(self, credentials: Login) -> None:
         self._begin()
         self._user = credentials.username
         self._password = credentials.password.encode().decode("latin-1")  # aiomysql encodes it so: UTF-8 goes out

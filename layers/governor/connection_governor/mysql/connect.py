@@ -15,7 +15,7 @@ from connection_governor.system import SYSTEM_CLOCK
 if TYPE_CHECKING:
     from connection_governor.core.clock import Clock
     from connection_governor.core.deadline import Deadline
-    from connection_governor.mysql.credentials import Attempts, Credentials
+    from connection_governor.mysql.credentials import Attempts, Login
 
 __all__ = ["FencedConnection", "Target", "new_session", "open_session"]
 
@@ -101,7 +101,7 @@ def new_session(
 
 def open_session(
     target: Target,
-    credentials: Credentials,
+    credentials: Login,
     fence: Fence | None = None,
     **options: Any,  # noqa: ANN401 - those of `new_session`
 ) -> FencedConnection:

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
     from connection_governor.core.deadline import Deadline
 
-    Attempts = Callable[[], Generator["Credentials"]]
+    Attempts = Callable[[], Generator["Login"]]
 
 Session = TypeVar("Session")
 
 
 @dataclass(frozen=True, slots=True)
-class Credentials:
+class Login:
     """User and password of MySQL. The password is kept out of `repr`, and so out of logs and tracebacks."""
 
     username: str
@@ -37,7 +37,7 @@ class Fetch(Protocol):
         """Return the string of a secret; no request outlasts the deadline."""
 
 
-def sign_in(attempts: Generator[Credentials], connect: Callable[[Credentials], Session]) -> Session:
+def sign_in(attempts: Generator[Login], connect: Callable[[Login], Session]) -> Session:
     """Return what `connect` returns for the first credentials that MySQL accepts.
 
     Raises:
@@ -51,10 +51,10 @@ def sign_in(attempts: Generator[Credentials], connect: Callable[[Credentials], S
             credentials = attempts.throw(denied)
 
 
-def only(credentials: Credentials) -> Attempts:
+def only(credentials: Login) -> Attempts:
     """Return the attempts of credentials that do not change."""
 
-    def attempts() -> Generator[Credentials]:
+    def attempts() -> Generator[Login]:
         yield credentials
 
     return attempts
@@ -69,10 +69,10 @@ class DatabaseCredentials:
 
     def __init__(self, fetch: Fetch) -> None:
         self._fetch = fetch
-        self._known: dict[str, Credentials] = {}
+        self._known: dict[str, Login] = {}
         self._lock = threading.Lock()
 
-    def get(self, arn: str, deadline: Deadline | None = None) -> Credentials:
+    def get(self, arn: str, deadline: Deadline | None = None) -> Login:
         """Return the credentials last read, or read now.
 
         Raises:
@@ -82,7 +82,7 @@ class DatabaseCredentials:
             known = self._known.get(arn)
         return known or self._read(arn, deadline)
 
-    def attempts(self, arn: str, deadline: Deadline | None = None) -> Generator[Credentials]:
+    def attempts(self, arn: str, deadline: Deadline | None = None) -> Generator[Login]:
         """Yield the credentials to try; if MySQL's denial (1045) is thrown in, yield the secret's present ones.
 
         Rotation changes the password while environments still remember the old one. An unchanged secret is not tried
@@ -103,11 +103,11 @@ class DatabaseCredentials:
                 raise
             yield newest
 
-    def sign_in(self, arn: str, connect: Callable[[Credentials], Session], deadline: Deadline | None = None) -> Session:
+    def sign_in(self, arn: str, connect: Callable[[Login], Session], deadline: Deadline | None = None) -> Session:
         """Return what `connect` returns, with the newest credentials. Raises as `attempts`, and as `connect`."""
         return sign_in(self.attempts(arn, deadline), connect)
 
-    def newer_than(self, tried: Credentials, arn: str, deadline: Deadline | None = None) -> Credentials:
+    def newer_than(self, tried: Login, arn: str, deadline: Deadline | None = None) -> Login:
         """Return the secret's present credentials, after MySQL has denied access with `tried`. Raises as `get`."""
         with self._lock:
             known = self._known.get(arn)
@@ -115,21 +115,21 @@ class DatabaseCredentials:
             return known
         return self._read(arn, deadline)
 
-    def _read(self, arn: str, deadline: Deadline | None) -> Credentials:
+    def _read(self, arn: str, deadline: Deadline | None) -> Login:
         credentials = _parse(self._fetch(arn, deadline), arn)
         with self._lock:
             self._known[arn] = credentials
         return credentials
 
 
-def _parse(secret: str, arn: str) -> Credentials:
+def _parse(secret: str, arn: str) -> Login:
     try:
         content = json.loads(secret)
     except ValueError:
         content = None  # the error would carry the secret's text into a traceback
     if not isinstance(content, dict):
         raise InvalidRequest("secret", f"{arn} must be a JSON object with `username` and `password`")
-    return Credentials(_text("username", content, arn), _text("password", content, arn))
+    return Login(_text("username", content, arn), _text("password", content, arn))
 
 
 def _text(key: str, content: dict[str, object], arn: str) -> str:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from connection_governor.core.clock import Clock
-    from connection_governor.mysql.credentials import Attempts, Credentials
+    from connection_governor.mysql.credentials import Attempts, Login
     from connection_governor.mysql.fence import Fence, SessionStart
     from connection_governor.mysql.patience import Patience
     from connection_governor.mysql.server import DatabaseServer
@@ -96,7 +96,7 @@ class FencedConnection(ReportingConnection):
         if isinstance(self._sock, ssl.SSLSocket) and isinstance(self._sock.context, ResumingContext):
             self._sock.context.remember(self._sock)
 
-    def _sign_in_patiently(self, credentials: Credentials, sock: socket.socket | None) -> None:
+    def _sign_in_patiently(self, credentials: Login, sock: socket.socket | None) -> None:
         """Sign in, and try again where a server that has heard no login was silent, see `patience`."""
         while True:
             if self._patience is not None:
@@ -118,7 +118,7 @@ class FencedConnection(ReportingConnection):
             if self._sock is not None:
                 self._sock.settimeout(left_s)
 
-    def _sign_in(self, credentials: Credentials, sock: socket.socket | None) -> None:
+    def _sign_in(self, credentials: Login, sock: socket.socket | None) -> None:
         self._begin()
         self.user = credentials.username
         self.password = credentials.password.encode()  # PyMySQL would encode a text as latin-1

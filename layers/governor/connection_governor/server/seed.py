@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from connection_governor.core.clock import Clock
     from connection_governor.core.operations import Operations
     from connection_governor.mysql.connect import FencedConnection
-    from connection_governor.mysql.credentials import Credentials, Fetch
+    from connection_governor.mysql.credentials import Fetch, Login
     from connection_governor.server.seed_properties import SeedProperties
 
 ONLY_COUNTED: Final = "the administrator may not grant the right to end sessions: the janitor will only count them"
@@ -112,7 +112,7 @@ class Seeder:
             _drop_users(cursor, set(wanted.users))
 
     def _administrator(self, wanted: SeedProperties) -> FencedConnection:
-        def connect(credentials: Credentials) -> FencedConnection:
+        def connect(credentials: Login) -> FencedConnection:
             start = SessionStart(autocommit=True)
             return open_session(wanted.target, credentials, _PATIENT, program_name="governor-seed", start=start)
 
