@@ -426,9 +426,9 @@ IN_SESSIONS = [
         "release before close",
         "client/sessions",
         (
-            "        if self.connection is not None:\n            self.connection.close()\n        self.settle()\n",
-            "        if self.lease is not None:\n            self._sessions.settle(self.lease, may_linger=False)\n"
-            "        if self.connection is not None:\n            self.connection.close()\n        self.settle()\n",
+            "        if self.connection is not None:\n            self.connection.close()\n        self.release_or_leave()\n",
+            "        if self.lease is not None:\n            self._sessions.release_or_leave(self.lease, may_linger=False)\n"
+            "        if self.connection is not None:\n            self.connection.close()\n        self.release_or_leave()\n",
         ),
     ),
     _m(

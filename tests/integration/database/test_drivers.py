@@ -241,7 +241,7 @@ def test_a_loop_that_ends_during_the_end_of_a_body_releases(
     assert all_gone(root)
 
 
-def test_a_cancelled_give_back_is_carried_out(governor: Governor, store: FaultyStore) -> None:
+def test_a_cancelled_release_is_carried_out(governor: Governor, store: FaultyStore) -> None:
     """A lease whose thread had not begun when the loop ended is never released."""
 
     async def one(inside: asyncio.Event) -> None:

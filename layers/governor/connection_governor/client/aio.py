@@ -187,32 +187,34 @@ class _Held:
         self._invocation = invocation
         self._process = os.getpid()
         self._leaving: asyncio.Future[None] | None = None
-        self._settling: list[asyncio.Future[None]] = []
+        self._releasing: list[asyncio.Future[None]] = []
 
     async def end(self) -> None:
-        """Close in order, then settle; both are completed even if this is cancelled, or the loop ends meanwhile."""
+        """Close in order, then release; both are completed even if this is cancelled, or the loop ends meanwhile."""
         if self._process != os.getpid():  # a forked child: everything belongs to its parent
             if self.connection is not None:
                 self.connection.close()
             return
         if self._leaving is None:
             self._leaving = asyncio.ensure_future(self._leave())
-            self._leaving.add_done_callback(self._settle)  # first of all: later callbacks find it done
+            self._leaving.add_done_callback(self._finish)  # first of all: later callbacks find it done
         await asyncio.shield(self._leaving)
-        for one in self._settling:
+        for one in self._releasing:
             await one
 
     async def _leave(self) -> None:
         if self.connection is not None:
             await self.connection.take_leave()
 
-    def _settle(self, _left: asyncio.Future[None]) -> None:
+    def _finish(self, _left: asyncio.Future[None]) -> None:
         if self.connection is not None:
             self.connection.close()  # if it could not be closed in order
         if self.lease is not None:
             lingers = self.connection is not None and self.connection.may_linger
-            settle = partial(self._sessions.settle, self.lease, may_linger=lingers, invocation=self._invocation)
-            self._settling.append(_carried_out(settle))
+            release = partial(
+                self._sessions.release_or_leave, self.lease, may_linger=lingers, invocation=self._invocation
+            )
+            self._releasing.append(_carried_out(release))
 
 
 class _UndoableCall(Generic[T]):

@@ -259,7 +259,7 @@ class Governor:
         session = self.sessions.leased(session_options(options))
         try:
             connection = session.open(ask, self.fence, self.session_end_ms(ask))
-            connection.on_close = session.settle
+            connection.on_close = session.release_or_leave
         except BaseException:
             session.end()
             raise

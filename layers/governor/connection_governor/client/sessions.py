@@ -66,7 +66,7 @@ class Sessions:
         """Return a session that has yet to be opened, with these options; see `fence.session_options`."""
         return LeasedSession(self, options)
 
-    def settle(
+    def release_or_leave(
         self,
         lease: Lease,
         *,
@@ -196,19 +196,19 @@ class LeasedSession:
             self._end()
             raise
 
-    def settle(self) -> None:
+    def release_or_leave(self) -> None:
         """Release the lease of a session that is closed, or leave it to expire."""
         if self.lease is not None and self.is_own:
             lingers, server = False, None
             if self.connection is not None:
                 lingers, server = self.connection.may_linger, self.connection.server
-            self._sessions.settle(self.lease, may_linger=lingers, invocation=self.invocation, server=server)
+            self._sessions.release_or_leave(self.lease, may_linger=lingers, invocation=self.invocation, server=server)
         self.lease = None
 
     def _end(self) -> None:
         if self.connection is not None:
             self.connection.close()
-        self.settle()
+        self.release_or_leave()
 
     def _made(self, opener: Opener, ask: LeaseRequest, fence: Fence) -> FencedConnection:
         if self.lease is None:
