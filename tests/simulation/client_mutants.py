@@ -107,7 +107,7 @@ CLIENT_MUTANTS = [
         ("_ENDS_WITH_ITS_CLIENT = {NO_SESSION, IDLE}", '_ENDS_WITH_ITS_CLIENT = {NO_SESSION, IDLE, "w"}'),
     ),
     _m(
-        f"{EXTENSION}::test_a_process_that_lives_on_uses_up_nobody_elses_time",
+        f"{EXTENSION}::test_a_living_process_takes_no_time_from_the_others",
         "the extension settles one process after the other",
         "extension",
         (
