@@ -275,7 +275,7 @@ def test_a_slow_transfer_is_given_up_in_a_statements_time(
 
 
 def test_each_part_of_a_huge_statement_has_only_what_is_left_of_the_time(opened: Opener, shop: PrivateMariaDB) -> None:
-    """Breaks: a statement of many megabytes goes out in several writes, and each starts the time anew."""
+    """A statement of many megabytes goes out in several writes, and each starts the time anew."""
     session = opened(SHORT)
     session._allow(0.2)
     with stopped(shop):
