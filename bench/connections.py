@@ -125,7 +125,7 @@ class _Bench:
         secret = json.dumps({"username": USER, "password": PASSWORD})
         target = Target(self._server.host, self._server.port or 0, tls_ca=str(self._server.ca_path))
         opener = Opener(target, DatabaseCredentials(lambda *_, **__: secret), "arn", SYSTEM_CLOCK)
-        parts["outside"] = _with_opener(parts["outside"], lambda: opener)
+        parts["dependencies"] = _with_opener(parts["dependencies"], lambda: opener)
         return Governor(**(parts | {"keep_seconds": keep_seconds}))
 
 
@@ -134,10 +134,10 @@ def _closed_silently(governor: Governor, log: Any) -> None:  # noqa: ANN401  # a
         governor.close()
 
 
-def _with_opener(outside: Dependencies, opener: Callable[[], Any]) -> Dependencies:
+def _with_opener(dependencies: Dependencies, opener: Callable[[], Any]) -> Dependencies:
     from dataclasses import replace  # noqa: PLC0415  # only here
 
-    return replace(outside, opener=opener)
+    return replace(dependencies, opener=opener)
 
 
 def _governed(governor: Governor) -> Callable[[], object]:

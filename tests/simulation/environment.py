@@ -84,7 +84,7 @@ class Environment:
         transport: Transport = self.service()
         if remote:
             transport = RemoteGovernor(self._invoke, self.clock, self.entropy)
-        outside = Dependencies(
+        dependencies = Dependencies(
             self.clock,
             self.entropy,
             SilentReporter(lambda: self.world.sessions.excuse(self.process)),
@@ -92,7 +92,7 @@ class Environment:
         )
         return Governor(
             Witness(self, transport),
-            outside,
+            dependencies,
             holder=self.name,
             database=self.world.database,
             fence=self.world.settings.fence,

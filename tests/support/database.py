@@ -89,9 +89,11 @@ def governor_on(store: LeaseStore, target: Target, **options: Any) -> Governor: 
     operations = Operations(store, SYSTEM_CLOCK, SYSTEM_ENTROPY)
     service = Service(Engine(store, SYSTEM_CLOCK, SYSTEM_ENTROPY), operations, quiet, SYSTEM_CLOCK)
     opener = opener_for(target, options.pop("credentials", WORKER))
-    outside = Dependencies(SYSTEM_CLOCK, SYSTEM_ENTROPY, quiet, opener=lambda: opener, operations=lambda: operations)
+    dependencies = Dependencies(
+        SYSTEM_CLOCK, SYSTEM_ENTROPY, quiet, opener=lambda: opener, operations=lambda: operations
+    )
     defaults: dict[str, Any] = {"holder": "shop/test", "database": "orders", "fence": SHORT}
-    return Governor(service, outside, **(defaults | {"keep_seconds": KEEP_SECONDS} | options))
+    return Governor(service, dependencies, **(defaults | {"keep_seconds": KEEP_SECONDS} | options))
 
 
 def lease_ids(store: FaultyStore) -> set[str]:

@@ -184,5 +184,5 @@ class Fleet:
         engine = Engine(store, self.clock, self.entropy)
         reporter = SilentReporter()
         service = Service(engine, Operations(store, self.clock, self.entropy), reporter, self.clock)
-        outside = Dependencies(self.clock, self.entropy, reporter, opener=(lambda: opener) if opener else None)
-        return Governor(service, outside, holder=holder, database=DATABASE, keep_seconds=keep_seconds)
+        dependencies = Dependencies(self.clock, self.entropy, reporter, opener=(lambda: opener) if opener else None)
+        return Governor(service, dependencies, holder=holder, database=DATABASE, keep_seconds=keep_seconds)

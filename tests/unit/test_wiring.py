@@ -92,9 +92,9 @@ def test_direct_is_the_default_transport() -> None:
 
 def test_parts_that_are_not_configured_are_not_made() -> None:
     """A worker that only leases needs no `DB_…` variable; one that invokes needs no table."""
-    bare = env.governor_parts(Environment(REMOTE))["outside"]
+    bare = env.governor_parts(Environment(REMOTE))["dependencies"]
     assert (bare.opener, bare.operations) == (None, None)
-    whole = env.governor_parts(Environment({**DIRECT, **MYSQL}))["outside"]
+    whole = env.governor_parts(Environment({**DIRECT, **MYSQL}))["dependencies"]
     assert whole.opener is not None
     assert whole.operations is not None
 
@@ -144,9 +144,9 @@ def test_a_function_that_starts_from_a_snapshot_has_a_new_name_each_time() -> No
 
 def test_only_where_one_process_serves_one_request_does_the_deadline_stop_it() -> None:
     """On Managed Instances a lease ends while its timed-out invocation still runs a statement."""
-    assert env.governor_parts(Environment(DIRECT))["outside"].stops_at_deadline
+    assert env.governor_parts(Environment(DIRECT))["dependencies"].stops_at_deadline
     managed = Environment({**DIRECT, "AWS_LAMBDA_MAX_CONCURRENCY": "16"})
-    assert not env.governor_parts(managed)["outside"].stops_at_deadline
+    assert not env.governor_parts(managed)["dependencies"].stops_at_deadline
 
 
 def test_closing_an_environment_closes_what_it_keeps_open() -> None:
@@ -179,4 +179,4 @@ def test_a_transport_is_one_file_and_one_line(monkeypatch: pytest.MonkeyPatch) -
 def test_an_unknown_kind_of_database_is_refused_by_name() -> None:
     """A worker for another database would open sessions with MySQL's driver."""
     parts = env.governor_parts(Environment({**DIRECT, **MYSQL, "DB_ENGINE": "oracle"}))
-    assert missing(parts["outside"].opener) == "DB_ENGINE"
+    assert missing(parts["dependencies"].opener) == "DB_ENGINE"

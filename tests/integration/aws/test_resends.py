@@ -75,8 +75,8 @@ class Ground:
     def governor(self, notes: WantedIds) -> Governor:
         """Return a worker's governor, with an endpoint of its own."""
         parts = governor_parts(self.behind)
-        outside = Dependencies(SYSTEM_CLOCK, SYSTEM_ENTROPY, Reporter(lambda _line: None), notes=notes)
-        return Governor(**(parts | {"outside": outside}))
+        dependencies = Dependencies(SYSTEM_CLOCK, SYSTEM_ENTROPY, Reporter(lambda _line: None), notes=notes)
+        return Governor(**(parts | {"dependencies": dependencies}))
 
     def shards(self) -> list[Shard]:
         """Return the shards as they are now."""

@@ -47,7 +47,7 @@ def governor() -> Governor:
     """Return this environment's governor."""
     parts = governor_parts(Environment.current())
     if "PORT" in os.environ:
-        parts["outside"] = replace(parts["outside"], opener=Opener)
+        parts["dependencies"] = replace(parts["dependencies"], opener=Opener)
     return Governor(**parts)
 
 
@@ -128,7 +128,7 @@ def answers(session: pymysql.Connection[Any]) -> str:
 
 def measure(times: int) -> float:
     """Return the median microseconds that the lease file of one connection takes."""
-    notes = governor()._outside.notes
+    notes = governor()._dependencies.notes
     wanted = Wanted("orders", "k3Zq81Bd", "checkout/2f1c", 1, 1_800_000_000_000)
     lease = wanted.granted_by(ShardKey("orders", 0), 1)
     took = []

@@ -71,14 +71,14 @@ def mysql(world: World) -> Mysql:
 @pytest.fixture
 def make(world: World, mysql: Mysql) -> Callable[..., Governor]:
     def make(*, holder: str = "checkout/2f1c", **options: Any) -> Governor:  # noqa: ANN401 - as `Governor`
-        outside = Dependencies(
+        dependencies = Dependencies(
             clock=world.clock,
             entropy=world.entropy,
             reporter=Reporter(world.journal),
             opener=lambda: cast("Opener", mysql),
             operations=lambda: world.operations,
         )
-        return Governor(world.transport, outside, holder=holder, database="orders", **options)
+        return Governor(world.transport, dependencies, holder=holder, database="orders", **options)
 
     return make
 

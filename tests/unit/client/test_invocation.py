@@ -57,8 +57,8 @@ def world() -> World:
 
 @pytest.fixture
 def governor(world: World) -> Governor:
-    outside = Dependencies(world.clock, world.entropy, Reporter(world.journal))
-    return Governor(world.transport, outside, holder="checkout/2f1c", database="orders")
+    dependencies = Dependencies(world.clock, world.entropy, Reporter(world.journal))
+    return Governor(world.transport, dependencies, holder="checkout/2f1c", database="orders")
 
 
 def acquired(governor: Governor, context: Any) -> Lease:  # noqa: ANN401 - whatever a handler got
@@ -133,14 +133,14 @@ def test_tenants_with_a_common_beginning_are_distinguished() -> None:
 @pytest.fixture
 def unstopped(world: World) -> Governor:
     opener = CalmOpener(world.clock)
-    outside = Dependencies(
+    dependencies = Dependencies(
         world.clock,
         world.entropy,
         Reporter(world.journal),
         opener=lambda: cast("Opener", opener),
         stops_at_deadline=False,
     )
-    return Governor(world.transport, outside, holder="checkout/1", database="orders")
+    return Governor(world.transport, dependencies, holder="checkout/1", database="orders")
 
 
 @pytest.mark.parametrize("keep_seconds", [0, 30])

@@ -75,9 +75,14 @@ def governor(tmp_path: Path, clock: VirtualClock, transport: Noted) -> Governor:
     opener = cast("Opener", CalmOpener(clock))
     quiet = Reporter(write=lambda _line: None)
     notes = LeaseFile(str(tmp_path), clock)
-    outside = Dependencies(clock, transport.entropy, quiet, opener=lambda: opener, notes=notes)
+    dependencies = Dependencies(clock, transport.entropy, quiet, opener=lambda: opener, notes=notes)
     return Governor(
-        cast("Any", transport), outside, holder="shop/test", database="orders", fence=FENCE, keep_seconds=KEEP_SECONDS
+        cast("Any", transport),
+        dependencies,
+        holder="shop/test",
+        database="orders",
+        fence=FENCE,
+        keep_seconds=KEEP_SECONDS,
     )
 
 

@@ -79,14 +79,14 @@ def governor(
     monkeypatch: pytest.MonkeyPatch, hooks: Hooks, world: World, opener: CalmOpener, tmp_path: Path
 ) -> Governor:
     """Return a governor as `from_env` makes it, on leases and sessions in memory."""
-    outside = Dependencies(
+    dependencies = Dependencies(
         world.clock,
         world.entropy,
         Reporter(world.journal),
         opener=lambda: cast("Opener", opener),
         notes=LeaseFile(str(tmp_path), world.clock),
     )
-    parts = {"transport": world.transport, "outside": outside, "holder": "checkout/0", "database": "orders"}
+    parts = {"transport": world.transport, "dependencies": dependencies, "holder": "checkout/0", "database": "orders"}
     monkeypatch.setattr("connection_governor.wiring.governor_parts", lambda _environment: parts)
     return Governor.from_env()
 

@@ -34,7 +34,7 @@ class Governor:
 
     Args:
         transport: how the verbs reach the leases.
-        outside: clock, randomness, log, and the opener of MySQL sessions.
+        dependencies: clock, randomness, log, and the opener of MySQL sessions.
         holder: this environment's name, up to 64 characters.
         database: the default database.
         fence: the limits of the sessions that `connection` opens, and so the margin of their leases.
@@ -46,7 +46,7 @@ class Governor:
     def __init__(
         self,
         transport: Transport,
-        outside: Dependencies,
+        dependencies: Dependencies,
         *,
         holder: str,
         database: str | None = None,
@@ -55,19 +55,29 @@ class Governor:
         keep_seconds: int = 0,
         reserve_ms: int = RESERVE_MS,
     ) -> None:
-        self._outside = outside
-        self.clock = outside.clock
+        self._dependencies = dependencies
+        self.clock = dependencies.clock
         self.holder = checks.holder_name(holder)
         self._database = database
         self.fence = fence or Fence()
         self._keep_seconds = _keep_seconds(keep_seconds)
         self.borrower = LeaseClient(
-            transport, outside.clock, outside.entropy, outside.reporter, outside.notes, reserve_ms=reserve_ms
+            transport,
+            dependencies.clock,
+            dependencies.entropy,
+            dependencies.reporter,
+            dependencies.notes,
+            reserve_ms=reserve_ms,
         )
         self.sessions = Sessions(
-            self.borrower, outside.opener, outside.clock, outside.reporter, outside.notes, on_unavailable
+            self.borrower,
+            dependencies.opener,
+            dependencies.clock,
+            dependencies.reporter,
+            dependencies.notes,
+            on_unavailable,
         )
-        self._keeper = Keeper(self.borrower, self.sessions, outside.clock)
+        self._keeper = Keeper(self.borrower, self.sessions, dependencies.clock)
 
     @classmethod
     def from_env(cls, *, fence: Fence | None = None) -> Governor:
@@ -84,7 +94,7 @@ class Governor:
         if environment.is_restored_from_snapshot:
             from connection_governor.client.snapstart import register  # noqa: PLC0415 - as above
 
-            notes = parts["outside"].notes
+            notes = parts["dependencies"].notes
             register(governor, notes, close_sockets=environment.close, new_holder=environment.holder)
         return governor
 
@@ -169,11 +179,13 @@ class Governor:
             InvalidRequest: bad input; nothing was written.
             GovernorUnavailable: DynamoDB could not be reached.
         """
-        if self._outside.operations is None:
+        if self._dependencies.operations is None:
             raise InvalidRequest("GOVERNOR_TABLE", "must be set in the environment to change a budget")
         from connection_governor.core.status import DatabaseStatus, status_report  # noqa: PLC0415 - most change none
 
-        return DatabaseStatus.of(status_report(self._outside.operations().set_budget(database, allowed, **settings)))
+        return DatabaseStatus.of(
+            status_report(self._dependencies.operations().set_budget(database, allowed, **settings))
+        )
 
     @contextmanager
     def lease(
@@ -311,7 +323,7 @@ class Governor:
             holder=holder_for_tenant(self.holder, context) if holder is None else holder,
             timeout=timeout,
             invocation=self._invocation(context),
-            stops_at_deadline=self._outside.stops_at_deadline,
+            stops_at_deadline=self._dependencies.stops_at_deadline,
             **more,
         )
 

@@ -38,7 +38,7 @@ def governor_parts(environment: Environment) -> dict[str, Any]:
     """Return the parts of a worker's `Governor`."""
     return {
         "transport": _transport(environment),
-        "outside": Dependencies(
+        "dependencies": Dependencies(
             clock=SYSTEM_CLOCK,
             entropy=SYSTEM_ENTROPY,
             reporter=Reporter(),
