@@ -73,8 +73,8 @@ CLIENT_MUTANTS = [
         f"{KEEPING}::test_a_refusal_is_pressure_for_a_minute_and_no_longer",
         "a session is kept under pressure",
         "client/keepalive",
-        (" or too_late or self._borrower.is_pressed(database):", " or too_late:"),
-        ("database in self._kept or not self._borrower.is_pressed(database)", "True"),
+        (" or too_late or self._lease_client.is_pressed(database):", " or too_late:"),
+        ("database in self._kept or not self._lease_client.is_pressed(database)", "True"),
     ),
     _m(
         f"{KEEPING}::test_a_refusal_is_pressure_for_a_minute_and_no_longer",

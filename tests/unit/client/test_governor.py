@@ -137,14 +137,14 @@ def test_a_clock_set_back_prolongs_no_remembered_refusal(world: World, governor:
 def test_a_refusal_is_pressure_for_a_minute_and_no_longer(world: World, governor: Governor) -> None:
     """Without it what is kept idle stays away from callers that were refused; for ever, nothing is ever kept again."""
     world.lend(connections=3)
-    assert not governor.borrower.is_pressed("orders")
+    assert not governor.lease_client.is_pressed("orders")
     with pytest.raises(NoConnectionsLeft):
         governor.acquire()
-    assert governor.borrower.is_pressed("orders")
+    assert governor.lease_client.is_pressed("orders")
     world.clock.advance(60_000 - 1)
-    assert governor.borrower.is_pressed("orders")
+    assert governor.lease_client.is_pressed("orders")
     world.clock.advance(1)
-    assert not governor.borrower.is_pressed("orders")
+    assert not governor.lease_client.is_pressed("orders")
 
 
 def test_a_clock_set_back_prolongs_no_pressure(world: World, governor: Governor) -> None:
@@ -152,10 +152,10 @@ def test_a_clock_set_back_prolongs_no_pressure(world: World, governor: Governor)
     world.lend(connections=3)
     with pytest.raises(NoConnectionsLeft):
         governor.acquire()
-    assert governor.borrower.is_pressed("orders")
+    assert governor.lease_client.is_pressed("orders")
     world.clock.set_back(3_600_000)
     world.clock.advance(60_000)
-    assert not governor.borrower.is_pressed("orders")
+    assert not governor.lease_client.is_pressed("orders")
 
 
 def test_a_waiting_caller_gets_the_connection_that_comes_back(world: World, governor: Governor) -> None:

@@ -135,15 +135,15 @@ def test_a_refusal_is_pressure_for_a_minute_and_no_longer(
 ) -> None:
     """The last connections are hoarded; or an environment never keeps a connection again."""
     leases = [governor.acquire() for _ in range(BUDGET)]
-    governor.borrower._pressed.clear()  # what the last grants said is another test's
+    governor.lease_client._pressed.clear()  # what the last grants said is another test's
     with pytest.raises(NoConnectionsLeft):
         governor.acquire()
-    assert governor.borrower.is_pressed("orders")
+    assert governor.lease_client.is_pressed("orders")
     for lease in leases:
         governor.release(lease)
     used(governor)
     assert transport.held() == 0, "kept under pressure"
     clock.advance(700_000)  # the shard's own mark has aged, too
-    assert not governor.borrower.is_pressed("orders")
+    assert not governor.lease_client.is_pressed("orders")
     assert used(governor) is used(governor)
     assert transport.held() == 1

@@ -45,7 +45,7 @@ class AsyncGovernor:
 
     def __init__(self, governor: Governor) -> None:
         self._governor = governor
-        self._borrower = governor.borrower
+        self._lease_client = governor.lease_client
         self._sessions = governor.sessions
 
     @classmethod
@@ -159,13 +159,13 @@ class AsyncGovernor:
             return None
 
     async def _release_at_end(self, lease: Lease, invocation: Deadline | None) -> None:
-        await _carried_out(self._borrower.release_at_end, lease, invocation)
+        await _carried_out(self._lease_client.release_at_end, lease, invocation)
 
     async def _acquire_as_asked(self, ask: LeaseRequest) -> Lease:
         return await self._acquire(ask, lambda: self._governor.lease_end_ms(ask))
 
     async def _acquire(self, ask: LeaseRequest, end_ms: Callable[[], int]) -> Lease:
-        steps = self._borrower.acquiring(ask, end_ms)
+        steps = self._lease_client.acquiring(ask, end_ms)
         while True:
             step = await _UndoableCall(lambda: _next(steps), self._unwanted).result()
             if isinstance(step, Lease):
@@ -174,7 +174,7 @@ class AsyncGovernor:
 
     def _unwanted(self, step: float | Lease) -> None:
         if isinstance(step, Lease):
-            self._borrower.release_at_end(step)
+            self._lease_client.release_at_end(step)
 
 
 class _Held:

@@ -61,7 +61,7 @@ class Governor:
         self._database = database
         self.fence = fence or Fence()
         self._keep_seconds = _keep_seconds(keep_seconds)
-        self.borrower = LeaseClient(
+        self.lease_client = LeaseClient(
             transport,
             dependencies.clock,
             dependencies.entropy,
@@ -70,14 +70,14 @@ class Governor:
             reserve_ms=reserve_ms,
         )
         self.sessions = Sessions(
-            self.borrower,
+            self.lease_client,
             dependencies.opener,
             dependencies.clock,
             dependencies.reporter,
             dependencies.notes,
             on_unavailable,
         )
-        self._keeper = Keeper(self.borrower, self.sessions, dependencies.clock)
+        self._keeper = Keeper(self.lease_client, self.sessions, dependencies.clock)
 
     @classmethod
     def from_env(cls, *, fence: Fence | None = None) -> Governor:
@@ -139,7 +139,7 @@ class Governor:
             GovernorUnavailable: the governor could not be reached: until a renew succeeds, the old expiry counts.
         """
         ask = self.ask(lease.database, lease_ms=lease_ms, context=context)
-        return self.borrower.renew(lease, self.lease_end_ms(ask), ask.invocation)
+        return self.lease_client.renew(lease, self.lease_end_ms(ask), ask.invocation)
 
     def release(self, lease: Lease, *, context: InvocationContext | None = None) -> bool:
         """Release the lease; repeating it does nothing more. With the Lambda context, no request outlasts it.
@@ -150,7 +150,7 @@ class Governor:
         Raises:
             GovernorUnavailable: the governor could not be reached; the lease then expires.
         """
-        return self.borrower.release(lease, self._invocation(context))
+        return self.lease_client.release(lease, self._invocation(context))
 
     def status(self, database: str | None = None, *, context: InvocationContext | None = None) -> DatabaseStatus:
         """Return the leases and counts of a database, exact as of the read; `["remaining"]` reads its JSON form.
@@ -162,7 +162,7 @@ class Governor:
         from connection_governor.core.status import DatabaseStatus  # noqa: PLC0415 - most workers never ask
 
         name = checks.database_name(self._named(database))
-        return DatabaseStatus.of(self.borrower.status(name, self._invocation(context)))
+        return DatabaseStatus.of(self.lease_client.status(name, self._invocation(context)))
 
     def set_budget(self, database: str, allowed: int, **settings: int) -> DatabaseStatus:
         """Create a database's items, or change its budget. Needs the table (`GOVERNOR_TABLE`), whatever the transport.
@@ -211,7 +211,7 @@ class Governor:
             yield lease
         finally:
             if process == os.getpid():  # else it belongs to the parent: a forked child also leaves the body
-                self.borrower.release_at_end(lease, ask.invocation)
+                self.lease_client.release_at_end(lease, ask.invocation)
 
     @contextmanager
     def connection(
@@ -282,7 +282,7 @@ class Governor:
         self._keeper.give_up()
 
     def _acquire(self, ask: LeaseRequest) -> Lease:
-        return self.borrower.acquire(ask, lambda: self.lease_end_ms(ask))
+        return self.lease_client.acquire(ask, lambda: self.lease_end_ms(ask))
 
     def session_end_ms(self, ask: LeaseRequest) -> Callable[[], int]:
         """Return a function that gives the expiry of a lease for one session, as of its call.

@@ -53,13 +53,13 @@ class Keeper:
     """Keeps at most one session for each database.
 
     Args:
-        borrower: renews the leases, and remembers pressure.
+        lease_client: renews the leases, and remembers pressure.
         sessions: opens and closes sessions.
         clock: the leases' clock.
     """
 
-    def __init__(self, borrower: LeaseClient, sessions: Sessions, clock: Clock) -> None:
-        self._borrower = borrower
+    def __init__(self, lease_client: LeaseClient, sessions: Sessions, clock: Clock) -> None:
+        self._lease_client = lease_client
         self._sessions = sessions
         self._clock = clock
         self._kept: dict[str, LeasedSession] = {}
@@ -67,7 +67,7 @@ class Keeper:
 
     def is_worth_it(self, database: str) -> bool:
         """Return whether to serve the next body: not under pressure, unless a session is kept."""
-        return database in self._kept or not self._borrower.is_pressed(database)
+        return database in self._kept or not self._lease_client.is_pressed(database)
 
     @contextmanager
     def connection(self, ask: LeaseRequest, fence: Fence, options: Mapping[str, Any]) -> Iterator[FencedConnection]:
@@ -142,7 +142,7 @@ class Keeper:
         needed_ms = _needed_ms(ask, fence, self._clock)
         if lease.expires_at_ms < needed_ms:
             try:
-                lease = self._borrower.renew(lease, needed_ms + min(CALM_MS, fence.idle_ms), ask.invocation)
+                lease = self._lease_client.renew(lease, needed_ms + min(CALM_MS, fence.idle_ms), ask.invocation)
             except NoConnectionsLeft:  # a lowered budget is overdrawn: this one is released first
                 return False
             except GovernorUnavailable as error:
@@ -160,7 +160,7 @@ class Keeper:
         if use.session is None or not use.session.is_own or times_closed != self._times_closed:
             return
         too_late = connection.usable_until_ms is None or self._clock.now_ms() > connection.usable_until_ms
-        if connection.lease is None or not connection.open or too_late or self._borrower.is_pressed(database):
+        if connection.lease is None or not connection.open or too_late or self._lease_client.is_pressed(database):
             return
         try:
             connection.reset()

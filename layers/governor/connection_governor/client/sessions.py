@@ -36,7 +36,7 @@ class Sessions:
     """One environment's way to MySQL.
 
     Args:
-        borrower: acquires the leases.
+        lease_client: acquires the leases.
         opener: makes the opener of sessions at its first use; None: there is none.
         clock: the leases' clock.
         reporter: writes ungoverned connections to the log, as metrics.
@@ -46,14 +46,14 @@ class Sessions:
 
     def __init__(
         self,
-        borrower: LeaseClient,
+        lease_client: LeaseClient,
         opener: Callable[[], Opener] | None,
         clock: Clock,
         reporter: Reporter,
         notes: LeaseNotes,
         on_unavailable: str,
     ) -> None:
-        self._borrower = borrower
+        self._lease_client = lease_client
         self._make_opener = opener
         self._opener: Opener | None = None
         self._clock = clock
@@ -82,10 +82,10 @@ class Sessions:
             if server is not None:
                 self._lingering[lease.lease_id] = (lease, server)
             self._notes.lingers(lease)
-            self._borrower.leave_to_expire(lease, "MySQL may still be at work for its session")
+            self._lease_client.leave_to_expire(lease, "MySQL may still be at work for its session")
         else:
             self._notes.closed(lease)
-            self._borrower.release_at_end(lease, invocation)
+            self._lease_client.release_at_end(lease, invocation)
 
     @property
     def have_lingering(self) -> bool:
@@ -101,7 +101,7 @@ class Sessions:
         for lease_id, (lease, earlier) in list(self._lingering.items()):
             if server.proves_ended(earlier) and self._lingering.pop(lease_id, None) is not None:
                 self._notes.closed(lease)
-                self._borrower.release_at_end(lease, invocation)
+                self._lease_client.release_at_end(lease, invocation)
 
     def watch(self, connection: FencedConnection | AsyncFencedConnection, lease: Lease) -> None:
         """Note the session under a lease for the extension: its socket, and whether it is working."""
@@ -123,7 +123,7 @@ class Sessions:
     def lease_or_none(self, ask: LeaseRequest, end_ms: Callable[[], int]) -> Lease | None:
         """Return a lease; None if the governor cannot be reached and this worker chose to connect all the same."""
         try:
-            return self._borrower.acquire(ask, end_ms)
+            return self._lease_client.acquire(ask, end_ms)
         except GovernorUnavailable as error:
             self.go_on_ungoverned(ask, error)
             return None
