@@ -55,7 +55,10 @@ CLIENT_MUTANTS = [
         f"{KEEPING}::test_without_a_context_a_kept_session_stops_early",
         "the guard is forgotten for a kept session without a context",
         "client/keepalive",
-        ("usable_until_ms(lease, fence, may_freeze=ask.may_freeze)", "usable_until_ms(lease, fence, may_freeze=False)"),
+        (
+            "usable_until_ms(lease, fence, may_freeze=request.may_freeze)",
+            "usable_until_ms(lease, fence, may_freeze=False)",
+        ),
     ),
     _m(
         f"{KEEPING}::test_a_kept_session_is_no_session_of_a_forked_child",
@@ -80,7 +83,7 @@ CLIENT_MUTANTS = [
         f"{KEEPING}::test_a_refusal_is_pressure_for_a_minute_and_no_longer",
         "a refusal is no pressure",
         "client/acquire",
-        ("            self._note_pressure(ask.database, pressure=True)\n", ""),
+        ("            self._note_pressure(request.database, pressure=True)\n", ""),
     ),
     _m(
         f"{KEEPING}::test_a_refusal_is_pressure_for_a_minute_and_no_longer",

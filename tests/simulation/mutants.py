@@ -460,8 +460,8 @@ IN_SESSIONS = [
         "a kept lease covers the body but not what may follow",
         "client/keepalive",
         (
-            "return ask.last_use_ms(clock) + fence.required_margin_ms(may_freeze=ask.may_freeze)",
-            "return ask.last_use_ms(clock)",
+            "return request.last_use_ms(clock) + fence.required_margin_ms(may_freeze=request.may_freeze)",
+            "return request.last_use_ms(clock)",
         ),
         focus="keeping",
     ),

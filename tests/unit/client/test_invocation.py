@@ -73,8 +73,8 @@ def test_a_durable_functions_context_bounds_a_lease_as_lambdas_own(world: World,
 
 def test_the_invocation_that_runs_now_bounds_its_requests(governor: Governor) -> None:
     """A silent service is waited for until Lambda kills the durable function."""
-    asked = governor.ask(context=DurableContext(FakeContext(1_000)))  # type: ignore[arg-type] # as a user passes it
-    assert asked.invocation == Deadline.after(1_000, governor.clock)
+    request = governor.request(context=DurableContext(FakeContext(1_000)))  # type: ignore[arg-type] # as a user passes it
+    assert request.invocation == Deadline.after(1_000, governor.clock)
 
 
 @pytest.mark.parametrize("context", [StepContext(), DurableContext(None), object(), "context", 30_000])

@@ -72,7 +72,7 @@ class ContainerCredentials:
 
     def _renewed(self, now_ms: int) -> AwsCredentials:
         try:
-            answer = self._ask()
+            answer = self._fetch()
             credentials = AwsCredentials(answer["AccessKeyId"], answer["SecretAccessKey"], answer.get("Token"))
             expires_at_ms = _milliseconds(answer.get("Expiration"), now_ms)
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -84,7 +84,7 @@ class ContainerCredentials:
         self._refresh_in(max(expires_at_ms - _REFRESH_BEFORE_MS - now_ms, _RETRY_AFTER_MS), now_ms)
         return credentials
 
-    def _ask(self) -> dict[str, Any]:
+    def _fetch(self) -> dict[str, Any]:
         """Ask the agent, on a connection of its own."""
         headers = {"host": self._address.authority, "accept": "application/json", "connection": "close"}
         # Read each time: the file's token is replaced while this process runs.

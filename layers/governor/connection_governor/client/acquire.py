@@ -90,11 +90,11 @@ class LeaseClient:
         self._pointless: dict[str, tuple[Deadline, int, Refusal]] = {}
         self._pressed: dict[str, Deadline] = {}
 
-    def acquiring(self, ask: LeaseRequest, end_ms: Callable[[], int]) -> Generator[float, None, Lease]:
+    def acquiring(self, request: LeaseRequest, end_ms: Callable[[], int]) -> Generator[float, None, Lease]:
         """Acquire a lease: yield how many seconds to wait before each further try, and return the lease.
 
         Args:
-            ask: the request, and how long to wait for it.
+            request: what to acquire, and how long to wait for it.
             end_ms: returns the expiry to ask for, as of now: waiting takes time.
 
         Raises:
@@ -102,26 +102,26 @@ class LeaseClient:
             As the transport's `acquire`.
         """
         began_ms = self._clock.monotonic_ms()
-        limit = ask.invocation.before(self._reserve_ms) if ask.invocation else None
+        limit = request.invocation.before(self._reserve_ms) if request.invocation else None
         if limit is not None and limit.has_passed():
-            raise self._no_time_left(ask)
-        wait = Wait(self._entropy, self._wait_until(ask, limit))
-        refusal = self._known_refusal(ask)
+            raise self._no_time_left(request)
+        wait = Wait(self._entropy, self._wait_until(request, limit))
+        refusal = self._known_refusal(request)
         if refusal is not None:
-            yield self._pause_s(ask, wait, refusal, began_ms)
+            yield self._pause_s(request, wait, refusal, began_ms)
         while True:
-            outcome = self._try_after(refusal, ask, end_ms(), wait, limit)
+            outcome = self._try_after(refusal, request, end_ms(), wait, limit)
             if isinstance(outcome, Refusal):
                 refusal = outcome
-                yield self._pause_s(ask, wait, refusal, began_ms)
+                yield self._pause_s(request, wait, refusal, began_ms)
             elif outcome.lease.expires_at_ms > self._clock.now_ms():
                 return outcome.lease
             else:
-                self._too_late(outcome.lease, ask, wait)
+                self._too_late(outcome.lease, request, wait)
 
-    def acquire(self, ask: LeaseRequest, end_ms: Callable[[], int]) -> Lease:
+    def acquire(self, request: LeaseRequest, end_ms: Callable[[], int]) -> Lease:
         """Acquire a lease, waiting in this thread."""
-        return run(self.acquiring(ask, end_ms), self._clock.sleep)
+        return run(self.acquiring(request, end_ms), self._clock.sleep)
 
     def renew(self, lease: Lease, end_ms: int, invocation: Deadline | None = None) -> Lease:
         """Move the lease's expiry; no request outlasts the invocation.
@@ -178,32 +178,32 @@ class LeaseClient:
     def _deadline(self, invocation: Deadline | None) -> Deadline | None:
         return invocation.for_release(self._reserve_ms) if invocation else None
 
-    def _wait_until(self, ask: LeaseRequest, limit: Deadline | None) -> Deadline:
+    def _wait_until(self, request: LeaseRequest, limit: Deadline | None) -> Deadline:
         """Return when the wait for a connection ends: its time-out, or early enough for one more try."""
-        until = Deadline.after(ask.timeout_ms, self._clock)
+        until = Deadline.after(request.timeout_ms, self._clock)
         return until if limit is None else until.within(max(0, limit.left_ms() - LAST_TRY_MS))
 
-    def _pause_s(self, ask: LeaseRequest, wait: Wait, refusal: Refusal, began_ms: int) -> float:
+    def _pause_s(self, request: LeaseRequest, wait: Wait, refusal: Refusal, began_ms: int) -> float:
         """Return how long to wait after a refusal; raise it if the wait has ended."""
         pause_s = wait.pause_s(refusal.retry_after_ms)
         if pause_s is None:
-            raise self._refused(ask, refusal, began_ms)
+            raise self._refused(request, refusal, began_ms)
         return pause_s
 
     def _try_after(
-        self, refusal: Refusal | None, ask: LeaseRequest, end_ms: int, wait: Wait, limit: Deadline | None
+        self, refusal: Refusal | None, request: LeaseRequest, end_ms: int, wait: Wait, limit: Deadline | None
     ) -> Grant | Refusal:
         """Try once more. If the time runs out meanwhile, the earlier refusal counts: a full budget, no outage."""
         try:
-            return self._try(ask, end_ms, wait, limit)
+            return self._try(request, end_ms, wait, limit)
         except GovernorUnavailable:
             if refusal is None or limit is None or not limit.has_passed():
                 raise
             wait.is_last = True
             return refusal
 
-    def _try(self, ask: LeaseRequest, end_ms: int, wait: Wait, limit: Deadline | None) -> Grant | Refusal:
-        wanted = Wanted(ask.database, self._entropy.lease_id(), ask.holder, ask.connections, end_ms)
+    def _try(self, request: LeaseRequest, end_ms: int, wait: Wait, limit: Deadline | None) -> Grant | Refusal:
+        wanted = Wanted(request.database, self._entropy.lease_id(), request.holder, request.connections, end_ms)
         self._notes.wanted(wanted)
         try:
             outcome = self._transport.acquire(wanted, waiting=wait.looks_first, last=wait.is_last, deadline=limit)
@@ -212,16 +212,16 @@ class LeaseClient:
             raise
         if isinstance(outcome, Grant):
             self._notes.held(outcome.lease)
-            self._pointless.pop(ask.database, None)
-            self._note_pressure(ask.database, pressure=outcome.pressure)
+            self._pointless.pop(request.database, None)
+            self._note_pressure(request.database, pressure=outcome.pressure)
         else:
             self._notes.gone(wanted.lease_id)
-            self._note_pressure(ask.database, pressure=True)
+            self._note_pressure(request.database, pressure=True)
         return outcome
 
-    def _too_late(self, lease: Lease, ask: LeaseRequest, wait: Wait) -> None:
+    def _too_late(self, lease: Lease, request: LeaseRequest, wait: Wait) -> None:
         """Release a lease whose answer came after its expiry, as after a freeze; raise if no time is left."""
-        self.release_at_end(lease, ask.invocation)
+        self.release_at_end(lease, request.invocation)
         if wait.until.has_passed():
             raise GovernorUnavailable("the governor's answer came after the lease's expiry")
 
@@ -229,34 +229,36 @@ class LeaseClient:
         if pressure:
             self._pressed[database] = Deadline.after(PRESSURE_REMEMBERED_MS, self._clock)
 
-    def _refused(self, ask: LeaseRequest, refusal: Refusal, began_ms: int) -> NoConnectionsLeft:
+    def _refused(self, request: LeaseRequest, refusal: Refusal, began_ms: int) -> NoConnectionsLeft:
         until = Deadline.after(refusal.retry_after_ms, self._clock)
-        self._pointless[ask.database] = (until, ask.connections, refusal)
+        self._pointless[request.database] = (until, request.connections, refusal)
         values = gauges(allowed=refusal.allowed, in_use=refusal.in_use, exact=not refusal.estimated)
         self._reporter.refused(
-            ask.database,
+            request.database,
             values,
             took_ms=self._clock.monotonic_ms() - began_ms,
             now_ms=self._clock.now_ms(),
-            holder=ask.holder,
+            holder=request.holder,
             retry_after_ms=refusal.retry_after_ms,
         )
-        return _no_connections_left(ask.database, refusal)
+        return _no_connections_left(request.database, refusal)
 
-    def _known_refusal(self, ask: LeaseRequest) -> Refusal | None:
+    def _known_refusal(self, request: LeaseRequest) -> Refusal | None:
         """Return the last refusal of as few connections while a try is pointless: memory may refuse, never admit."""
-        known = self._pointless.get(ask.database)
+        known = self._pointless.get(request.database)
         if known is None:
             return None
         until, connections, refusal = known
         left_ms = until.left_ms()
-        return replace(refusal, retry_after_ms=left_ms) if left_ms > 0 and ask.connections >= connections else None
+        return replace(refusal, retry_after_ms=left_ms) if left_ms > 0 and request.connections >= connections else None
 
-    def _no_time_left(self, ask: LeaseRequest) -> NoConnectionsLeft:
+    def _no_time_left(self, request: LeaseRequest) -> NoConnectionsLeft:
         """Refuse without a request: the handler would have no time to use a lease."""
         why = f"no time left to acquire a connection: less than {self._reserve_ms} ms before the invocation's deadline"
-        self._reporter.refused(ask.database, {}, took_ms=0, now_ms=self._clock.now_ms(), holder=ask.holder, reason=why)
-        return NoConnectionsLeft(ask.database, retry_after_ms=0, allowed=0, in_use=0, reason=why)
+        self._reporter.refused(
+            request.database, {}, took_ms=0, now_ms=self._clock.now_ms(), holder=request.holder, reason=why
+        )
+        return NoConnectionsLeft(request.database, retry_after_ms=0, allowed=0, in_use=0, reason=why)
 
 
 def run(steps: Generator[float, None, T], sleep: Callable[[float], None]) -> T:

@@ -64,10 +64,10 @@ class AsyncGovernor:
         context: InvocationContext | None = None,
     ) -> Lease:
         """Acquire as `Governor.acquire` does."""
-        ask = self._governor.ask(
+        request = self._governor.request(
             database, connections=connections, timeout=timeout, lease_ms=lease_ms, holder=holder, context=context
         )
-        return await self._acquire_as_asked(ask)
+        return await self._acquire_lease(request)
 
     async def renew(
         self, lease: Lease, *, lease_ms: int | None = None, context: InvocationContext | None = None
@@ -95,14 +95,14 @@ class AsyncGovernor:
         context: InvocationContext | None = None,
     ) -> AsyncIterator[Lease]:
         """Hold a lease as `Governor.lease` does."""
-        ask = self._governor.ask(
+        request = self._governor.request(
             database, connections=connections, timeout=timeout, lease_ms=lease_ms, holder=holder, context=context
         )
-        lease = await self._acquire_as_asked(ask)
+        lease = await self._acquire_lease(request)
         try:
             yield lease
         finally:
-            await self._release_at_end(lease, ask.invocation)
+            await self._release_at_end(lease, request.invocation)
 
     @asynccontextmanager
     async def connection(
@@ -124,11 +124,11 @@ class AsyncGovernor:
             As `Governor.acquire`.
         """
         governor = self._governor
-        ask = governor.ask(database, timeout=timeout, lease_ms=lease_ms, holder=holder, context=context)
-        held = _Held(self._sessions, ask.invocation)
+        request = governor.request(database, timeout=timeout, lease_ms=lease_ms, holder=holder, context=context)
+        held = _Held(self._sessions, request.invocation)
         try:
-            held.lease = await self._lease_or_none(ask)
-            connection = held.connection = self._new_session(held.lease, ask)
+            held.lease = await self._lease_or_none(request)
+            connection = held.connection = self._new_session(held.lease, request)
             await connection.open()
             yield connection
             await held.end()
@@ -136,36 +136,36 @@ class AsyncGovernor:
             await held.end()
             raise
 
-    def _new_session(self, lease: Lease | None, ask: LeaseRequest) -> AsyncFencedConnection:
+    def _new_session(self, lease: Lease | None, request: LeaseRequest) -> AsyncFencedConnection:
         from connection_governor.mysql.async_session import (  # noqa: PLC0415 - aiomysql is an optional extra
             AsyncFencedConnection,
         )
 
         opener, fence = self._sessions.opener(), self._governor.fence
         if lease is None:
-            return AsyncFencedConnection(opener, fence, UNGOVERNED, None, ask.invocation)
-        usable_ms = usable_until_ms(lease, fence, may_freeze=ask.may_freeze)
-        connection = AsyncFencedConnection(opener, fence, lease.session_name, usable_ms, ask.invocation)
+            return AsyncFencedConnection(opener, fence, UNGOVERNED, None, request.invocation)
+        usable_ms = usable_until_ms(lease, fence, may_freeze=request.may_freeze)
+        connection = AsyncFencedConnection(opener, fence, lease.session_name, usable_ms, request.invocation)
         connection.lease = lease
         self._sessions.watch(connection, lease)
         return connection
 
-    async def _lease_or_none(self, ask: LeaseRequest) -> Lease | None:
+    async def _lease_or_none(self, request: LeaseRequest) -> Lease | None:
         """Return a lease; None if the governor cannot be reached and this worker chose to connect all the same."""
         try:
-            return await self._acquire(ask, self._governor.session_end_ms(ask))
+            return await self._acquire(request, self._governor.session_end_ms(request))
         except GovernorUnavailable as error:
-            self._sessions.go_on_ungoverned(ask, error)
+            self._sessions.go_on_ungoverned(request, error)
             return None
 
     async def _release_at_end(self, lease: Lease, invocation: Deadline | None) -> None:
         await _carried_out(self._lease_client.release_at_end, lease, invocation)
 
-    async def _acquire_as_asked(self, ask: LeaseRequest) -> Lease:
-        return await self._acquire(ask, lambda: self._governor.lease_end_ms(ask))
+    async def _acquire_lease(self, request: LeaseRequest) -> Lease:
+        return await self._acquire(request, lambda: self._governor.lease_end_ms(request))
 
-    async def _acquire(self, ask: LeaseRequest, end_ms: Callable[[], int]) -> Lease:
-        steps = self._lease_client.acquiring(ask, end_ms)
+    async def _acquire(self, request: LeaseRequest, end_ms: Callable[[], int]) -> Lease:
+        steps = self._lease_client.acquiring(request, end_ms)
         while True:
             step = await _UndoableCall(lambda: _next(steps), self._unwanted).result()
             if isinstance(step, Lease):

@@ -125,10 +125,10 @@ class Governor:
             InvalidRequest: bad input; nothing was written.
             UnknownDatabase: no budget was ever set.
         """
-        ask = self.ask(
+        request = self.request(
             database, connections=connections, timeout=timeout, lease_ms=lease_ms, holder=holder, context=context
         )
-        return self._acquire(ask)
+        return self._acquire(request)
 
     def renew(self, lease: Lease, *, lease_ms: int | None = None, context: InvocationContext | None = None) -> Lease:
         """Move the expiry to `lease_ms` from now (default 30,000) or past the context's deadline; never shorten it.
@@ -138,8 +138,8 @@ class Governor:
             NoConnectionsLeft: the budget was lowered below what is in use: the lease stays as it is until it expires.
             GovernorUnavailable: the governor could not be reached: until a renew succeeds, the old expiry counts.
         """
-        ask = self.ask(lease.database, lease_ms=lease_ms, context=context)
-        return self.lease_client.renew(lease, self.lease_end_ms(ask), ask.invocation)
+        request = self.request(lease.database, lease_ms=lease_ms, context=context)
+        return self.lease_client.renew(lease, self.lease_end_ms(request), request.invocation)
 
     def release(self, lease: Lease, *, context: InvocationContext | None = None) -> bool:
         """Release the lease; repeating it does nothing more. With the Lambda context, no request outlasts it.
@@ -202,16 +202,16 @@ class Governor:
 
         Close the connections before the body ends. Arguments and errors as for `acquire`.
         """
-        ask = self.ask(
+        request = self.request(
             database, connections=connections, timeout=timeout, lease_ms=lease_ms, holder=holder, context=context
         )
-        lease = self._acquire(ask)
+        lease = self._acquire(request)
         process = os.getpid()
         try:
             yield lease
         finally:
             if process == os.getpid():  # else it belongs to the parent: a forked child also leaves the body
-                self.lease_client.release_at_end(lease, ask.invocation)
+                self.lease_client.release_at_end(lease, request.invocation)
 
     @contextmanager
     def connection(
@@ -238,16 +238,16 @@ class Governor:
                 to expire if the session may live on.
             As `acquire`.
         """
-        ask = self.ask(database, timeout=timeout, lease_ms=lease_ms, holder=holder, context=context)
+        request = self.request(database, timeout=timeout, lease_ms=lease_ms, holder=holder, context=context)
         driver = session_options(options)
         keep_seconds = self._keep_seconds if keep_seconds is None else _keep_seconds(keep_seconds)
-        if keep_seconds and self._keeper.is_worth_it(ask.database):
-            with self._keeper.connection(ask, kept_fence(self.fence, keep_seconds), driver) as kept:
+        if keep_seconds and self._keeper.is_worth_it(request.database):
+            with self._keeper.connection(request, kept_fence(self.fence, keep_seconds), driver) as kept:
                 yield kept
             return
         session = self.sessions.leased(driver)
         try:
-            yield session.open(ask, self.fence, self.session_end_ms(ask))
+            yield session.open(request, self.fence, self.session_end_ms(request))
             session.end()
         except BaseException:
             session.end()
@@ -267,10 +267,10 @@ class Governor:
 
         Arguments and errors as for `connection`.
         """
-        ask = self.ask(database, timeout=timeout, lease_ms=lease_ms, holder=holder, context=context)
+        request = self.request(database, timeout=timeout, lease_ms=lease_ms, holder=holder, context=context)
         session = self.sessions.leased(session_options(options))
         try:
-            connection = session.open(ask, self.fence, self.session_end_ms(ask))
+            connection = session.open(request, self.fence, self.session_end_ms(request))
             connection.on_close = session.release_or_leave
         except BaseException:
             session.end()
@@ -281,24 +281,26 @@ class Governor:
         """Close the kept sessions, and those in use as soon as their bodies end; the governor can still be used."""
         self._keeper.give_up()
 
-    def _acquire(self, ask: LeaseRequest) -> Lease:
-        return self.lease_client.acquire(ask, lambda: self.lease_end_ms(ask))
+    def _acquire(self, request: LeaseRequest) -> Lease:
+        return self.lease_client.acquire(request, lambda: self.lease_end_ms(request))
 
-    def session_end_ms(self, ask: LeaseRequest) -> Callable[[], int]:
+    def session_end_ms(self, request: LeaseRequest) -> Callable[[], int]:
         """Return a function that gives the expiry of a lease for one session, as of its call.
 
         Raises:
             InvalidRequest: too short for the fence.
         """
-        needed_ms = self.fence.required_margin_ms(may_freeze=ask.may_freeze)
-        by_length = ask.invocation is None or ask.lease_ms is not None  # else it reaches past the deadline by itself
-        if by_length and (ask.lease_ms or DEFAULT_LEASE_MS) <= needed_ms:
+        needed_ms = self.fence.required_margin_ms(may_freeze=request.may_freeze)
+        by_length = (
+            request.invocation is None or request.lease_ms is not None
+        )  # else it reaches past the deadline by itself
+        if by_length and (request.lease_ms or DEFAULT_LEASE_MS) <= needed_ms:
             raise InvalidRequest("lease_ms", f"must be above {needed_ms}, the time that the fence needs at its end")
-        return lambda: self.lease_end_ms(ask)
+        return lambda: self.lease_end_ms(request)
 
-    def lease_end_ms(self, ask: LeaseRequest) -> int:
+    def lease_end_ms(self, request: LeaseRequest) -> int:
         """Return the expiry of a lease that is asked for now."""
-        return ask.end_ms(self.clock, self.fence.required_margin_ms(may_freeze=ask.may_freeze))
+        return request.end_ms(self.clock, self.fence.required_margin_ms(may_freeze=request.may_freeze))
 
     def _named(self, database: str | None) -> str:
         name = database or self._database
@@ -306,7 +308,7 @@ class Governor:
             raise InvalidRequest("database", "is missing: pass one, or set GOVERNOR_DATABASE")
         return name
 
-    def ask(
+    def request(
         self,
         database: str | None = None,
         *,

@@ -70,11 +70,11 @@ class Keeper:
         return database in self._kept or not self._lease_client.is_pressed(database)
 
     @contextmanager
-    def connection(self, ask: LeaseRequest, fence: Fence, options: Mapping[str, Any]) -> Iterator[FencedConnection]:
+    def connection(self, request: LeaseRequest, fence: Fence, options: Mapping[str, Any]) -> Iterator[FencedConnection]:
         """Yield the kept session, or a new one, for one body; afterwards reset and keep it, or close it.
 
         Args:
-            ask: the request.
+            request: what to acquire.
             fence: with the kept session's idle limit, see `kept_fence`.
             options: the session's, as `fence.session_options` returns them.
 
@@ -83,14 +83,14 @@ class Keeper:
         """
         use, times_closed = _Use(), self._times_closed
         try:
-            connection = self._prepared(use, ask, fence, options)
+            connection = self._prepared(use, request, fence, options)
             try:
                 yield connection
             except Exception as error:
                 if not _spoils(error):
-                    self._keep(use, connection, ask.database, times_closed)
+                    self._keep(use, connection, request.database, times_closed)
                 raise
-            self._keep(use, connection, ask.database, times_closed)
+            self._keep(use, connection, request.database, times_closed)
             use.end()
         except BaseException:
             use.end()
@@ -110,47 +110,49 @@ class Keeper:
                 use.end()
                 raise
 
-    def _prepared(self, use: _Use, ask: LeaseRequest, fence: Fence, options: Mapping[str, Any]) -> FencedConnection:
+    def _prepared(self, use: _Use, request: LeaseRequest, fence: Fence, options: Mapping[str, Any]) -> FencedConnection:
         """Return the kept session, under a lease that covers this body, or a new one."""
-        kept = use.session = self._kept.pop(ask.database, None)
+        kept = use.session = self._kept.pop(request.database, None)
         if kept is not None and kept.connection is not None:
-            kept.invocation = ask.invocation
+            kept.invocation = request.invocation
             try:
-                if kept.options == options and self._is_usable(kept, kept.connection, ask, fence):
+                if kept.options == options and self._is_usable(kept, kept.connection, request, fence):
                     return kept.connection
             except GovernorUnavailable:  # it was not used: another body may succeed with it
-                self._put(use, ask.database)
+                self._put(use, request.database)
                 raise
             use.end()
         session = use.session = self._sessions.leased(options)
         calm_ms = min(FIRST_CALM_MS, fence.idle_ms)
-        return session.open(ask, fence, lambda: _needed_ms(ask, fence, self._clock) + calm_ms, is_kept=True)
+        return session.open(request, fence, lambda: _needed_ms(request, fence, self._clock) + calm_ms, is_kept=True)
 
-    def _is_usable(self, session: LeasedSession, connection: FencedConnection, ask: LeaseRequest, fence: Fence) -> bool:
+    def _is_usable(
+        self, session: LeasedSession, connection: FencedConnection, request: LeaseRequest, fence: Fence
+    ) -> bool:
         if not session.is_own or connection.fence != fence:  # a forked child must not act for its parent
             return False
         try:
-            return self._covered(session, connection, ask) and connection.is_alive()
+            return self._covered(session, connection, request) and connection.is_alive()
         except LeaseLost:  # expired after a freeze, or taken over since
             return False
 
-    def _covered(self, session: LeasedSession, connection: FencedConnection, ask: LeaseRequest) -> bool:
+    def _covered(self, session: LeasedSession, connection: FencedConnection, request: LeaseRequest) -> bool:
         """Renew the lease if it does not cover this body; return whether it now does. Before the connection is used."""
         fence, lease = connection.fence, session.lease
         if lease is None:
             return False
-        needed_ms = _needed_ms(ask, fence, self._clock)
+        needed_ms = _needed_ms(request, fence, self._clock)
         if lease.expires_at_ms < needed_ms:
             try:
-                lease = self._lease_client.renew(lease, needed_ms + min(CALM_MS, fence.idle_ms), ask.invocation)
+                lease = self._lease_client.renew(lease, needed_ms + min(CALM_MS, fence.idle_ms), request.invocation)
             except NoConnectionsLeft:  # a lowered budget is overdrawn: this one is released first
                 return False
             except GovernorUnavailable as error:
-                self._sessions.go_on_ungoverned(ask, error)
+                self._sessions.go_on_ungoverned(request, error)
                 connection.usable_until_ms = None
                 return True
             session.lease = connection.lease = lease
-        connection.usable_until_ms = usable_until_ms(lease, fence, may_freeze=ask.may_freeze)
+        connection.usable_until_ms = usable_until_ms(lease, fence, may_freeze=request.may_freeze)
         return True
 
     def _keep(self, use: _Use, connection: FencedConnection, database: str, times_closed: int) -> None:
@@ -197,6 +199,6 @@ def kept_fence(fence: Fence, keep_seconds: int) -> Fence:
     return replace(fence, idle_seconds=max(keep_seconds, fence.idle_seconds))
 
 
-def _needed_ms(ask: LeaseRequest, fence: Fence, clock: Clock) -> int:
+def _needed_ms(request: LeaseRequest, fence: Fence, clock: Clock) -> int:
     """Return the earliest expiry of a lease under which a body may begin."""
-    return ask.last_use_ms(clock) + fence.required_margin_ms(may_freeze=ask.may_freeze)
+    return request.last_use_ms(clock) + fence.required_margin_ms(may_freeze=request.may_freeze)

@@ -63,7 +63,7 @@ class RemoteGovernor:
         }
         if waiting is not None:
             payload["waiting"] = waiting and not last  # the last try sees every shard, as the first does
-        answer = self._ask(payload, ACQUIRING, deadline)
+        answer = self._send(payload, ACQUIRING, deadline)
         if not answer["granted"]:
             return _refusal(answer)
         totals = {name: answer[name] for name in ("allowed", "in_use", "remaining", "estimated", "pressure")}
@@ -72,7 +72,7 @@ class RemoteGovernor:
     def renew(self, lease: Lease, *, expires_at_ms: int, deadline: Deadline | None = None) -> Renewal | Refusal | None:
         """See `Service.renew`."""
         payload = {"action": "renew", "lease": lease_payload(lease), "expires_at_ms": expires_at_ms}
-        answer = self._ask(payload, RELEASING, deadline)
+        answer = self._send(payload, RELEASING, deadline)
         if answer["renewed"]:
             return Renewal(_lease(answer), answer["pressure"])
         return None if answer["reason"] == "not_held" else _refusal(answer)
@@ -80,13 +80,13 @@ class RemoteGovernor:
     def release(self, lease: Lease, *, deadline: Deadline | None = None) -> bool:
         """See `Service.release`."""
         payload = {"action": "release", "lease": lease_payload(lease)}
-        return bool(self._ask(payload, RELEASING, deadline)["released"])
+        return bool(self._send(payload, RELEASING, deadline)["released"])
 
     def status(self, database: str, *, deadline: Deadline | None = None) -> Payload:
         """See `Service.status`."""
-        return self._ask({"action": "status", "database": database}, ACQUIRING, deadline)
+        return self._send({"action": "status", "database": database}, ACQUIRING, deadline)
 
-    def _ask(self, payload: Payload, policy: RetryPolicy, deadline: Deadline | None) -> Payload:
+    def _send(self, payload: Payload, policy: RetryPolicy, deadline: Deadline | None) -> Payload:
         return self._retry(lambda: self._once(payload, deadline), policy, deadline)
 
     def _once(self, payload: Payload, deadline: Deadline | None) -> Payload:

@@ -120,19 +120,19 @@ class Sessions:
             self._opener = self._make_opener()
         return self._opener
 
-    def lease_or_none(self, ask: LeaseRequest, end_ms: Callable[[], int]) -> Lease | None:
+    def lease_or_none(self, request: LeaseRequest, end_ms: Callable[[], int]) -> Lease | None:
         """Return a lease; None if the governor cannot be reached and this worker chose to connect all the same."""
         try:
-            return self._lease_client.acquire(ask, end_ms)
+            return self._lease_client.acquire(request, end_ms)
         except GovernorUnavailable as error:
-            self.go_on_ungoverned(ask, error)
+            self.go_on_ungoverned(request, error)
             return None
 
-    def go_on_ungoverned(self, ask: LeaseRequest, error: GovernorUnavailable) -> None:
+    def go_on_ungoverned(self, request: LeaseRequest, error: GovernorUnavailable) -> None:
         """Report and return if this worker chose to connect all the same; else raise."""
         if self._on_unavailable != "open":
             raise error
-        self._reporter.ungoverned(ask.database, str(error), now_ms=self._clock.now_ms(), holder=ask.holder)
+        self._reporter.ungoverned(request.database, str(error), now_ms=self._clock.now_ms(), holder=request.holder)
 
     def now_ms(self) -> int:
         """Return the time, as leases count it."""
@@ -167,7 +167,7 @@ class LeasedSession:
         return self._process == os.getpid()
 
     def open(
-        self, ask: LeaseRequest, fence: Fence, end_ms: Callable[[], int], *, is_kept: bool = False
+        self, request: LeaseRequest, fence: Fence, end_ms: Callable[[], int], *, is_kept: bool = False
     ) -> FencedConnection:
         """Acquire a lease until `end_ms()`, and open a session under it. Whatever is raised, `end` must follow.
 
@@ -177,15 +177,15 @@ class LeasedSession:
             pymysql.err.OperationalError: MySQL could not be reached or refused.
             As `LeaseClient.acquire`.
         """
-        sessions, self.invocation = self._sessions, ask.invocation
-        self.lease = sessions.lease_or_none(ask, end_ms)
+        sessions, self.invocation = self._sessions, request.invocation
+        self.lease = sessions.lease_or_none(request, end_ms)
         acquired_ms = sessions.now_ms()
-        connection = self.connection = self._made(sessions.opener(), ask, fence)
+        connection = self.connection = self._made(sessions.opener(), request, fence)
         connection.lease, connection.acquired_ms = self.lease, acquired_ms
         connection.asks_for_server |= is_kept or sessions.have_lingering
         connection.connect()
         if connection.server is not None:
-            sessions.release_ended(connection.server, ask.invocation)
+            sessions.release_ended(connection.server, request.invocation)
         return connection
 
     def end(self) -> None:
@@ -210,11 +210,11 @@ class LeasedSession:
             self.connection.close()
         self.release_or_leave()
 
-    def _made(self, opener: Opener, ask: LeaseRequest, fence: Fence) -> FencedConnection:
+    def _made(self, opener: Opener, request: LeaseRequest, fence: Fence) -> FencedConnection:
         if self.lease is None:
-            return opener.new_session(fence, UNGOVERNED, None, ask.invocation, **self.options)
-        until_ms = usable_until_ms(self.lease, fence, may_freeze=ask.may_freeze)
-        connection = opener.new_session(fence, self.lease.session_name, until_ms, ask.invocation, **self.options)
+            return opener.new_session(fence, UNGOVERNED, None, request.invocation, **self.options)
+        until_ms = usable_until_ms(self.lease, fence, may_freeze=request.may_freeze)
+        connection = opener.new_session(fence, self.lease.session_name, until_ms, request.invocation, **self.options)
         self._sessions.watch(connection, self.lease)
         return connection
 
