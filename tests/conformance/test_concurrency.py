@@ -1,6 +1,6 @@
 """Many processes of many threads on DynamoDB Local, with the production client: never one connection too many.
 
-CONCURRENCY_SECONDS sets how long each crowd works (default 2), KILL_ROUNDS how often all are killed (default 2).
+CONCURRENCY_SECONDS sets how long each crowd works (default 5), KILL_ROUNDS how often all are killed (default 2).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from connection_governor.aws.client import Endpoint
 
-SECONDS = float(os.environ.get("CONCURRENCY_SECONDS", "2"))
+SECONDS = float(os.environ.get("CONCURRENCY_SECONDS", "5"))
 KILL_ROUNDS = int(os.environ.get("KILL_ROUNDS", "2"))
 BUDGET = 20
 LEASE_MS = 1_000
