@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from pymysql import err
 
+from connection_governor.client.aio import AsyncGovernor
 from connection_governor.core.memory import MemoryStore
 from connection_governor.core.operations import Operations
 from connection_governor.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
@@ -68,6 +70,35 @@ def test_a_database_that_resumes_is_waited_for(
         assert len(lease_ids(store)) == 1
     assert 4.4 < took_s < 4.5 + SLACK_S
     assert database.taken == 3  # after 1 s, and after 2 s more
+
+
+def test_a_coroutine_waits_for_it_too(governor: Governor, database: MovingAddress) -> None:
+    """Only workers without asyncio get through to a database that was paused."""
+
+    async def used() -> None:
+        async with AsyncGovernor(governor).connection(context=Invocation(20.0)) as connection:
+            await connection.ping()
+
+    database.sleep(2.5)
+    asyncio.run(used())
+    assert database.taken == 2
+
+
+def test_a_coroutines_wait_ends_before_the_invocation(
+    governor: Governor, database: MovingAddress, store: FaultyStore
+) -> None:
+    """Lambda kills the invocation, and the lease is not released."""
+
+    async def used() -> None:
+        async with AsyncGovernor(governor).connection(context=invocation):
+            pass
+
+    database.sleep(30)
+    invocation = Invocation(2.5)
+    with pytest.raises(err.OperationalError):
+        asyncio.run(used())
+    assert -0.6 < invocation.overrun_s() < 0
+    assert lease_ids(store) == set()
 
 
 def test_the_wait_ends_before_the_invocation(governor: Governor, database: MovingAddress, store: FaultyStore) -> None:

@@ -15,7 +15,7 @@ from pymysql.constants import CLIENT, CR
 from connection_governor.mysql.close import CLOSE_SECONDS, GOODBYE, peer_has_closed, reply_in
 from connection_governor.mysql.fence import SessionStart, set_statement
 from connection_governor.mysql.governed import GovernedSession, out_of_step
-from connection_governor.mysql.state import Reply
+from connection_governor.mysql.state import Phase, Reply
 from connection_governor.mysql.tls import context_for
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class AsyncFencedConnection(GovernedSession, Connection):  # type: ignore[misc] 
         fence: the session's limits.
         program_name: see `Lease.session_name`.
         usable_until_ms: no statement is started later.
-        deadline: no request for the credentials outlasts it.
+        deadline: no request for the credentials outlasts it, nor the wait for a silent server, see `patience`.
     """
 
     server_status = 0  # aiomysql has none before the server's first packet
@@ -60,6 +60,7 @@ class AsyncFencedConnection(GovernedSession, Connection):  # type: ignore[misc] 
         self._is_timed = False
         self._start = SessionStart()
         target = opener.target
+        self._patience = target.patience(deadline, opener.clock)
         super().__init__(
             host=target.host,
             port=target.port,
@@ -87,11 +88,24 @@ class AsyncFencedConnection(GovernedSession, Connection):  # type: ignore[misc] 
                 credentials = await asyncio.to_thread(attempts.throw, denied)
 
     async def _sign_in(self, credentials: Login) -> None:
+        """Sign in, and try again where a server that has heard no login was silent, see `patience`."""
+        while not self._opened:
+            self._patience.begin()
+            try:
+                await self._attempt(credentials)
+            except err.OperationalError:
+                if self._state.phase is not Phase.CONNECTING or not self._patience.has_another:
+                    raise
+
+    async def _attempt(self, credentials: Login) -> None:
         self._begin()
+        left_s = self._patience.left_s
+        if left_s is not None:
+            self.connect_timeout = left_s
         self._user = credentials.username
         self._password = credentials.password.encode().decode("latin-1")  # aiomysql encodes it so: UTF-8 goes out
         try:
-            async with asyncio.timeout(self.connect_timeout * _STEPS):
+            async with asyncio.timeout(left_s or self.connect_timeout * _STEPS):
                 await self._connect()
                 is_mariadb = "mariadb" in self.server_version.lower()
                 await self.query(set_statement(self.fence, self._start, is_mariadb=is_mariadb))

@@ -45,6 +45,11 @@ class Target:
     resume_seconds: float = 45.0
     role: str = "any"
 
+    def patience(self, deadline: Deadline | None, clock: Clock) -> Patience:
+        """Return the attempts of one opening, which begins now."""
+        first_ms, longest_ms = round(self.connect_seconds * 1_000), round(self.resume_seconds * 1_000)
+        return Patience(first_ms, longest_ms, deadline, clock)
+
 
 def new_session(
     target: Target,
@@ -88,9 +93,7 @@ def new_session(
         port=target.port,
         database=target.database,
         connect_timeout=target.connect_seconds,
-        patience=lambda: Patience(
-            round(target.connect_seconds * 1_000), round(target.resume_seconds * 1_000), deadline, clock
-        ),
+        patience=target.patience(deadline, clock),
         needs_writer=target.role == "writer",
         program_name=program_name,
         ssl=context,

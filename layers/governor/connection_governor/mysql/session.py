@@ -62,12 +62,12 @@ class FencedConnection(ReportingConnection):
         clock: Clock,
         connect_timeout: float,
         needs_writer: bool = False,
-        patience: Callable[[], Patience] | None = None,
+        patience: Patience | None = None,
         **options: Any,  # noqa: ANN401 - PyMySQL's own arguments, of any type
     ) -> None:
         """Make a session that is not open yet: nothing is sent before `connect`."""
         self._govern(fence, usable_until_ms, clock)
-        self._patience = patience() if patience is not None else None
+        self._patience = patience
         self._needs_writer = self.asks_for_server = needs_writer
         self._start = start
         self._attempts = attempts
