@@ -175,8 +175,8 @@ TRANSPORT = {
         core.plan core.reading core.rules core.shard_stats core.status core.store server server.service""",
     "lambda": "wiring.function aws.invoke client.remote core.codec",
 }
-SESSION = """wiring.mysql aws.secrets mysql.close mysql.connect mysql.credentials mysql.governed mysql.opener
-    mysql.session mysql.state mysql.stream mysql.tls"""
+SESSION = """wiring.mysql aws.secrets mysql.close mysql.connect mysql.credentials mysql.driver mysql.governed
+    mysql.opener mysql.patience mysql.server mysql.session mysql.state mysql.stream mysql.tls"""
 
 
 @pytest.mark.parametrize("use", ["lease", "connection"])
