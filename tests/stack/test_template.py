@@ -241,39 +241,6 @@ def test_every_function_can_do_its_work_with_its_own_role(transport: str, enforc
     assert enforced.invoke("JanitorFunctionName", {})["killed"] == 0
 
 
-def test_the_roles_are_really_enforced(enforced: Stack) -> None:
-    """The test above would pass with empty roles on a stack that checks nothing."""
-    iam = enforced.aws.client("iam")
-    role = next(role["RoleName"] for role in iam.list_roles()["Roles"] if "GovernorRole" in role["RoleName"])
-    iam.delete_role_policy(RoleName=role, PolicyName="governor")
-    assert _status(enforced)["error"]["code"] == "unavailable"
-
-
-def test_a_release_is_deployed_without_sam(stack: Stack) -> None:
-    """Whoever uses CDK or Terraform has no sam: a plain template and a bucket must do."""
-    folder = package(BUILT / "template.yaml", BUILD / "package-test").parent
-    s3, cloudformation = stack.aws.client("s3"), stack.aws.client("cloudformation")
-    s3.create_bucket(Bucket="artifacts")
-    for path in folder.iterdir():
-        s3.upload_file(str(path), "artifacts", f"connection-governor/{path.name}")
-    changed = {"WorkerUser": "plain_worker", "MonitorUser": "plain_monitor", "DatabaseSchema": "plain"}
-    where = {"ArtifactsBucket": "artifacts", "ArtifactsPrefix": "connection-governor/"}
-    parameters = {**stack.parameters, **changed, **where, "AllowedConnections": str(BUDGET)}
-    cloudformation.create_stack(
-        StackName="plain",
-        TemplateURL=f"{stack.aws.endpoint_url}/artifacts/connection-governor/template.yaml",
-        Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()],
-        Capabilities=["CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND"],
-    )
-    cloudformation.get_waiter("stack_create_complete").wait(StackName="plain", WaiterConfig={"Delay": 1})
-    deployed = outputs(stack.aws, "plain")
-    client = stack.aws.client("lambda")
-    answer = client.invoke(FunctionName=deployed["WorkerFunctionName"], Payload=b'{"hold_ms": 0}')
-    assert json.loads(answer["Payload"].read())["rows"] == 3
-    cloudformation.delete_stack(StackName="plain")
-    cloudformation.get_waiter("stack_delete_complete").wait(StackName="plain", WaiterConfig={"Delay": 1})
-
-
 def test_an_operator_sees_and_ends_a_session_through_the_janitor(enforced: Stack) -> None:
     """At 3 a.m., with no way into the network but this function and its rights."""
     command = [sys.executable, "-m", "connection_governor.cli.commands"]
@@ -309,6 +276,39 @@ def _until(found: Callable[[], list[Any]]) -> list[Any]:
             return rows
         time.sleep(0.5)
     raise AssertionError("nothing came")
+
+
+def test_the_roles_are_really_enforced(enforced: Stack) -> None:
+    """The tests above would pass with empty roles on a stack that checks nothing. Last: the stack is of no use then."""
+    iam = enforced.aws.client("iam")
+    role = next(role["RoleName"] for role in iam.list_roles()["Roles"] if "GovernorRole" in role["RoleName"])
+    iam.delete_role_policy(RoleName=role, PolicyName="governor")
+    assert _status(enforced)["error"]["code"] == "unavailable"
+
+
+def test_a_release_is_deployed_without_sam(stack: Stack) -> None:
+    """Whoever uses CDK or Terraform has no sam: a plain template and a bucket must do."""
+    folder = package(BUILT / "template.yaml", BUILD / "package-test").parent
+    s3, cloudformation = stack.aws.client("s3"), stack.aws.client("cloudformation")
+    s3.create_bucket(Bucket="artifacts")
+    for path in folder.iterdir():
+        s3.upload_file(str(path), "artifacts", f"connection-governor/{path.name}")
+    changed = {"WorkerUser": "plain_worker", "MonitorUser": "plain_monitor", "DatabaseSchema": "plain"}
+    where = {"ArtifactsBucket": "artifacts", "ArtifactsPrefix": "connection-governor/"}
+    parameters = {**stack.parameters, **changed, **where, "AllowedConnections": str(BUDGET)}
+    cloudformation.create_stack(
+        StackName="plain",
+        TemplateURL=f"{stack.aws.endpoint_url}/artifacts/connection-governor/template.yaml",
+        Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()],
+        Capabilities=["CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND"],
+    )
+    cloudformation.get_waiter("stack_create_complete").wait(StackName="plain", WaiterConfig={"Delay": 1})
+    deployed = outputs(stack.aws, "plain")
+    client = stack.aws.client("lambda")
+    answer = client.invoke(FunctionName=deployed["WorkerFunctionName"], Payload=b'{"hold_ms": 0}')
+    assert json.loads(answer["Payload"].read())["rows"] == 3
+    cloudformation.delete_stack(StackName="plain")
+    cloudformation.get_waiter("stack_delete_complete").wait(StackName="plain", WaiterConfig={"Delay": 1})
 
 
 def test_the_trial_for_an_account_deploys_loads_drills_and_deletes(stack: Stack) -> None:
