@@ -15,10 +15,10 @@ from typing import Any
 from bench.measure import FULL, TINY
 from bench.results import Row
 
-HERE = Path(__file__).parent
+FOLDER = Path(__file__).parent
 BENCHMARKS = ("direct", "peers", "lambda_transport", "cold_start", "connections", "overload", "sharding", "cost")
-RESULTS = HERE / "results.json"
-README = HERE / "README.md"
+RESULTS = FOLDER / "results.json"
+README = FOLDER / "README.md"
 START, END = "<!-- results: written by `make bench` -->", "<!-- end of results -->"
 
 

@@ -187,8 +187,8 @@ def _marks(axes: Axes, drawing: Drawing) -> None:
     crash = drawing.seconds(recording.crashed_at_ms)
     axes.axvline(crash, color=INK, linewidth=1.3)
     axes.plot([crash], [recording.allowed], marker="X", color=INK, markersize=10)
-    who = f"{recording.killed} workers" if recording.killed > 1 else "1 worker"
-    axes.text(crash + 0.4, high, f"{who} killed\nholding a connection", va="top")
+    killed = f"{recording.killed} workers" if recording.killed > 1 else "1 worker"
+    axes.text(crash + 0.4, high, f"{killed} killed\nholding a connection", va="top")
     if recording.full_again_at_ms is None:
         return
     full = drawing.seconds(recording.full_again_at_ms)

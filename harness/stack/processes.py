@@ -91,7 +91,7 @@ def _guard() -> subprocess.Popen[str]:
     return process
 
 
-def _tell_guard(verb: str, kind: str, name: object) -> None:
+def _notify_guard(verb: str, kind: str, name: object) -> None:
     pipe = _guard().stdin
     assert pipe is not None
     with contextlib.suppress(BrokenPipeError):
@@ -119,7 +119,7 @@ def start(
             cwd=cwd,
             start_new_session=True,
         )
-    _tell_guard("add", "group", process.pid)
+    _notify_guard("add", "group", process.pid)
     return Server(name, process, log)
 
 
@@ -127,7 +127,7 @@ def stop(server: Server, *, grace_s: float = 5.0) -> None:
     """End the server and its children: ask first, kill after `grace_s`. Do nothing if it has ended already."""
     guard.end_group(server.pid, grace_s)
     server.process.wait()
-    _tell_guard("drop", "group", server.pid)
+    _notify_guard("drop", "group", server.pid)
 
 
 def kill(server: Server) -> None:
@@ -135,7 +135,7 @@ def kill(server: Server) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(server.pid, signal.SIGKILL)
     server.process.wait()
-    _tell_guard("drop", "group", server.pid)
+    _notify_guard("drop", "group", server.pid)
 
 
 def wait_until_ready(server: Server, ready: Callable[[], bool], *, timeout_s: float) -> None:
@@ -164,11 +164,11 @@ def _tail(server: Server) -> str:
 def short_folder(prefix: str) -> Iterator[Path]:
     """Yield a private temporary folder, its path short enough for a socket; removed even if this process is killed."""
     with tempfile.TemporaryDirectory(prefix=prefix, dir="/tmp", ignore_cleanup_errors=True) as path:
-        _tell_guard("add", "folder", path)
+        _notify_guard("add", "folder", path)
         try:
             yield Path(path)
         finally:
-            _tell_guard("drop", "folder", path)
+            _notify_guard("drop", "folder", path)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

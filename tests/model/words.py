@@ -24,18 +24,18 @@ DOES = {
 
 def in_words(trace: tuple[tuple[Label, State], ...]) -> str:
     """Return one line a step."""
-    return "\n".join(f"{n}. {_said(label)}\n     {_shown(state)}" for n, (label, state) in enumerate(trace))
+    return "\n".join(f"{n}. {_label_in_words(label)}\n     {_shown(state)}" for n, (label, state) in enumerate(trace))
 
 
-def _said(label: Label) -> str:
+def _label_in_words(label: Label) -> str:
     what, *about = label
     if what in ("sends", "a late duplicate"):
         request, outcome, story, *more = about
         assert isinstance(request, Request)
         assert isinstance(story, Story)
-        who = "a client" if what == "sends" else "a late duplicate"
+        sender = "a client" if what == "sends" else "a late duplicate"
         does = SENDS[request.kind].format(size=story.size, shard=story.shard)
-        return f"{who} {does}: {', '.join(map(str, (outcome, *more)))}"
+        return f"{sender} {does}: {', '.join(map(str, (outcome, *more)))}"
     return DOES.get(str(what), "begins").format(*map(_named, about))
 
 

@@ -126,8 +126,8 @@ def test_each_combination_works_or_is_refused_before_anything_is_made(
 def test_the_regions_of_the_rule_are_those_of_the_bundle(template: Node) -> None:
     """A region too many fails after the database was built; one too few refuses what would work."""
     (assertion,) = template["Rules"]["AuthorityIsInTheBundle"]["Assertions"]
-    regions, here = assertion["Assert"]["Fn::Contains"]
-    assert (regions, here) == (sorted(bundled_regions()), {"Ref": "AWS::Region"})
+    regions, region = assertion["Assert"]["Fn::Contains"]
+    assert (regions, region) == (sorted(bundled_regions()), {"Ref": "AWS::Region"})
 
 
 @pytest.mark.parametrize(

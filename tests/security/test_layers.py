@@ -74,8 +74,8 @@ def _build(tmp_path: Path, **variables: str) -> subprocess.CompletedProcess[str]
 
 def test_a_build_says_where_the_runtimes_byte_code_is_missing(tmp_path: Path) -> None:
     """Without it every cold start compiles the client, and nothing shows it."""
-    here = f"python3.{sys.version_info[1]}"
-    asked = _build(tmp_path, PYTHON_RUNTIME=here)
+    runtime = f"python3.{sys.version_info[1]}"
+    asked = _build(tmp_path, PYTHON_RUNTIME=runtime)
     assert (asked.returncode, "no byte code" in asked.stdout) == (0, False)
     missing = _build(tmp_path, PYTHON_RUNTIME="python3.99")
     assert missing.returncode != 0

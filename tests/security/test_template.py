@@ -311,13 +311,13 @@ def test_without_the_example_nothing_refers_to_it(template: Node) -> None:
 def test_the_dimension_set_of_every_line_is_exactly_dbname() -> None:
     """One more dimension (Powertools adds `service`) is another metric: dashboard and alarms would stay empty."""
     lines: list[str] = []
-    say = Reporter(lines.append)
+    reporter = Reporter(lines.append)
     shown = gauges(allowed=10, in_use=4, exact=True)
-    say.granted("orders", shown, took_ms=3, now_ms=1, holder="shop/1")
-    say.refused("orders", shown, took_ms=3, now_ms=1, holder="shop/1")
-    say.released("orders", shown, now_ms=1, holder="shop/1")
-    say.ungoverned("orders", "down", now_ms=1)
-    say.say("orders", dict.fromkeys(METRICS, 1), now_ms=1)
+    reporter.granted("orders", shown, took_ms=3, now_ms=1, holder="shop/1")
+    reporter.refused("orders", shown, took_ms=3, now_ms=1, holder="shop/1")
+    reporter.released("orders", shown, now_ms=1, holder="shop/1")
+    reporter.ungoverned("orders", "down", now_ms=1)
+    reporter.emit("orders", dict.fromkeys(METRICS, 1), now_ms=1)
     for line in lines:
         (directive,) = json.loads(line)["_aws"]["CloudWatchMetrics"]
         assert (directive["Namespace"], directive["Dimensions"]) == ("RDSLambda", [["DBName"]])

@@ -138,12 +138,12 @@ class Witness:
         outcome = self._transport.acquire(wanted, waiting=waiting, last=last, deadline=deadline)
         note_grant(self._tally, outcome)
         if isinstance(outcome, Grant):
-            self._told(outcome.lease)
+            self._record_lease(outcome.lease)
         elif is_last and not waiting and wanted.connections == 1:
             world.patience.check_refusal(self._process.name, began_us)
         return outcome
 
-    def _told(self, lease: Lease) -> None:
+    def _record_lease(self, lease: Lease) -> None:
         self._environment.lease_end_us = lease.expires_at_ms * MS
         self._ledger.granted(lease)
 
@@ -153,7 +153,7 @@ class Witness:
         outcome = self._transport.renew(lease, expires_at_ms=expires_at_ms, deadline=deadline)
         renewed = note_renewal(self._tally, outcome)
         if renewed is not None:
-            self._told(renewed)
+            self._record_lease(renewed)
         return outcome
 
     def release(self, lease: Lease, *, deadline: Deadline | None = None) -> bool:

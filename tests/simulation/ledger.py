@@ -114,7 +114,7 @@ class Ledger:
         self._plans: dict[int, int] = {}
         self._stamped: defaultdict[int, set[int]] = defaultdict(set)
         self._in_force: list[tuple[int, int]] = [(0, 0)]
-        self.on_gone: Callable[[Place], None] = _nobody
+        self.on_gone: Callable[[Place], None] = _ignore
         self.on_change: Callable[[], None] = _nothing
 
     # What the table tells.
@@ -317,7 +317,7 @@ class Ledger:
         self._tally.broken[invariant] += 1
 
 
-def _nobody(_place: Place) -> None:
+def _ignore(_place: Place) -> None:
     pass
 
 

@@ -92,7 +92,7 @@ class _Mutation(MetaPathFinder):
         return spec
 
 
-def run_here(mutant: Mutant, steps: int) -> Fate:
+def run_in_process(mutant: Mutant, steps: int) -> Fate:
     """Apply a mutant to this process and run worlds until one breaks. Must be called before the package is imported."""
     assert PACKAGE not in sys.modules, "a mutant needs a process that has not imported the package"
     sys.meta_path.insert(0, _Mutation(mutant))
@@ -116,7 +116,7 @@ def run_all(mutants: Sequence[Mutant], steps: int) -> list[Fate]:
 
 
 def _run_apart(mutant: Mutant, steps: int) -> Fate:
-    command = [sys.executable, "-m", "tests.simulation.mutation", "--here", mutant.name, "--steps", str(steps)]
+    command = [sys.executable, "-m", "tests.simulation.mutation", "--in-process", mutant.name, "--steps", str(steps)]
     path = os.pathsep.join([str(SOURCES.parent), str(ROOT)])
     done = subprocess.run(
         command, cwd=ROOT, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False
@@ -141,13 +141,13 @@ def steps_allowed() -> int:
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--here", help=argparse.SUPPRESS)
+    parser.add_argument("--in-process", help=argparse.SUPPRESS)
     parser.add_argument("--only", action="append", help="part of a mutant's name")
     parser.add_argument("--steps", type=int, default=steps_allowed())
     options = parser.parse_args()
-    if options.here:
-        (mutant,) = (mutant for mutant in MUTANTS if mutant.name == options.here)
-        sys.stdout.write(json.dumps(run_here(mutant, options.steps).__dict__) + "\n")
+    if options.in_process:
+        (mutant,) = (mutant for mutant in MUTANTS if mutant.name == options.in_process)
+        sys.stdout.write(json.dumps(run_in_process(mutant, options.steps).__dict__) + "\n")
         return
     for mutant in MUTANTS:
         mutated(mutant)

@@ -50,15 +50,15 @@ class Patience:
         """Note the end of an outage: until now no caller could be served."""
         self._full_until_us = self._hub.now_us
 
-    def check(self, who: str, since_us: int) -> None:
+    def check(self, waiter: str, since_us: int) -> None:
         """Check a wait that began then, and ends or continues now."""
         now_us = self._hub.now_us
         free_since_us = max(self._full_until_us, self._free_from_us, since_us)
         if now_us - free_since_us > PATIENCE_US:
             waited_ms = (now_us - free_since_us) // MS
-            self._ledger.breaks("kept waiting", f"{who} waited while capacity was free for {waited_ms} ms")
+            self._ledger.breaks("kept waiting", f"{waiter} waited while capacity was free for {waited_ms} ms")
 
-    def check_refusal(self, who: str, began_us: int) -> None:
+    def check_refusal(self, waiter: str, began_us: int) -> None:
         """Check a refusal of a newcomer's only try, for one connection: no shard may have had room throughout.
 
         Room that a read or a fresh memory cannot have shown does not count, nor a shard that the environment does not
@@ -69,7 +69,7 @@ class Patience:
             return
         for index, since_us in self._roomy_since_us.items():
             if index < settings.shards and since_us < began_us - self._lag_us - MEMORY_US:
-                raise Violation("refused early", f"{who} was refused although shard {index} had room")
+                raise Violation("refused early", f"{waiter} was refused although shard {index} had room")
 
     def _changed(self) -> None:
         now_us, settings = self._hub.now_us, self._ledger.settings

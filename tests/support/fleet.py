@@ -44,7 +44,7 @@ class SilentReporter(Reporter):
         if self._on_ungoverned is not None:
             self._on_ungoverned()
 
-    def say(self, *_database: object, **_properties: object) -> None:
+    def emit(self, *_database: object, **_properties: object) -> None:
         """Write nothing."""
 
     def note(self, *_message: object, **_properties: object) -> None:

@@ -33,17 +33,17 @@ def missing(make: Callable[[], object]) -> str:
 def test_the_process_environment_is_read_when_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """Read at import, a test or a warm function would keep yesterday's."""
     monkeypatch.setenv("GOVERNOR_TABLE", "first")
-    here = Environment.current()
+    environment = Environment.current()
     monkeypatch.setenv("GOVERNOR_TABLE", "second")
-    assert here.get("GOVERNOR_TABLE") == "first"
+    assert environment.get("GOVERNOR_TABLE") == "first"
     assert Environment.current().get("GOVERNOR_TABLE") == "second"
 
 
 def test_an_empty_variable_is_a_missing_one() -> None:
     """A template passes an empty string where nothing was chosen."""
-    here = Environment({"GOVERNOR_TABLE": "", "DB_PORT": ""})
-    assert missing(lambda: here.required("GOVERNOR_TABLE")) == "GOVERNOR_TABLE"
-    assert here.number("DB_PORT", 3306) == 3_306
+    environment = Environment({"GOVERNOR_TABLE": "", "DB_PORT": ""})
+    assert missing(lambda: environment.required("GOVERNOR_TABLE")) == "GOVERNOR_TABLE"
+    assert environment.number("DB_PORT", 3306) == 3_306
 
 
 @pytest.mark.parametrize("text", ["ten", "-1", "1.5", "1e3", " "])
@@ -152,10 +152,10 @@ def test_only_where_one_process_serves_one_request_does_the_deadline_stop_it() -
 def test_closing_an_environment_closes_what_it_keeps_open() -> None:
     """A snapshot of the process holds sockets that every copy of it would write to."""
     closed = []
-    here = Environment(DIRECT)
-    endpoint = here.endpoint("dynamodb")
+    environment = Environment(DIRECT)
+    endpoint = environment.endpoint("dynamodb")
     endpoint._idle.append((0, 0, type("Kept", (), {"close": lambda _: closed.append(1)})()))
-    here.close()
+    environment.close()
     assert closed == [1]
 
 
@@ -169,8 +169,8 @@ def test_outside_lambda_a_holder_is_the_host_and_the_process() -> None:
 def test_a_transport_is_one_file_and_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     """Another store, or another way to reach one, would need changes in three places."""
     monkeypatch.setitem(env.TRANSPORTS, "memory", "tests.support.memory_transport")
-    here = Environment({"GOVERNOR_TRANSPORT": "memory", "GOVERNOR_DATABASE": "orders"})
-    governor = Governor(**env.governor_parts(here))
+    environment = Environment({"GOVERNOR_TRANSPORT": "memory", "GOVERNOR_DATABASE": "orders"})
+    governor = Governor(**env.governor_parts(environment))
     assert governor.acquire().database == "orders"
     with pytest.raises(NoConnectionsLeft):
         governor.acquire()

@@ -76,26 +76,30 @@ class Reporter:
     def __init__(self, write: Callable[[str], None] = write_to_log) -> None:
         self._write = write
 
-    def say(self, database: str, values: Mapping[str, float], *, now_ms: int, **properties: object) -> None:
+    def emit(self, database: str, values: Mapping[str, float], *, now_ms: int, **properties: object) -> None:
         """Write one line of metrics. A failing log must not fail the caller: a lease would be left behind."""
         with suppress(Exception):
             self._write(emf_line(database, values, now_ms=now_ms, **properties))
 
-    def granted(self, database: str, gauges: Mapping[str, float], *, took_ms: int, now_ms: int, **who: object) -> None:
+    def granted(
+        self, database: str, gauges: Mapping[str, float], *, took_ms: int, now_ms: int, **details: object
+    ) -> None:
         """Report an acquire that ended with a lease."""
-        self.say(database, {**gauges, "Granted": 1, "AcquireLatency": took_ms}, now_ms=now_ms, **who)
+        self.emit(database, {**gauges, "Granted": 1, "AcquireLatency": took_ms}, now_ms=now_ms, **details)
 
-    def refused(self, database: str, gauges: Mapping[str, float], *, took_ms: int, now_ms: int, **who: object) -> None:
+    def refused(
+        self, database: str, gauges: Mapping[str, float], *, took_ms: int, now_ms: int, **details: object
+    ) -> None:
         """Report an acquire that ended refused: one line for each call, however often it tried."""
-        self.say(database, {**gauges, "NoConnLeftError": 1, "AcquireLatency": took_ms}, now_ms=now_ms, **who)
+        self.emit(database, {**gauges, "NoConnLeftError": 1, "AcquireLatency": took_ms}, now_ms=now_ms, **details)
 
-    def released(self, database: str, gauges: Mapping[str, float], *, now_ms: int, **who: object) -> None:
+    def released(self, database: str, gauges: Mapping[str, float], *, now_ms: int, **details: object) -> None:
         """Report a release."""
-        self.say(database, {**gauges, "Released": 1}, now_ms=now_ms, **who)
+        self.emit(database, {**gauges, "Released": 1}, now_ms=now_ms, **details)
 
-    def ungoverned(self, database: str, reason: str, *, now_ms: int, **who: object) -> None:
+    def ungoverned(self, database: str, reason: str, *, now_ms: int, **details: object) -> None:
         """Report a worker that connects without a lease, because the governor could not be reached."""
-        self.say(database, {"UngovernedConnections": 1}, now_ms=now_ms, reason=reason, **who)
+        self.emit(database, {"UngovernedConnections": 1}, now_ms=now_ms, reason=reason, **details)
 
     def note(self, message: str, **properties: object) -> None:
         """Write a log line that is no metric."""

@@ -187,13 +187,13 @@ def test_a_refused_condition_after_a_repeated_request_says_that_the_first_may_ha
         [answer(failed, "400 Bad Request"), answer(), HangUp(after_request=True)], [answer(failed, "400 Bad Request")]
     ) as server:
         endpoint = endpoint_to(server)
-        said = []
+        perhaps_applied = []
         for _ in range(3):
             try:
                 call(endpoint)
             except ServiceError as refused:
-                said.append(refused.perhaps_applied)
-    assert said == [False, True]
+                perhaps_applied.append(refused.perhaps_applied)
+    assert perhaps_applied == [False, True]
 
 
 @pytest.mark.parametrize(
@@ -317,13 +317,13 @@ def test_a_dead_address_of_the_name_is_passed_over(
 
 
 @pytest.mark.parametrize(
-    "said",
+    "garbage",
     [b"SSH-2.0-x\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n<htm>", answer(b"[1]").answer],
     ids=["no-http", "no-json", "no-object"],
 )
-def test_garbage_is_an_outage(said: bytes, endpoint_to: Endpoints) -> None:
+def test_garbage_is_an_outage(garbage: bytes, endpoint_to: Endpoints) -> None:
     """A captive portal's answer is taken for a grant, or ends the worker with a ValueError."""
-    with ScriptedServer([Say(said)]) as server, pytest.raises(GovernorUnavailable):
+    with ScriptedServer([Say(garbage)]) as server, pytest.raises(GovernorUnavailable):
         call(endpoint_to(server))
 
 

@@ -522,9 +522,9 @@ def test_connect_args_reach_the_driver_or_are_refused(governor: Governor, store:
     store.calls.clear()
     for name in ("init_command", "read_timeout", "unix_socket", "host"):
         refused = governed_engine(governor, connect_args={name: "SET @a = 1"})
-        with pytest.raises(InvalidRequest) as told:
+        with pytest.raises(InvalidRequest) as raised:
             refused.connect()
-        assert told.value.field == name
+        assert raised.value.field == name
     assert store.calls == []
 
 

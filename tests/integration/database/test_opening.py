@@ -168,7 +168,7 @@ def test_a_rotated_password_is_read_again(target: Target, shop: PrivateMariaDB) 
         read.append(arn)
         return json.dumps(secrets[len(read) - 1])
 
-    session = DatabaseCredentials(fetch).sign_in("arn", lambda who: open_session(target, who))
+    session = DatabaseCredentials(fetch).sign_in("arn", lambda login: open_session(target, login))
     assert ask(session, "SELECT CURRENT_USER()") == "rotated@%"
     assert len(read) == 2
     session.close()

@@ -19,7 +19,7 @@ from tests.support.lambda_emulator import NAMESPACES, WORLD, LambdaEnvironment, 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-HERE = Path(__file__).parent
+FOLDER = Path(__file__).parent
 LAYER = ROOT / "layers" / "governor"
 _EMULATED = (
     " exec {rie} --log-level warn --runtime-interface-emulator-address 127.0.0.1:{port}"
@@ -30,7 +30,7 @@ _EMULATED = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark every test here: it needs the emulator."""
     for item in items:
-        if HERE in item.path.parents:
+        if FOLDER in item.path.parents:
             item.add_marker("emulator")
 
 
@@ -53,7 +53,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(package, stage / "python" / package.name, ignore=unwanted)
     shutil.copytree(LAYER / "extensions", stage / "extensions")
     (stage / "function").mkdir()
-    shutil.copy(HERE / "app.py", stage / "function")
+    shutil.copy(FOLDER / "app.py", stage / "function")
     return stage
 
 

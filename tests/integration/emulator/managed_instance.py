@@ -64,11 +64,11 @@ class ManagedInstance(ThreadingHTTPServer):
     def answered(self, request_id: str, body: bytes, *, failed: bool) -> None:
         """Note that a process has answered."""
         answer = self._answers[request_id]
-        said = json.loads(body)
+        received = json.loads(body)
         if failed:
-            answer.set_exception(AssertionError(said))
+            answer.set_exception(AssertionError(received))
         else:
-            answer.set_result(said)
+            answer.set_result(received)
 
     def poll(self) -> None:
         """Note that a process has asked for an invocation."""

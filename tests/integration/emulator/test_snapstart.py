@@ -69,13 +69,13 @@ def function(
             assert running.wait(timeout=20) == 0
 
 
-def said(function: subprocess.Popen[str]) -> dict[str, Any]:
+def next_line(function: subprocess.Popen[str]) -> dict[str, Any]:
     """Return its next log line other than a metric."""
     assert function.stdout is not None
     while "_aws" in (line := json.loads(function.stdout.readline())):
         continue
-    said: dict[str, Any] = line
-    return said
+    parsed: dict[str, Any] = line
+    return parsed
 
 
 def held(store: DynamoDBStore) -> set[str]:
@@ -96,15 +96,15 @@ def test_restored_environments_share_neither_lease_nor_session_nor_socket_nor_na
     function: subprocess.Popen[str], store: DynamoDBStore, mariadb: PrivateMariaDB
 ) -> None:
     """One slot of the budget carries as many connections as there are environments."""
-    initialized = said(function)
+    initialized = next_line(function)
     assert initialized["sockets"] == 3  # MySQL's, DynamoDB's, Secrets Manager's
-    snapshot = said(function)
+    snapshot = next_line(function)
     assert snapshot == {"sockets": 0}
     assert held(store) == set()
     assert sessions(mariadb) == set()
     assert function.stdin is not None
     function.stdin.write("restore\n")
-    copies = [said(function) for _ in range(3)]
+    copies = [next_line(function) for _ in range(3)]
     for what in ("lease", "session", "holder"):
         assert len({one[what] for one in [initialized, *copies]}) == 4
     assert held(store) == {one["lease"] for one in copies}

@@ -570,9 +570,9 @@ def test_a_session_that_may_live_on_keeps_its_lease(world: World, governor: Gove
     with governor.connection() as connection:
         cast("CalmSession", connection).may_linger = True
     assert world.shard().in_use == 1
-    (said,) = metric(world, "message")
+    (written,) = metric(world, "message")
     assert connection.lease is not None
-    assert said == {
+    assert written == {
         "message": "lease left to expire",
         "lease_id": connection.lease.lease_id,
         "database": "orders",

@@ -28,7 +28,7 @@ def orders(monkeypatch: pytest.MonkeyPatch) -> None:
     """Return a budget of three over memory."""
     operations = Operations(MemoryStore(), VirtualClock(), SetEntropy())
     operations.set_budget("orders", 3)
-    monkeypatch.setattr(janitor, "operations", lambda _here: operations)
+    monkeypatch.setattr(janitor, "operations", lambda _environment: operations)
     monkeypatch.setenv("GOVERNOR_DATABASE", "orders")
     janitor.kept.cache_clear()
 
@@ -73,7 +73,7 @@ def test_an_unreachable_mysql_fails_after_the_leases_were_looked_after(
 ) -> None:
     """The gauges must not go dark with MySQL, nor may its absence go unseen: the alarm counts failed rounds."""
 
-    def opener(_here: Environment) -> NoReturn:
+    def opener(_environment: Environment) -> NoReturn:
         raise unreachable
 
     monkeypatch.setattr(janitor, "opener", opener)
@@ -103,7 +103,7 @@ def test_the_session_to_mysql_is_kept_while_leases_are_in_use_and_no_longer(
     store, clock = MemoryStore(), VirtualClock(SYSTEM_CLOCK.now_ms())
     operations = Operations(store, clock, SetEntropy())
     operations.set_budget("orders", 3)
-    monkeypatch.setattr(janitor, "operations", lambda _here: operations)
+    monkeypatch.setattr(janitor, "operations", lambda _environment: operations)
     lease = Engine(store, clock, SetEntropy()).acquire(Wanted("orders", "lease001", "shop/1", 1, clock.now + 60_000))
     assert isinstance(lease, Grant)
     janitor.handler({}, context)

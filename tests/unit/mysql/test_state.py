@@ -47,8 +47,8 @@ def asked(*packets: bytes) -> SessionState:
 
 def left(state: SessionState, reply: Reply = Reply.NOTHING) -> SessionState:
     """End a session, as both drivers do."""
-    if state.may_say_goodbye:
-        state.goodbye_said()
+    if state.may_send_goodbye:
+        state.goodbye_sent()
         state.goodbye_answered(reply)
     state.cut_off()
     return state
@@ -83,7 +83,7 @@ def test_an_interruption_anywhere_ends_a_session(packets: tuple[bytes, ...]) -> 
         state = asked(*packets[:count])
         state.read_begun()
         assert not state.is_ready
-        assert not state.may_say_goodbye
+        assert not state.may_send_goodbye
         assert left(state).may_linger
 
 

@@ -20,7 +20,7 @@ from connection_governor.wiring.table import operations
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from connection_governor.cli.janitor_function import Ask
+    from connection_governor.cli.janitor_function import JanitorCall
     from connection_governor.core.clock import Clock
     from connection_governor.core.operations import Operations
 
@@ -73,13 +73,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _reached(options: argparse.Namespace) -> Operations | Ask:
+def _reached(options: argparse.Namespace) -> Operations | JanitorCall:
     """Return the command's target: the table, or the janitor function."""
     variables = dict(Environment.current().variables)
     if options.by_function:
         if options.function:
             variables["GOVERNOR_JANITOR"] = options.function
-        return janitor_function.asking(function_caller(Environment(variables)))
+        return janitor_function.janitor_call(function_caller(Environment(variables)))
     if options.table:
         variables["GOVERNOR_TABLE"] = options.table
     return operations(Environment(variables))
@@ -118,11 +118,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _by_function(
-    commands: Commands, name: str, run: Callable[[Ask, argparse.Namespace], list[str]], summary: str
+    commands: Commands, name: str, run: Callable[[JanitorCall, argparse.Namespace], list[str]], summary: str
 ) -> argparse.ArgumentParser:
     command = _added(commands, name, summary)
     command.add_argument("--function", help="the janitor function (default: GOVERNOR_JANITOR)")
-    command.set_defaults(run=lambda ask, options: _print("\n".join(run(ask, options))), by_function=True)
+    command.set_defaults(run=lambda call, options: _print("\n".join(run(call, options))), by_function=True)
     return command
 
 

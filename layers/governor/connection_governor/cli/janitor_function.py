@@ -16,16 +16,16 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
 
-    Ask = Callable[[dict[str, Any]], dict[str, Any]]
+    JanitorCall = Callable[[dict[str, Any]], dict[str, Any]]
 
 TIMEOUT_S = 50.0  # the function's own time-out
 
 
-def asking(invoke: Callable[[bytes], tuple[bytes, str | None]]) -> Ask:
+def janitor_call(invoke: Callable[[bytes], tuple[bytes, str | None]]) -> JanitorCall:
     """Return a call of the janitor function, from an action to its answer. Raises the error that an answer carries."""
 
-    def ask(action: dict[str, Any]) -> dict[str, Any]:
-        body, failure = invoke(json.dumps({"by": _who(), **action}).encode())
+    def call(action: dict[str, Any]) -> dict[str, Any]:
+        body, failure = invoke(json.dumps({"by": _operator(), **action}).encode())
         if failure:
             raise GovernorUnavailable(f"the janitor function failed ({failure}): see its log", retryable=False)
         answer: dict[str, Any] = json.loads(body)
@@ -36,12 +36,12 @@ def asking(invoke: Callable[[bytes], tuple[bytes, str | None]]) -> Ask:
             raise GovernorUnavailable(error["message"], retryable=False)
         return answer
 
-    return ask
+    return call
 
 
-def sessions(ask: Ask, options: argparse.Namespace) -> list[str]:
+def sessions(call: JanitorCall, options: argparse.Namespace) -> list[str]:
     """Return the governed users' sessions as MySQL lists them, one a line, or as JSON."""
-    answer = ask({"action": "sessions", "database": options.database})
+    answer = call({"action": "sessions", "database": options.database})
     if options.json:
         return [json.dumps(answer)]
     lines = [f"{'session':>8}  {'user':<16}  {'command':<8}  {'seconds':>7}  {'lease':<16}  holder"]
@@ -51,18 +51,18 @@ def sessions(ask: Ask, options: argparse.Namespace) -> list[str]:
     return lines
 
 
-def kill(ask: Ask, options: argparse.Namespace) -> list[str]:
+def kill(call: JanitorCall, options: argparse.Namespace) -> list[str]:
     """End one session, or the sessions of one lease; the lease itself comes back when its holder releases it."""
     chosen = {"session": options.session} if options.session is not None else {"lease_id": options.lease}
-    killed = ask({"action": "kill", "database": options.database, **chosen})["killed"]
+    killed = call({"action": "kill", "database": options.database, **chosen})["killed"]
     if options.json:
         return [json.dumps({"killed": killed})]
     return [f"session {number} ended" for number in killed] or ["no such session"]
 
 
-def limit(ask: Ask, options: argparse.Namespace) -> list[str]:
+def limit(call: JanitorCall, options: argparse.Namespace) -> list[str]:
     """Set MySQL's own limit of the seeded worker's user; the budget stays as it is."""
-    answer = ask({"action": "limit", "database": options.database, "connections": options.connections})
+    answer = call({"action": "limit", "database": options.database, "connections": options.connections})
     if options.json:
         return [json.dumps(answer)]
     return [
@@ -76,7 +76,7 @@ def _line(row: dict[str, Any]) -> str:
     return f"{row['session']:>8}  {row['user']:<16}  {row['command']:<8}  {row['seconds']:>7}  {lease:<16}  {holder}"
 
 
-def _who() -> str:
+def _operator() -> str:
     try:
         return f"{getpass.getuser()}@{socket.gethostname()}"[:128]
     except OSError:  # a user without a name

@@ -124,9 +124,9 @@ class AsyncFencedConnection(GovernedSession, Connection):  # type: ignore[misc] 
             self.close()
             return
         try:
-            if self._state.may_say_goodbye and not self._peer_has_closed():
-                self._state.goodbye_said()
-                self._state.goodbye_answered(await _say_goodbye(reader, writer))
+            if self._state.may_send_goodbye and not self._peer_has_closed():
+                self._state.goodbye_sent()
+                self._state.goodbye_answered(await _send_goodbye(reader, writer))
         finally:
             self.close()
 
@@ -235,7 +235,7 @@ class AsyncFencedConnection(GovernedSession, Connection):  # type: ignore[misc] 
         return ended or peer_has_closed(self._writer.get_extra_info("socket"))
 
 
-async def _say_goodbye(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Reply:
+async def _send_goodbye(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Reply:
     reply = Reply.NOTHING
     with suppress(OSError, RuntimeError):  # RuntimeError: another task is reading a row
         async with asyncio.timeout(CLOSE_SECONDS):

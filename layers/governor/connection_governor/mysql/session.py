@@ -282,8 +282,8 @@ class FencedConnection(ReportingConnection):
     def _leave(self, sock: socket.socket) -> None:
         self._closed = True
         try:
-            if self._state.may_say_goodbye and not peer_has_closed(sock):
-                self._state.goodbye_said()
+            if self._state.may_send_goodbye and not peer_has_closed(sock):
+                self._state.goodbye_sent()
                 self._state.goodbye_answered(say_goodbye(sock))
         finally:
             self._force_close()

@@ -149,7 +149,7 @@ class SessionState:
         if self.phase is _IDLE and not self._may_hold_work:
             self._on_work(working=False)
 
-    def goodbye_said(self) -> None:
+    def goodbye_sent(self) -> None:
         """Report, before it is sent, a reset and a quit."""
         if self.stream is Stream.OPEN:
             self.stream = Stream.GOODBYE
@@ -188,7 +188,7 @@ class SessionState:
         return self.is_ready and not self._may_hold_work
 
     @property
-    def may_say_goodbye(self) -> bool:
+    def may_send_goodbye(self) -> bool:
         """Whether the server would read a goodbye as one, and no other thread waits for an answer."""
         return self.phase in _CAN_HEAR_GOODBYE and not self._reading
 

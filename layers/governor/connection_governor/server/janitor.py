@@ -171,9 +171,9 @@ class Janitor:
             values["SessionNamesUnknown"] = 0 if outcome.observation.names_known else 1
             if outcome.observation.ungoverned is not None:
                 values["UngovernedConnections"] = outcome.observation.ungoverned
-        who = {
+        details = {
             "reclaimed": [lease.lease_id for lease in outcome.reclaimed],
             "killed": [session.connection_id for session in outcome.killed],
             "settled": status.settled,
         }
-        self._reporter.say(status.settings.database, values, now_ms=self._clock.now_ms(), **who)
+        self._reporter.emit(status.settings.database, values, now_ms=self._clock.now_ms(), **details)

@@ -68,13 +68,13 @@ class Service:
         now_ms = self._clock.now_ms()
         values = gauges(allowed=outcome.allowed, in_use=outcome.in_use, exact=not outcome.estimated)
         if isinstance(outcome, Grant):
-            who = {"holder": wanted.holder, "lease_id": wanted.lease_id, "fence": outcome.lease.fence}
+            details = {"holder": wanted.holder, "lease_id": wanted.lease_id, "fence": outcome.lease.fence}
             if outcome.expired:
                 values["LeasesExpired"] = outcome.expired
-            self._reporter.granted(wanted.database, values, took_ms=now_ms - started_ms, now_ms=now_ms, **who)
+            self._reporter.granted(wanted.database, values, took_ms=now_ms - started_ms, now_ms=now_ms, **details)
         elif waiting is None:
-            who = {"holder": wanted.holder, "retry_after_ms": outcome.retry_after_ms}
-            self._reporter.refused(wanted.database, values, took_ms=now_ms - started_ms, now_ms=now_ms, **who)
+            details = {"holder": wanted.holder, "retry_after_ms": outcome.retry_after_ms}
+            self._reporter.refused(wanted.database, values, took_ms=now_ms - started_ms, now_ms=now_ms, **details)
         return outcome
 
     def renew(
@@ -113,8 +113,8 @@ class Service:
         settings = self._engine.known_settings(lease.database)  # for a metric only: no request for it, and no failure
         exact = settings is not None and settings.shards == 1
         values = gauges(allowed=counter.allowed, in_use=counter.allowed - counter.remaining, exact=exact)
-        who = {"holder": lease.holder, "lease_id": lease.lease_id}
-        self._reporter.released(lease.database, values, now_ms=self._clock.now_ms(), **who)
+        details = {"holder": lease.holder, "lease_id": lease.lease_id}
+        self._reporter.released(lease.database, values, now_ms=self._clock.now_ms(), **details)
 
     def status(self, database: str, *, deadline: Deadline | None = None) -> dict[str, Any]:
         """Return the leases and shards, exact as of the read, in the contract's form. Raises as `Operations.status`."""
