@@ -25,7 +25,7 @@ from connection_governor.core.engine import Engine
 from connection_governor.core.lease import Grant, Lease, Wanted
 from connection_governor.core.memory import MemoryStore
 from connection_governor.core.operations import Operations
-from connection_governor.extension import GRACE_MS, POLL_S, NotedProcess, Survivor, release_noted
+from connection_governor.extension import GRACE_MS, POLL_S, NotedProcess, OrphanedLeases, release_noted
 from connection_governor.metrics import Reporter
 from connection_governor.server.service import Service
 from connection_governor.system import SYSTEM_CLOCK
@@ -214,7 +214,7 @@ def test_leases_that_dead_processes_noted_are_released_and_forgotten(tmp_path: P
         crash(notes)
     alive = LeaseFile(str(tmp_path))
     alive.held(granted(service, 3))
-    assert Survivor(str(tmp_path), service).settle(Deadline.after(0, SYSTEM_CLOCK)) == 2
+    assert OrphanedLeases(str(tmp_path), service).release(Deadline.after(0, SYSTEM_CLOCK)) == 2
     assert held(service) == ["lease003"]
     assert len(list(tmp_path.iterdir())) == 1
 
@@ -226,7 +226,7 @@ def test_what_has_long_ended_by_itself_costs_no_time(tmp_path: Path) -> None:
     crash(notes)
     clock = VirtualClock()
     clock.advance(wanted().expires_at_ms + STALE_MS - NOW_MS + 1)
-    assert Survivor(str(tmp_path), Unreachable(), clock).settle(Deadline.after(A_DAY_MS, SYSTEM_CLOCK)) == 0
+    assert OrphanedLeases(str(tmp_path), Unreachable(), clock).release(Deadline.after(A_DAY_MS, SYSTEM_CLOCK)) == 0
 
 
 class Unreachable:
@@ -241,7 +241,7 @@ def test_without_a_lease_no_request_is_sent_or_waited_for(tmp_path: Path) -> Non
     notes = LeaseFile(str(tmp_path))
     notes.wanted(wanted())
     notes.gone(wanted().lease_id)
-    assert Survivor(str(tmp_path), Unreachable()).settle(Deadline.after(A_DAY_MS, SYSTEM_CLOCK)) == 0
+    assert OrphanedLeases(str(tmp_path), Unreachable()).release(Deadline.after(A_DAY_MS, SYSTEM_CLOCK)) == 0
 
 
 def test_only_a_session_that_is_known_to_have_ended_is_released(
@@ -263,7 +263,7 @@ def test_only_a_session_that_is_known_to_have_ended_is_released(
     crash(notes)
     sockets.open.clear()
     clock = VirtualClock()
-    assert Survivor(str(tmp_path), service, clock, sockets).settle(Deadline.after(1_800, clock)) == 2
+    assert OrphanedLeases(str(tmp_path), service, clock, sockets).release(Deadline.after(1_800, clock)) == 2
     assert set(held(service)) == {lease.lease_id for lease in (opening, signing_in, lingers, working)}
     assert list(tmp_path.iterdir()) == []
 
@@ -280,7 +280,7 @@ def test_the_end_of_an_idle_session_is_waited_for_and_a_moment_more(
     clock.meanwhile += [*half_a_second, sockets.open.clear]
     asked = Watched(service, clock)
     since_ms = clock.now_ms()
-    assert Survivor(str(tmp_path), asked, clock, sockets).settle(Deadline.after(1_800, clock)) == 1
+    assert OrphanedLeases(str(tmp_path), asked, clock, sockets).release(Deadline.after(1_800, clock)) == 1
     assert asked.released_ms == [since_ms + 500 + GRACE_MS]
 
 
@@ -292,7 +292,7 @@ def test_a_session_that_may_be_open_keeps_its_lease(tmp_path: Path, service: Ser
     notes.working(lease.lease_id, working=False)
     crash(notes)
     since_ms = clock.now_ms()
-    assert Survivor(str(tmp_path), service, clock, seen).settle(Deadline.after(1_800, clock)) == 0
+    assert OrphanedLeases(str(tmp_path), service, clock, seen).release(Deadline.after(1_800, clock)) == 0
     assert since_ms + 1_800 <= clock.now_ms() < since_ms + 1_900
     assert held(service) == [lease.lease_id]
 
@@ -308,7 +308,7 @@ def test_a_living_process_takes_no_time_from_the_others(tmp_path: Path, service:
     crash(dead)
     asked = Watched(service, clock := VirtualClock())
     since_ms = clock.now_ms()
-    assert Survivor(str(tmp_path), asked, clock).settle(Deadline.after(1_800, clock)) == 1
+    assert OrphanedLeases(str(tmp_path), asked, clock).release(Deadline.after(1_800, clock)) == 1
     assert asked.released_ms == [since_ms]
     assert clock.now_ms() >= since_ms + 1_800  # those that live on may still end
 

@@ -165,7 +165,7 @@ class _Ending:
         return now_ms >= self._ended_ms + GRACE_MS
 
 
-class Survivor:
+class OrphanedLeases:
     """Releases the leases that dead processes noted.
 
     Args:
@@ -183,19 +183,19 @@ class Survivor:
         self._clock = clock
         self._seen = seen
 
-    def settle(self, deadline: Deadline) -> int:
+    def release(self, deadline: Deadline) -> int:
         """Release what can be, until this moment; return how many leases were.
 
         All processes and sessions are checked in turn, so that one that lives on takes no time from the others.
         """
         processes = self._processes()
         try:
-            return self._settle([process for process in processes if not self._is_blank(process)], deadline)
+            return self._release_all([process for process in processes if not self._is_blank(process)], deadline)
         finally:
             for process in processes:
                 process.close()
 
-    def _settle(self, processes: list[NotedProcess], deadline: Deadline) -> int:
+    def _release_all(self, processes: list[NotedProcess], deadline: Deadline) -> int:
         released, pending = 0, list[_Ending]()
         while True:
             for process in [one for one in processes if one.is_gone()]:
@@ -247,7 +247,7 @@ def main() -> None:
     api.register()
     api.wait_for_shutdown()
     if transport is not None:
-        Survivor(FOLDER, transport).settle(Deadline.after(SHUTDOWN_MS, SYSTEM_CLOCK))
+        OrphanedLeases(FOLDER, transport).release(Deadline.after(SHUTDOWN_MS, SYSTEM_CLOCK))
 
 
 def _transport(environment: Environment) -> Transport | None:
