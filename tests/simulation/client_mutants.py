@@ -30,17 +30,17 @@ CLIENT_MUTANTS = [
         f"{KEEPING}::test_a_lease_is_in_the_file_before_the_request_is_sent",
         "the lease file is written after the request",
         "client/acquire",
-        ("        self._notes.wanted(wanted)\n", ""),
+        ("        self._lease_file.wanted(wanted)\n", ""),
         (
-            "            self._notes.held(outcome.lease)\n",
-            "            self._notes.wanted(wanted)\n            self._notes.held(outcome.lease)\n",
+            "            self._lease_file.held(outcome.lease)\n",
+            "            self._lease_file.wanted(wanted)\n            self._lease_file.held(outcome.lease)\n",
         ),
     ),
     _m(
         f"{KEEPING}::test_the_file_has_the_lease_as_it_was_renewed",
         "a renewed expiry is not noted",
         "client/acquire",
-        ("        self._notes.held(renewal.lease)\n", ""),
+        ("        self._lease_file.held(renewal.lease)\n", ""),
     ),
     _m(
         f"{EXTENSION}::test_a_renewal_keeps_what_is_known_of_the_session",

@@ -75,7 +75,7 @@ class Ground:
     def governor(self, notes: WantedIds) -> Governor:
         """Return a worker's governor, with an endpoint of its own."""
         parts = governor_parts(self.behind)
-        dependencies = Dependencies(SYSTEM_CLOCK, SYSTEM_ENTROPY, Reporter(lambda _line: None), notes=notes)
+        dependencies = Dependencies(SYSTEM_CLOCK, SYSTEM_ENTROPY, Reporter(lambda _line: None), lease_file=notes)
         return Governor(**(parts | {"dependencies": dependencies}))
 
     def shards(self) -> list[Shard]:

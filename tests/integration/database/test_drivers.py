@@ -264,7 +264,7 @@ def test_a_cancelled_release_is_carried_out(governor: Governor, store: FaultySto
 def test_the_extension_hears_of_an_async_session(governor: Governor, tmp_path: Path) -> None:
     """After a crash its lease is released while MySQL still works on its statement."""
     notes = LeaseFile(str(tmp_path))
-    governor.lease_client._notes = governor.sessions._notes = notes
+    governor.lease_client._lease_file = governor.sessions._lease_file = notes
 
     def noted() -> tuple[int, int]:
         (path,) = tmp_path.iterdir()

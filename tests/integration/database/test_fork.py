@@ -46,7 +46,7 @@ def store() -> FaultyStore:
 def governor(store: FaultyStore, target: Target, tmp_path: Path) -> Governor:
     """Return a governor that keeps its connection, and writes a lease file."""
     governor = governor_on(store, target)
-    governor.lease_client._notes = governor.sessions._notes = LeaseFile(str(tmp_path))
+    governor.lease_client._lease_file = governor.sessions._lease_file = LeaseFile(str(tmp_path))
     return governor
 
 

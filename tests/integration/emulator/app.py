@@ -128,7 +128,7 @@ def answers(session: pymysql.Connection[Any]) -> str:
 
 def measure(times: int) -> float:
     """Return the median microseconds that the lease file of one connection takes."""
-    notes = governor()._dependencies.notes
+    notes = governor()._dependencies.lease_file
     wanted = Wanted("orders", "k3Zq81Bd", "checkout/2f1c", 1, 1_800_000_000_000)
     lease = wanted.granted_by(ShardKey("orders", 0), 1)
     took = []

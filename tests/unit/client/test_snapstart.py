@@ -84,7 +84,7 @@ def governor(
         world.entropy,
         Reporter(world.journal),
         opener=lambda: cast("Opener", opener),
-        notes=LeaseFile(str(tmp_path), world.clock),
+        lease_file=LeaseFile(str(tmp_path), world.clock),
     )
     parts = {"transport": world.transport, "dependencies": dependencies, "holder": "checkout/0", "database": "orders"}
     monkeypatch.setattr("connection_governor.wiring.governor_parts", lambda _environment: parts)

@@ -67,7 +67,7 @@ class LeaseClient:
         transport: how the verbs reach the leases.
         clock, entropy: for waiting, and for the ids of leases.
         reporter: writes refusals to the log, as metrics.
-        notes: tell the extension which leases are held.
+        lease_file: tells the extension which leases are held.
         reserve_ms: how long before the invocation's deadline the last request must have ended.
     """
 
@@ -77,7 +77,7 @@ class LeaseClient:
         clock: Clock,
         entropy: Entropy,
         reporter: Reporter,
-        notes: LeaseNotes,
+        lease_file: LeaseNotes,
         *,
         reserve_ms: int = RESERVE_MS,
     ) -> None:
@@ -85,7 +85,7 @@ class LeaseClient:
         self._clock = clock
         self._entropy = entropy
         self._reporter = reporter
-        self._notes = notes
+        self._lease_file = lease_file
         self._reserve_ms = reserve_ms
         self._pointless: dict[str, tuple[Deadline, int, Refusal]] = {}
         self._pressed: dict[str, Deadline] = {}
@@ -138,14 +138,14 @@ class LeaseClient:
             self._note_pressure(lease.database, pressure=True)
             raise _no_connections_left(lease.database, renewal)
         self._note_pressure(lease.database, pressure=renewal.pressure)
-        self._notes.held(renewal.lease)
+        self._lease_file.held(renewal.lease)
         return renewal.lease
 
     def release(self, lease: Lease, invocation: Deadline | None = None) -> bool:
         """Release the lease; return whether there was anything to release. Raises as the transport's `release`."""
         self._pointless.pop(lease.database, None)
         released = self._transport.release(lease, deadline=self._deadline(invocation))
-        self._notes.gone(lease.lease_id)
+        self._lease_file.gone(lease.lease_id)
         return released
 
     def release_at_end(self, lease: Lease, invocation: Deadline | None = None) -> None:
@@ -204,18 +204,18 @@ class LeaseClient:
 
     def _try(self, request: LeaseRequest, end_ms: int, wait: Wait, limit: Deadline | None) -> Grant | Refusal:
         wanted = Wanted(request.database, self._entropy.lease_id(), request.holder, request.connections, end_ms)
-        self._notes.wanted(wanted)
+        self._lease_file.wanted(wanted)
         try:
             outcome = self._transport.acquire(wanted, waiting=wait.looks_first, last=wait.is_last, deadline=limit)
         except (InvalidRequest, UnknownDatabase):
-            self._notes.gone(wanted.lease_id)  # after an outage, by contrast, it may have been granted
+            self._lease_file.gone(wanted.lease_id)  # after an outage, by contrast, it may have been granted
             raise
         if isinstance(outcome, Grant):
-            self._notes.held(outcome.lease)
+            self._lease_file.held(outcome.lease)
             self._pointless.pop(request.database, None)
             self._note_pressure(request.database, pressure=outcome.pressure)
         else:
-            self._notes.gone(wanted.lease_id)
+            self._lease_file.gone(wanted.lease_id)
             self._note_pressure(request.database, pressure=True)
         return outcome
 

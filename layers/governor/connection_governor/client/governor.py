@@ -66,7 +66,7 @@ class Governor:
             dependencies.clock,
             dependencies.entropy,
             dependencies.reporter,
-            dependencies.notes,
+            dependencies.lease_file,
             reserve_ms=reserve_ms,
         )
         self.sessions = Sessions(
@@ -74,7 +74,7 @@ class Governor:
             dependencies.opener,
             dependencies.clock,
             dependencies.reporter,
-            dependencies.notes,
+            dependencies.lease_file,
             on_unavailable,
         )
         self._keeper = Keeper(self.lease_client, self.sessions, dependencies.clock)
@@ -94,8 +94,8 @@ class Governor:
         if environment.is_restored_from_snapshot:
             from connection_governor.client.snapstart import register  # noqa: PLC0415 - as above
 
-            notes = parts["dependencies"].notes
-            register(governor, notes, close_sockets=environment.close, new_holder=environment.holder)
+            lease_file = parts["dependencies"].lease_file
+            register(governor, lease_file, close_sockets=environment.close, new_holder=environment.holder)
         return governor
 
     def acquire(

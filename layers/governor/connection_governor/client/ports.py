@@ -28,7 +28,7 @@ class Dependencies:
         reporter: writes refusals and ungoverned connections to the log, as metrics.
         opener: makes the opener of MySQL sessions at its first use; None: `lease` only.
         operations: makes the operator's commands at their first use; None: no `set_budget`.
-        notes: tell the extension which leases are held, if there is one.
+        lease_file: tells the extension which leases are held, if there is one.
         stops_at_deadline: whether Lambda stops an invocation's code at its deadline; not so on Managed Instances.
     """
 
@@ -37,5 +37,5 @@ class Dependencies:
     reporter: Reporter
     opener: Callable[[], Opener] | None = None
     operations: Callable[[], Operations] | None = None
-    notes: LeaseNotes = NO_LEASE_FILE
+    lease_file: LeaseNotes = NO_LEASE_FILE
     stops_at_deadline: bool = True

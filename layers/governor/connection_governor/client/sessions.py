@@ -40,7 +40,7 @@ class Sessions:
         opener: makes the opener of sessions at its first use; None: there is none.
         clock: the leases' clock.
         reporter: writes ungoverned connections to the log, as metrics.
-        notes: tell the extension which socket belongs to which lease.
+        lease_file: tells the extension which socket belongs to which lease.
         on_unavailable: "raise", or "open": connect without a lease when the governor cannot be reached.
     """
 
@@ -50,7 +50,7 @@ class Sessions:
         opener: Callable[[], Opener] | None,
         clock: Clock,
         reporter: Reporter,
-        notes: LeaseNotes,
+        lease_file: LeaseNotes,
         on_unavailable: str,
     ) -> None:
         self._lease_client = lease_client
@@ -58,7 +58,7 @@ class Sessions:
         self._opener: Opener | None = None
         self._clock = clock
         self._reporter = reporter
-        self._notes = notes
+        self._lease_file = lease_file
         self._on_unavailable = on_unavailable
         self._lingering: dict[str, tuple[Lease, DatabaseServer]] = {}
 
@@ -81,10 +81,10 @@ class Sessions:
         if may_linger:
             if server is not None:
                 self._lingering[lease.lease_id] = (lease, server)
-            self._notes.lingers(lease)
+            self._lease_file.lingers(lease)
             self._lease_client.leave_to_expire(lease, "MySQL may still be at work for its session")
         else:
-            self._notes.closed(lease)
+            self._lease_file.closed(lease)
             self._lease_client.release_at_end(lease, invocation)
 
     @property
@@ -100,13 +100,13 @@ class Sessions:
         """Release the leases whose sessions a new one, on this server, proves to have ended."""
         for lease_id, (lease, earlier) in list(self._lingering.items()):
             if server.proves_ended(earlier) and self._lingering.pop(lease_id, None) is not None:
-                self._notes.closed(lease)
+                self._lease_file.closed(lease)
                 self._lease_client.release_at_end(lease, invocation)
 
     def watch(self, connection: FencedConnection | AsyncFencedConnection, lease: Lease) -> None:
         """Note the session under a lease for the extension: its socket, and whether it is working."""
-        connection.on_login = lambda: self._notes.opened(lease, connection)
-        connection.on_work = partial(self._notes.working, lease.lease_id)
+        connection.on_login = lambda: self._lease_file.opened(lease, connection)
+        connection.on_work = partial(self._lease_file.working, lease.lease_id)
 
     def opener(self) -> Opener:
         """Return the opener of sessions; it is made at its first use.

@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 
 def register(
-    governor: Governor, notes: LeaseNotes, *, close_sockets: Callable[[], None], new_holder: Callable[[], str]
+    governor: Governor, lease_file: LeaseNotes, *, close_sockets: Callable[[], None], new_holder: Callable[[], str]
 ) -> None:
     """Register the hooks before the snapshot and after each restore.
 
     Args:
         governor: its leases must not be in the snapshot.
-        notes: the leases that its process holds.
+        lease_file: the leases that its process holds.
         close_sockets: closes the kept connections to AWS's services.
         new_holder: returns a name that no other environment has.
     """
@@ -38,7 +38,7 @@ def register(
         return
 
     def before_snapshot() -> None:
-        leave_nothing(governor, notes)
+        leave_nothing(governor, lease_file)
         close_sockets()
 
     def after_restore() -> None:
@@ -48,18 +48,18 @@ def register(
     register_after_restore(after_restore)
 
 
-def leave_nothing(governor: Governor, notes: LeaseNotes) -> None:
+def leave_nothing(governor: Governor, lease_file: LeaseNotes) -> None:
     """Release the kept leases, and stop writing to the lease file that the snapshot would contain.
 
     Raises:
         InvalidRequest: a lease is still held, which fails the publishing of the version.
     """
     governor.close()
-    held = notes.held_now()
+    held = lease_file.held_now()
     if held:
         raise InvalidRequest(
             "SnapStart",
             f"the initialization still holds the leases {', '.join(held)}: every environment restored from its"
             " snapshot would use them, so release them, or acquire within the handler",
         )
-    notes.close()
+    lease_file.close()

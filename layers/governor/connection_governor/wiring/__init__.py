@@ -44,7 +44,7 @@ def governor_parts(environment: Environment) -> dict[str, Any]:
             reporter=Reporter(),
             opener=(lambda: _opener(environment)) if environment.get("DB_HOST") else None,
             operations=(lambda: _operations(environment)) if environment.get("GOVERNOR_TABLE") else None,
-            notes=LeaseFile() if environment.get("AWS_LAMBDA_RUNTIME_API") else NO_LEASE_FILE,
+            lease_file=LeaseFile() if environment.get("AWS_LAMBDA_RUNTIME_API") else NO_LEASE_FILE,
             stops_at_deadline=not environment.is_managed_instance,
         ),
         "holder": environment.holder(),
