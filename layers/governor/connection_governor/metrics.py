@@ -19,7 +19,7 @@ NAMESPACE: Final = "RDSLambda"
 DIMENSION: Final = "DBName"
 
 _HIGH_RESOLUTION: Final = 1  # seconds
-_as_json = json.JSONEncoder(separators=(",", ":"), default=str).encode
+_as_json = json.JSONEncoder(separators=(",", ":"), check_circular=False, default=str).encode
 METRICS: Final[dict[str, dict[str, str | int]]] = {
     "Remaining Connections": {"Unit": "Count", "StorageResolution": _HIGH_RESOLUTION},
     "NoConnLeftError": {"Unit": "Count", "StorageResolution": _HIGH_RESOLUTION},
@@ -78,8 +78,10 @@ class Reporter:
 
     def emit(self, database: str, values: Mapping[str, float], *, now_ms: int, **properties: object) -> None:
         """Write one line of metrics. A failing log must not fail the caller: a lease would be left behind."""
-        with suppress(Exception):
+        try:
             self._write(emf_line(database, values, now_ms=now_ms, **properties))
+        except Exception:  # noqa: BLE001 - see above
+            return
 
     def granted(
         self, database: str, gauges: Mapping[str, float], *, took_ms: int, now_ms: int, **details: object

@@ -61,7 +61,8 @@ _LONGEST_IDLE_MS: Final = 300_000
 _MOST_IDLE: Final = 4
 _MOST_CANONICAL: Final = 16
 _OK, _TOO_MANY_REQUESTS, _SERVER_FAULT = 200, 429, 500
-_as_json = json.JSONEncoder(separators=(",", ":")).encode  # json.dumps would make an encoder for each call
+# json.dumps would make an encoder for each call; the payloads are built here, so none can contain itself.
+_as_json = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 
 
 class ServiceError(Exception):
@@ -135,7 +136,7 @@ class Endpoint:
         request = self._signed(self._prefix + path, headers, body)
         sent_ms = self._clock.now_ms()
         try:
-            answer, sent_before = self._send(request, limit)
+            answer, sent_before = self._send(request, limit, sent_ms)
         except TimeoutError as error:
             if deadline is not None and deadline.has_passed():
                 raise GovernorUnavailable(f"{self.name} did not answer before the deadline", retryable=False) from error
@@ -206,35 +207,39 @@ class Endpoint:
             self._canonical[key] = known
         return known
 
-    def _send(self, request: bytes, deadline: Deadline) -> tuple[Answer, bool]:
-        kept = self._kept()
+    def _send(self, request: bytes, deadline: Deadline, sent_ms: int) -> tuple[Answer, bool]:
+        process = os.getpid()
+        kept = self._kept(sent_ms, process)
         if kept is not None:
             try:
-                return self._exchange(kept, request, deadline), False
+                return self._exchange(kept, request, deadline, sent_ms, process), False
             except NoAnswerError:
                 # Closed by the server during the write. The other kept connections are as old: open a new one.
                 self.close()
-        return self._exchange(self._opened(deadline), request, deadline), kept is not None
+        opened = self._opened(deadline)
+        return self._exchange(opened, request, deadline, sent_ms, process), kept is not None
 
-    def _exchange(self, connection: Connection, request: bytes, deadline: Deadline) -> Answer:
+    def _exchange(
+        self, connection: Connection, request: bytes, deadline: Deadline, sent_ms: int, process: int
+    ) -> Answer:
         try:
             return connection.exchange(request, deadline.within(self._read_timeout_ms))
         finally:
             if connection.reusable and len(self._idle) < _MOST_IDLE:
-                self._idle.append((self._clock.now_ms(), os.getpid(), connection))
+                self._idle.append((sent_ms, process, connection))
             else:
                 connection.close()
 
-    def _kept(self) -> Connection | None:
+    def _kept(self, now_ms: int, this_process: int) -> Connection | None:
         """Take the connection used last, if it can still be used; close those that cannot."""
         while self._idle:
             try:
                 used_ms, process, connection = self._idle.pop()
             except IndexError:  # another thread took the last one
                 break
-            rested_ms = self._clock.now_ms() - used_ms
+            rested_ms = now_ms - used_ms
             # A forked child shares its parent's sockets: two processes writing to one would garble both.
-            if 0 <= rested_ms <= _LONGEST_IDLE_MS and process == os.getpid() and not connection.is_stale():
+            if 0 <= rested_ms <= _LONGEST_IDLE_MS and process == this_process and not connection.is_stale():
                 return connection
             connection.close()
         return None

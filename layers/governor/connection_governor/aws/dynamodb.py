@@ -14,11 +14,12 @@ and one item a database, `pk` = its name, for its settings. Conditions allow no 
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 from connection_governor.aws.client import ServiceError, json_call
 from connection_governor.core.lease import Settings, Shard, ShardKey, record_connections
-from connection_governor.core.rules import connections_of
+from connection_governor.core.rules import TAKEN_AT_ONCE, connections_of
 from connection_governor.core.store import PartlyReadError, Unwritten, Written
 from connection_governor.errors import GovernorUnavailable
 
@@ -76,6 +77,8 @@ class DynamoDBStore:
 
     def within(self, deadline: Deadline | None) -> DynamoDBStore:
         """See `LeaseStore.within`."""
+        if deadline is self._deadline:
+            return self
         return DynamoDBStore(self._send, self._table, deadline)
 
     def grant(
@@ -246,9 +249,14 @@ def _removal(leases: Leases) -> tuple[str, str, dict[str, str], Item]:
     """Return the condition and the REMOVE clause for leases exactly as seen, with the names and values they use."""
     names = {f"#o{n}": lease_id for n, (lease_id, _) in enumerate(leases)}
     values: Item = {f":o{n}": {"S": record} for n, (_, record) in enumerate(leases)}
-    condition = " AND ".join(AS_SEEN.format(id=f"#o{n}", record=f":o{n}") for n in range(len(leases)))
-    removal = "REMOVE " + ", ".join(f"leases.#o{n}" for n in range(len(leases)))
-    return condition, removal, names, values
+    return *_removal_of(len(leases)), names, values
+
+
+@lru_cache(maxsize=TAKEN_AT_ONCE)
+def _removal_of(count: int) -> tuple[str, str]:
+    """Return the condition and the clause, which depend only on how many leases there are: nearly always one."""
+    condition = " AND ".join(AS_SEEN.format(id=f"#o{n}", record=f":o{n}") for n in range(count))
+    return condition, "REMOVE " + ", ".join(f"leases.#o{n}" for n in range(count))
 
 
 def _shard_pk(key: ShardKey) -> str:

@@ -104,7 +104,7 @@ class Connection:
         self.reusable = False
         reader = _Reader(self._socket, deadline)
         try:
-            self._socket.settimeout(_left(deadline))
+            reader.limit_wait()
             self._socket.sendall(request)
             reader.fill()
         except TimeoutError:
@@ -122,17 +122,25 @@ class Connection:
 class _Reader:
     """Reads one answer from a socket; `_position` is where the unread part of the buffer starts."""
 
-    __slots__ = ("_buffer", "_deadline", "_position", "_socket")
+    __slots__ = ("_buffer", "_deadline", "_limit_s", "_position", "_socket")
 
     def __init__(self, source: socket.socket, deadline: Deadline) -> None:
         self._socket = source
         self._deadline = deadline
+        self._limit_s = 0.0
         self._buffer = b""
         self._position = 0
 
+    def limit_wait(self) -> None:
+        """Let the next wait for the socket end at the deadline; most waits begin in the millisecond of the last."""
+        left_s = _left(self._deadline)
+        if left_s != self._limit_s:  # each change is a system call
+            self._limit_s = left_s
+            self._socket.settimeout(left_s)
+
     def fill(self) -> None:
         """Wait for more bytes; raise `GarbledAnswerError` if none will come."""
-        self._socket.settimeout(_left(self._deadline))
+        self.limit_wait()
         received = self._socket.recv(_RECEIVE_BYTES)
         if not received:
             raise GarbledAnswerError("the connection ended in the middle of an answer")

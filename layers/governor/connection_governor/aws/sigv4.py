@@ -64,18 +64,19 @@ class CanonicalRequest:
 class Signer:
     """Signs for one service of one region; keeps the day's signing key (four HMACs saved per request)."""
 
-    __slots__ = ("_key", "_region", "_service")
+    __slots__ = ("_key", "_region", "_second", "_service")
 
     def __init__(self, service: str, region: str) -> None:
         self._service = service
         self._region = region
         self._key: tuple[str, str, bytes] = ("", "", b"")
+        self._second: tuple[int, str] = (-1, "")
 
     def authorize(
         self, request: CanonicalRequest, body: bytes, credentials: AwsCredentials, now_ms: int
     ) -> tuple[str, str]:
         """Return the values of the two headers that change with each request: x-amz-date and authorization."""
-        timestamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now_ms // 1000))
+        timestamp = self._timestamp(now_ms // 1_000)
         day = timestamp[:8]
         scope = f"{day}/{self._region}/{self._service}/aws4_request"
         to_sign = f"AWS4-HMAC-SHA256\n{timestamp}\n{scope}\n{request.digest(timestamp, body)}"
@@ -84,6 +85,13 @@ class Signer:
             f"AWS4-HMAC-SHA256 Credential={credentials.access_key}/{scope}, "
             f"SignedHeaders={request.names}, Signature={signature}"
         )
+
+    def _timestamp(self, second: int) -> str:
+        known, timestamp = self._second
+        if second != known:
+            timestamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(second))
+            self._second = (second, timestamp)  # one assignment, as for the key below
+        return timestamp
 
     def _signing_key(self, secret_key: str, day: str) -> bytes:
         kept_secret, kept_day, key = self._key

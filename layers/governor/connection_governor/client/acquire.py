@@ -180,8 +180,9 @@ class LeaseClient:
 
     def _wait_until(self, request: LeaseRequest, limit: Deadline | None) -> Deadline:
         """Return when the wait for a connection ends: its time-out, or early enough for one more try."""
-        until = Deadline.after(request.timeout_ms, self._clock)
-        return until if limit is None else until.within(max(0, limit.left_ms() - LAST_TRY_MS))
+        if limit is None:
+            return Deadline.after(request.timeout_ms, self._clock)
+        return limit.before(LAST_TRY_MS).within(request.timeout_ms)
 
     def _pause_s(self, request: LeaseRequest, wait: Wait, refusal: Refusal, began_ms: int) -> float:
         """Return how long to wait after a refusal; raise it if the wait has ended."""

@@ -60,6 +60,7 @@ class Governor:
         self.holder = checks.holder_name(holder)
         self._database = database
         self.fence = fence or Fence()
+        self._margin_ms = {frozen: self.fence.required_margin_ms(may_freeze=frozen) for frozen in (False, True)}
         self._keep_seconds = _keep_seconds(keep_seconds)
         self.lease_client = LeaseClient(
             transport,
@@ -290,7 +291,7 @@ class Governor:
         Raises:
             InvalidRequest: too short for the fence.
         """
-        needed_ms = self.fence.required_margin_ms(may_freeze=request.may_freeze)
+        needed_ms = self._margin_ms[request.may_freeze]
         by_length = (
             request.invocation is None or request.lease_ms is not None
         )  # else it reaches past the deadline by itself
@@ -300,7 +301,7 @@ class Governor:
 
     def lease_end_ms(self, request: LeaseRequest) -> int:
         """Return the expiry of a lease that is asked for now."""
-        return request.end_ms(self.clock, self.fence.required_margin_ms(may_freeze=request.may_freeze))
+        return request.end_ms(self.clock, self._margin_ms[request.may_freeze])
 
     def _named(self, database: str | None) -> str:
         name = database or self._database
@@ -324,7 +325,7 @@ class Governor:
             self._named(database),
             holder=holder_for_tenant(self.holder, context) if holder is None else holder,
             timeout=timeout,
-            invocation=self._invocation(context),
+            invocation=Deadline.of_invocation(context, self.clock) if context is not None else None,
             stops_at_deadline=self._dependencies.stops_at_deadline,
             **more,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeGuard
 
 from connection_governor.core.checks import HOLDER_LENGTH
 from connection_governor.errors import InvalidRequest
@@ -21,14 +21,20 @@ def lambda_context(context: object) -> InvocationContext:
     Raises:
         InvalidRequest: `context` is neither of the two.
     """
-    for found in (context, getattr(context, "lambda_context", None)):
-        if callable(getattr(found, "get_remaining_time_in_millis", None)):
-            return cast("InvocationContext", found)
+    if _is_of_lambda(context):
+        return context
+    wrapped = getattr(context, "lambda_context", None)
+    if _is_of_lambda(wrapped):
+        return wrapped
     raise InvalidRequest(
         "context",
         f"must be the Lambda context, or a durable function's context that holds it, not {type(context).__name__}:"
         " inside a step, pass the handler's own context",
     )
+
+
+def _is_of_lambda(context: object) -> TypeGuard[InvocationContext]:
+    return callable(getattr(context, "get_remaining_time_in_millis", None))
 
 
 def holder_for_tenant(holder: str, context: InvocationContext | None) -> str:

@@ -90,20 +90,28 @@ class Acquisition:
             InvalidRequest: the lease id is in use.
             GovernorUnavailable: the store could not be reached.
         """
-        policy, seen = self._policy(order), placement.NOTHING_SEEN
+        if self._call.has_waited:
+            return self._continued(order, placement.NOTHING_SEEN)
+        grant, seen = self._written(placement.first_write(order), placement.NOTHING_SEEN)
+        return grant or self._continued(order, seen)  # most passes end here, and need no policy
+
+    def _continued(self, order: Sequence[ShardKey], seen: placement.Seen) -> Grant | None:
+        policy = self._policy(order)
         while not isinstance(move := placement.next_move(seen, policy), placement.Stop):
             if isinstance(move, placement.Read):
                 seen = seen.after_read(self._rooms(move.keys))
                 continue
-            try:
-                grant = self._on_shard(move)
-            except _ShardThrottledError:
-                seen = seen.after_throttled()
-                continue
+            grant, seen = self._written(move, seen)
             if grant:
                 return grant
-            seen = seen.after_lost(move)
         return None
+
+    def _written(self, move: placement.Write, seen: placement.Seen) -> tuple[Grant | None, placement.Seen]:
+        try:
+            grant = self._on_shard(move)
+        except _ShardThrottledError:
+            return None, seen.after_throttled()
+        return grant, seen if grant else seen.after_lost(move)
 
     def _policy(self, order: Sequence[ShardKey]) -> placement.Policy:
         by_age = self._stats.longest_unseen(order)

@@ -47,7 +47,7 @@ class Deadline:
 
     def has_passed(self) -> bool:
         """Return whether nothing is left."""
-        return self.left_ms() <= 0
+        return self.at_ms <= self.clock.monotonic_ms()
 
     def wall_ms(self) -> int:
         """Return the moment in milliseconds since 1970 UTC, by the clock's present time."""
@@ -59,7 +59,8 @@ class Deadline:
 
     def within(self, length_ms: int) -> Deadline:
         """Return this moment, or the one this many milliseconds from now if that is earlier."""
-        return Deadline(self.clock, min(self.at_ms, self.clock.monotonic_ms() + length_ms))
+        at_ms = self.clock.monotonic_ms() + length_ms
+        return self if self.at_ms <= at_ms else Deadline(self.clock, at_ms)
 
     def for_release(self, reserve_ms: int) -> Deadline | None:
         """Return the deadline of requests that release; None if this moment has passed.
@@ -68,4 +69,4 @@ class Deadline:
         that has passed belongs to a former invocation, and bounds nothing in the next one.
         """
         left_ms = self.left_ms()
-        return None if left_ms <= 0 else Deadline.after(max(left_ms - reserve_ms, left_ms // 2), self.clock)
+        return None if left_ms <= 0 else self.before(min(reserve_ms, left_ms - left_ms // 2))

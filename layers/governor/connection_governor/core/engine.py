@@ -149,7 +149,7 @@ class Engine:
     def _check_clock(self, database: str) -> None:
         """Refuse to write an expiry by a clock that is known to be wrong: others would take the lease over early."""
         error_ms = self._clock_error_ms()
-        if abs(error_ms) > self._agreed_skew_ms.get(database, abs(error_ms)):
+        if error_ms and abs(error_ms) > self._agreed_skew_ms.get(database, abs(error_ms)):
             where = "ahead of" if error_ms > 0 else "behind"
             raise InvalidRequest("clock", f"this machine's clock is {abs(error_ms)} ms {where} DynamoDB's: set it")
 

@@ -232,15 +232,12 @@ def holder_tag(holder: str) -> str:
     Only a holder without a name (the published sample's payload) has an empty tag.
     """
     name = holder.partition("/")[0] or holder
-    return "".join(c if c in _TAG_ALPHABET else "_" for c in name[:TAG_BYTES])
+    tag = name[:TAG_BYTES]
+    return tag if _TAG_ALPHABET.issuperset(tag) else "".join(c if c in _TAG_ALPHABET else "_" for c in tag)
 
 
 def _digits(number: int, width: int) -> str:
-    digits = ""
-    for _ in range(width):
-        number, rest = divmod(number, 64)
-        digits = _DIGITS[rest] + digits
-    return digits
+    return "".join([_DIGITS[number >> shift & 63] for shift in range(6 * width - 6, -1, -6)])
 
 
 def _number(digits: str) -> int:

@@ -126,11 +126,16 @@ def waiting(keys: Sequence[ShardKey], *, comes_again: bool) -> Policy:
     return Policy((), tuple(keys), reads=LOOKS if comes_again else len(keys), races=RACES)
 
 
+def first_write(unread: Sequence[ShardKey]) -> Write:
+    """Return the write to the first of these shards: a newcomer's first move, whatever its policy."""
+    return Write(unread[0], may_leave=len(unread) > 1)
+
+
 def next_move(seen: Seen, policy: Policy) -> Move:
     """Return what to do next; see the table."""
     unread = policy.unread[seen.throttled :]
     if unread and seen.refused is None and seen.rooms is None:
-        return Write(unread[0], may_leave=len(unread) > 1)
+        return first_write(unread)
     if seen.rooms is None:
         keys = tuple(key for key in policy.readable if key != seen.refused)[: policy.reads]
         return Read(keys) if keys else Stop()
