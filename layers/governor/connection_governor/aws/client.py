@@ -61,8 +61,9 @@ _LONGEST_IDLE_MS: Final = 300_000
 _MOST_IDLE: Final = 4
 _MOST_CANONICAL: Final = 16
 _OK, _TOO_MANY_REQUESTS, _SERVER_FAULT = 200, 429, 500
-# json.dumps would make an encoder for each call; the payloads are built here, so none can contain itself.
+# Made once: `json.dumps` with separators makes an encoder for each call. Payloads are built here: none contains itself.
 _as_json = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+_from_json = json.JSONDecoder().decode
 
 
 class ServiceError(Exception):
@@ -274,7 +275,7 @@ def json_call(
     headers = {"content-type": content_type, "x-amz-target": target}
     answer = _call(endpoint, "/", headers, _as_json(payload).encode(), deadline)
     try:
-        result = json.loads(answer.body.decode())
+        result = _from_json(answer.body.decode())
     except ValueError as error:
         raise GovernorUnavailable(f"{endpoint.name} did not answer in JSON") from error
     if not isinstance(result, dict):

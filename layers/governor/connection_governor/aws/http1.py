@@ -122,21 +122,21 @@ class Connection:
 class _Reader:
     """Reads one answer from a socket; `_position` is where the unread part of the buffer starts."""
 
-    __slots__ = ("_buffer", "_deadline", "_limit_s", "_position", "_socket")
+    __slots__ = ("_buffer", "_deadline", "_left_ms", "_position", "_socket")
 
     def __init__(self, source: socket.socket, deadline: Deadline) -> None:
         self._socket = source
         self._deadline = deadline
-        self._limit_s = 0.0
+        self._left_ms = 0
         self._buffer = b""
         self._position = 0
 
     def limit_wait(self) -> None:
         """Let the next wait for the socket end at the deadline; most waits begin in the millisecond of the last."""
-        left_s = _left(self._deadline)
-        if left_s != self._limit_s:  # each change is a system call
-            self._limit_s = left_s
-            self._socket.settimeout(left_s)
+        left_ms = self._deadline.left_ms()
+        if left_ms != self._left_ms or left_ms <= 0:  # each change is a system call
+            self._left_ms = left_ms
+            self._socket.settimeout(_seconds(left_ms))
 
     def fill(self) -> None:
         """Wait for more bytes; raise `GarbledAnswerError` if none will come."""
@@ -218,11 +218,11 @@ class _Reader:
 
     def _rest(self) -> bytes:
         gathered = bytearray(self._take())
-        self._socket.settimeout(_left(self._deadline))
+        self.limit_wait()
         while received := self._socket.recv(_RECEIVE_BYTES):
             gathered += received
             _accepted(len(gathered))
-            self._socket.settimeout(_left(self._deadline))
+            self.limit_wait()
         return bytes(gathered)
 
 
@@ -274,7 +274,10 @@ def _opened(opened: socket.socket, where: Any, timeout_s: float) -> socket.socke
 
 
 def _left(deadline: Deadline) -> float:
-    left_ms = deadline.left_ms()
+    return _seconds(deadline.left_ms())
+
+
+def _seconds(left_ms: int) -> float:
     if left_ms <= 0:
         raise TimeoutError("the time for this request is over")
     return left_ms / 1_000
