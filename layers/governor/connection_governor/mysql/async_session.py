@@ -12,6 +12,7 @@ from aiomysql.connection import Connection, MysqlPacket
 from pymysql import err
 from pymysql.constants import CLIENT, CR
 
+from connection_governor.errors import GovernorError
 from connection_governor.mysql.close import CLOSE_SECONDS, GOODBYE, peer_has_closed, reply_in
 from connection_governor.mysql.fence import SessionStart, set_statement
 from connection_governor.mysql.governed import GovernedSession, out_of_step
@@ -112,7 +113,13 @@ class AsyncFencedConnection(GovernedSession, Connection):  # type: ignore[misc] 
         except TimeoutError as error:
             self.close()
             raise err.OperationalError(CR.CR_CONN_HOST_ERROR, "MySQL did not answer in time") from error
+        except (err.MySQLError, OSError, GovernorError, asyncio.CancelledError):
+            self.close()
+            raise
         except BaseException:
+            # Before TLS aiomysql copies the socket (`dup`). Where it is interrupted with the copy in hand, nothing here
+            # can close that, so the session counts as signing in: its lease is left to expire.
+            self._state.login_sent()
             self.close()
             raise
         self._opened = True
