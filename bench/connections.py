@@ -137,7 +137,7 @@ def _closed_silently(governor: Governor, log: Any) -> None:  # noqa: ANN401  # a
 def _with_opener(dependencies: Dependencies, opener: Callable[[], Any]) -> Dependencies:
     from dataclasses import replace  # noqa: PLC0415  # only here
 
-    return replace(dependencies, opener=opener)
+    return replace(dependencies, make_opener=opener)
 
 
 def _governed(governor: Governor) -> Callable[[], object]:

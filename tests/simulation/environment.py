@@ -88,7 +88,7 @@ class Environment:
             self.clock,
             self.entropy,
             SilentReporter(lambda: self.world.sessions.excuse(self.process)),
-            opener=lambda: VirtualOpener(self.process, self.world.server, self.clock),  # type: ignore[arg-type, return-value]
+            make_opener=lambda: VirtualOpener(self.process, self.world.server, self.clock),  # type: ignore[arg-type, return-value]
         )
         return Governor(
             Witness(self, transport),

@@ -63,8 +63,8 @@ class TellingOpener:
 def governor_of(environment: Environment) -> Governor:
     """Return a governor as `Governor.from_env` does, with an opener that writes to the journal."""
     parts: dict[str, Any] = governor_parts(environment)
-    make = parts["dependencies"].opener
-    parts["dependencies"] = replace(parts["dependencies"], opener=lambda: TellingOpener(make()))
+    make = parts["dependencies"].make_opener
+    parts["dependencies"] = replace(parts["dependencies"], make_opener=lambda: TellingOpener(make()))
     return Governor(**parts, fence=FENCE)
 
 

@@ -90,7 +90,7 @@ def governor_on(store: LeaseStore, target: Target, **options: Any) -> Governor: 
     service = Service(Engine(store, SYSTEM_CLOCK, SYSTEM_ENTROPY), operations, quiet, SYSTEM_CLOCK)
     opener = opener_for(target, options.pop("credentials", WORKER))
     dependencies = Dependencies(
-        SYSTEM_CLOCK, SYSTEM_ENTROPY, quiet, opener=lambda: opener, operations=lambda: operations
+        SYSTEM_CLOCK, SYSTEM_ENTROPY, quiet, make_opener=lambda: opener, operations=lambda: operations
     )
     defaults: dict[str, Any] = {"holder": "shop/test", "database": "orders", "fence": SHORT}
     return Governor(service, dependencies, **(defaults | {"keep_seconds": KEEP_SECONDS} | options))

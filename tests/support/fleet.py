@@ -184,5 +184,7 @@ class Fleet:
         engine = Engine(store, self.clock, self.entropy)
         reporter = SilentReporter()
         service = Service(engine, Operations(store, self.clock, self.entropy), reporter, self.clock)
-        dependencies = Dependencies(self.clock, self.entropy, reporter, opener=(lambda: opener) if opener else None)
+        dependencies = Dependencies(
+            self.clock, self.entropy, reporter, make_opener=(lambda: opener) if opener else None
+        )
         return Governor(service, dependencies, holder=holder, database=DATABASE, keep_seconds=keep_seconds)

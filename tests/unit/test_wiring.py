@@ -93,9 +93,9 @@ def test_direct_is_the_default_transport() -> None:
 def test_parts_that_are_not_configured_are_not_made() -> None:
     """A worker that only leases needs no `DB_…` variable; one that invokes needs no table."""
     bare = env.governor_parts(Environment(REMOTE))["dependencies"]
-    assert (bare.opener, bare.operations) == (None, None)
+    assert (bare.make_opener, bare.operations) == (None, None)
     whole = env.governor_parts(Environment({**DIRECT, **MYSQL}))["dependencies"]
-    assert whole.opener is not None
+    assert whole.make_opener is not None
     assert whole.operations is not None
 
 
@@ -179,4 +179,4 @@ def test_a_transport_is_one_file_and_one_line(monkeypatch: pytest.MonkeyPatch) -
 def test_an_unknown_kind_of_database_is_refused_by_name() -> None:
     """A worker for another database would open sessions with MySQL's driver."""
     parts = env.governor_parts(Environment({**DIRECT, **MYSQL, "DB_ENGINE": "oracle"}))
-    assert missing(parts["dependencies"].opener) == "DB_ENGINE"
+    assert missing(parts["dependencies"].make_opener) == "DB_ENGINE"

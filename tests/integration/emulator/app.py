@@ -47,7 +47,7 @@ def governor() -> Governor:
     """Return this environment's governor."""
     parts = governor_parts(Environment.current())
     if "PORT" in os.environ:
-        parts["dependencies"] = replace(parts["dependencies"], opener=Opener)
+        parts["dependencies"] = replace(parts["dependencies"], make_opener=Opener)
     return Governor(**parts)
 
 

@@ -75,7 +75,7 @@ def make(world: World, mysql: Mysql) -> Callable[..., Governor]:
             clock=world.clock,
             entropy=world.entropy,
             reporter=Reporter(world.journal),
-            opener=lambda: cast("Opener", mysql),
+            make_opener=lambda: cast("Opener", mysql),
             operations=lambda: world.operations,
         )
         return Governor(world.transport, dependencies, holder=holder, database="orders", **options)

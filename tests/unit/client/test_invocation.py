@@ -137,7 +137,7 @@ def unstopped(world: World) -> Governor:
         world.clock,
         world.entropy,
         Reporter(world.journal),
-        opener=lambda: cast("Opener", opener),
+        make_opener=lambda: cast("Opener", opener),
         stops_at_deadline=False,
     )
     return Governor(world.transport, dependencies, holder="checkout/1", database="orders")

@@ -75,7 +75,7 @@ def governor(tmp_path: Path, clock: VirtualClock, transport: Noted) -> Governor:
     opener = cast("Opener", CalmOpener(clock))
     quiet = Reporter(write=lambda _line: None)
     notes = LeaseFile(str(tmp_path), clock)
-    dependencies = Dependencies(clock, transport.entropy, quiet, opener=lambda: opener, lease_file=notes)
+    dependencies = Dependencies(clock, transport.entropy, quiet, make_opener=lambda: opener, lease_file=notes)
     return Governor(
         cast("Any", transport),
         dependencies,

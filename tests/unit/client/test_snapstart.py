@@ -83,7 +83,7 @@ def governor(
         world.clock,
         world.entropy,
         Reporter(world.journal),
-        opener=lambda: cast("Opener", opener),
+        make_opener=lambda: cast("Opener", opener),
         lease_file=LeaseFile(str(tmp_path), world.clock),
     )
     parts = {"transport": world.transport, "dependencies": dependencies, "holder": "checkout/0", "database": "orders"}

@@ -72,7 +72,7 @@ class Governor:
         )
         self.sessions = Sessions(
             self.lease_client,
-            dependencies.opener,
+            dependencies.make_opener,
             dependencies.clock,
             dependencies.reporter,
             dependencies.lease_file,

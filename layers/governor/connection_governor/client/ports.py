@@ -26,7 +26,7 @@ class Dependencies:
         clock: the time that is written into leases.
         entropy: where lease ids and jitter come from.
         reporter: writes refusals and ungoverned connections to the log, as metrics.
-        opener: makes the opener of MySQL sessions at its first use; None: `lease` only.
+        make_opener: makes the opener of MySQL sessions at its first use; None: `lease` only.
         operations: makes the operator's commands at their first use; None: no `set_budget`.
         lease_file: tells the extension which leases are held, if there is one.
         stops_at_deadline: whether Lambda stops an invocation's code at its deadline; not so on Managed Instances.
@@ -35,7 +35,7 @@ class Dependencies:
     clock: Clock
     entropy: Entropy
     reporter: Reporter
-    opener: Callable[[], Opener] | None = None
+    make_opener: Callable[[], Opener] | None = None
     operations: Callable[[], Operations] | None = None
     lease_file: LeaseNotes = NO_LEASE_FILE
     stops_at_deadline: bool = True

@@ -37,7 +37,7 @@ class Sessions:
 
     Args:
         lease_client: acquires the leases.
-        opener: makes the opener of sessions at its first use; None: there is none.
+        make_opener: makes the opener of sessions at its first use; None: there is none.
         clock: the leases' clock.
         reporter: writes ungoverned connections to the log, as metrics.
         lease_file: tells the extension which socket belongs to which lease.
@@ -47,14 +47,14 @@ class Sessions:
     def __init__(
         self,
         lease_client: LeaseClient,
-        opener: Callable[[], Opener] | None,
+        make_opener: Callable[[], Opener] | None,
         clock: Clock,
         reporter: Reporter,
         lease_file: LeaseNotes,
         on_unavailable: str,
     ) -> None:
         self._lease_client = lease_client
-        self._make_opener = opener
+        self._make_opener = make_opener
         self._opener: Opener | None = None
         self._clock = clock
         self._reporter = reporter

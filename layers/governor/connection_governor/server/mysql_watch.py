@@ -27,12 +27,12 @@ class MySQLWatch:
     """See `janitor.Watch`. Connects at the first use, so that a failure to connect is a failure to observe.
 
     Args:
-        opener: returns what opens sessions of the monitoring user.
+        make_opener: returns what opens sessions of the monitoring user.
         users: returns the names with which governed workers sign in, the seeded one first.
     """
 
-    def __init__(self, opener: Callable[[], Opener], users: Callable[[], Sequence[str]]) -> None:
-        self._opener = opener
+    def __init__(self, make_opener: Callable[[], Opener], users: Callable[[], Sequence[str]]) -> None:
+        self._make_opener = make_opener
         self._users = users
         self._session: FencedConnection | None = None
 
@@ -64,5 +64,5 @@ class MySQLWatch:
         if self._session is not None and not self._session.is_alive():
             self._session = None
         if self._session is None:
-            self._session = self._opener().open(_FROM_ROUND_TO_ROUND, "governor-janitor", None)
+            self._session = self._make_opener().open(_FROM_ROUND_TO_ROUND, "governor-janitor", None)
         return self._session

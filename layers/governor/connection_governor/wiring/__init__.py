@@ -42,7 +42,7 @@ def governor_parts(environment: Environment) -> dict[str, Any]:
             clock=SYSTEM_CLOCK,
             entropy=SYSTEM_ENTROPY,
             reporter=Reporter(),
-            opener=(lambda: _opener(environment)) if environment.get("DB_HOST") else None,
+            make_opener=(lambda: _opener(environment)) if environment.get("DB_HOST") else None,
             operations=(lambda: _operations(environment)) if environment.get("GOVERNOR_TABLE") else None,
             lease_file=LeaseFile() if environment.get("AWS_LAMBDA_RUNTIME_API") else NO_LEASE_FILE,
             stops_at_deadline=not environment.is_managed_instance,
