@@ -34,6 +34,7 @@ METRICS: Final[dict[str, dict[str, str | int]]] = {
     "Drift": {"Unit": "Count"},
     "UngovernedConnections": {"Unit": "Count"},
     "SessionNamesUnknown": {"Unit": "Count"},
+    "WrongClock": {"Unit": "Count"},
 }
 
 
@@ -102,6 +103,10 @@ class Reporter:
     def ungoverned(self, database: str, reason: str, *, now_ms: int, **details: object) -> None:
         """Report a worker that connects without a lease, because the governor could not be reached."""
         self.emit(database, {"UngovernedConnections": 1}, now_ms=now_ms, reason=reason, **details)
+
+    def wrong_clock(self, database: str, reason: str, *, now_ms: int, **details: object) -> None:
+        """Report an acquire or renew refused because this machine's clock is wrong; nothing was written by it."""
+        self.emit(database, {"WrongClock": 1}, now_ms=now_ms, reason=reason, **details)
 
     def note(self, message: str, **properties: object) -> None:
         """Write a log line that is no metric."""

@@ -134,6 +134,25 @@ def test_a_clock_set_back_prolongs_no_remembered_refusal(world: World, governor:
     assert governor.acquire().connections == 1
 
 
+def test_a_wrong_clock_shows_in_a_metric(world: World, governor: Governor) -> None:
+    """Workers fail, and no metric says that their clock is the cause: the operator looks for an outage."""
+    lease = governor.acquire()
+    assert metric(world, "WrongClock") == []
+    world.engine._clock_error_ms = lambda: 5_000
+    verbs: list[Callable[[], object]] = [governor.acquire, lambda: governor.renew(lease)]
+    for verb in verbs:
+        with pytest.raises(InvalidRequest) as refused:
+            verb()
+        assert refused.value.field == "clock"
+    lines = metric(world, "WrongClock")
+    assert [line["WrongClock"] for line in lines] == [1, 1]
+    assert all("ahead of DynamoDB's" in line["reason"] for line in lines)
+    world.engine._clock_error_ms = lambda: 0
+    with pytest.raises(InvalidRequest):
+        governor.acquire(connections=99)
+    assert len(metric(world, "WrongClock")) == 2, "other bad input is no wrong clock"
+
+
 def test_a_refusal_is_pressure_for_a_minute_and_no_longer(world: World, governor: Governor) -> None:
     """Without it what is kept idle stays away from callers that were refused; for ever, nothing is ever kept again."""
     world.lend(connections=3)

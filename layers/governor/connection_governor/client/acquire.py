@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 PRESSURE_REMEMBERED_MS = 60_000
+CLOCK_FIELDS = ("clock", "now_ms")  # what a refused clock is named: by this process, and by the function
 LAST_TRY_MS = 100  # a wait that the invocation bounds ends early enough for one more try
 
 
@@ -131,7 +132,11 @@ class LeaseClient:
             NoConnectionsLeft: the budget was lowered below what is in use: the lease stays as it is until it expires.
             GovernorUnavailable: the governor could not be reached.
         """
-        renewal = self._transport.renew(lease, expires_at_ms=end_ms, deadline=self._deadline(invocation))
+        try:
+            renewal = self._transport.renew(lease, expires_at_ms=end_ms, deadline=self._deadline(invocation))
+        except InvalidRequest as error:
+            self._report_wrong_clock(error, lease.database, lease.holder)
+            raise
         if renewal is None:
             raise LeaseLost(f"lease {lease.lease_id} on {lease.database!r} is no longer held")
         if isinstance(renewal, Refusal):
@@ -208,8 +213,9 @@ class LeaseClient:
         self._lease_file.wanted(wanted)
         try:
             outcome = self._transport.acquire(wanted, waiting=wait.looks_first, last=wait.is_last, deadline=limit)
-        except (InvalidRequest, UnknownDatabase):
+        except (InvalidRequest, UnknownDatabase) as error:
             self._lease_file.gone(wanted.lease_id)  # after an outage, by contrast, it may have been granted
+            self._report_wrong_clock(error, request.database, request.holder)
             raise
         if isinstance(outcome, Grant):
             self._lease_file.held(outcome.lease)
@@ -225,6 +231,11 @@ class LeaseClient:
         self.release_at_end(lease, request.invocation)
         if wait.until.has_passed():
             raise GovernorUnavailable("the governor's answer came after the lease's expiry")
+
+    def _report_wrong_clock(self, error: GovernorError, database: str, holder: str) -> None:
+        """Count a machine whose clock was refused: the operator sees it in a metric, not only this worker's author."""
+        if isinstance(error, InvalidRequest) and error.field in CLOCK_FIELDS:
+            self._reporter.wrong_clock(database, str(error), now_ms=self._clock.now_ms(), holder=holder)
 
     def _note_pressure(self, database: str, *, pressure: bool) -> None:
         if pressure:
