@@ -88,8 +88,13 @@ _NEXT: Mapping[Phase, Mapping[Packet, Phase]] = {
     Phase.ROWS: {Packet.DATA: Phase.ROWS, Packet.END: Phase.IDLE, Packet.ERROR: Phase.IDLE},
     Phase.FILE: {Packet.OK: Phase.IDLE, Packet.ERROR: Phase.IDLE},
 }
-# For what is done with each row: to look a member up in its enumeration takes longer than all of the rest.
-_IDLE, _ROWS, _OUT_OF_STEP = Phase.IDLE, Phase.ROWS, Phase.OUT_OF_STEP
+# For the work on each packet: to look a member up in its enumeration takes longer than all of the rest.
+_CONNECTING, _IDLE, _UNANSWERED, _MORE = Phase.CONNECTING, Phase.IDLE, Phase.UNANSWERED, Phase.MORE
+_COLUMNS, _ROWS, _OUT_OF_STEP = Phase.COLUMNS, Phase.ROWS, Phase.OUT_OF_STEP
+_OK, _ERROR, _END, _DATA = Packet.OK, Packet.ERROR, Packet.END, Packet.DATA
+_OPEN = Stream.OPEN
+_FIRST_BYTES = {0x00: _OK, 0xFB: Packet.FILE}
+_NOTHING_EXPECTED: Mapping[Packet, Phase] = {}
 _CAN_HEAR_GOODBYE = frozenset({Phase.IDLE, Phase.COLUMNS, Phase.ROWS, Phase.MORE})
 
 
@@ -125,7 +130,7 @@ class SessionState:
         """Report, before they are sent, commands that go out in one write."""
         self._on_work(working=True)
         self._queued = count - 1
-        self.phase = Phase.UNANSWERED
+        self.phase = _UNANSWERED
 
     def read_begun(self) -> bool:
         """Report, before it is read, the next packet; return whether there is one to wait for.
@@ -141,7 +146,8 @@ class SessionState:
     def received(self, packet: bytes) -> None:
         """Report a whole packet, without its header."""
         phase = self.phase
-        if phase is _ROWS and packet[0] < 0xFE:  # noqa: PLR2004 - most packets are rows, and change nothing
+        # Most packets are rows, or columns after the first, and change nothing.
+        if (phase is _ROWS or phase is _COLUMNS) and packet[0] < 0xFE:  # noqa: PLR2004 - the protocol's own
             self._reading = False
             return
         self._advance(phase, packet)
@@ -180,7 +186,7 @@ class SessionState:
     @property
     def is_ready(self) -> bool:
         """Whether the session may be used for another command."""
-        return self.phase is Phase.IDLE and not self._reading and self.stream is Stream.OPEN
+        return self.phase is _IDLE and not self._reading and self.stream is _OPEN
 
     @property
     def may_be_kept(self) -> bool:
@@ -216,38 +222,38 @@ class SessionState:
         return self.phase is not Phase.IDLE or self._reading or self._may_hold_work
 
     def _advance(self, phase: Phase, packet: bytes) -> None:
-        if phase is Phase.CONNECTING:  # the greeting
+        if phase is _CONNECTING:  # the greeting
             return
-        kind = _kind(packet, in_result=phase in (Phase.COLUMNS, Phase.ROWS))
-        after = _NEXT.get(phase, {}).get(kind, Phase.OUT_OF_STEP)
-        flags = _flags(kind, packet) if after in (Phase.IDLE, Phase.ROWS) and after is not phase else 0
+        kind = _kind(packet, in_result=phase is _COLUMNS or phase is _ROWS)
+        after = _NEXT.get(phase, _NOTHING_EXPECTED).get(kind, _OUT_OF_STEP)
+        flags = _flags(kind, packet) if (after is _IDLE or after is _ROWS) and after is not phase else 0
         # An error says nothing about the transaction: a procedure's writes before its failure may still be open.
-        self._may_hold_work = kind is Packet.ERROR or bool(flags & (_IN_TRANSACTION | _CURSOR_OPEN))
-        if after is Phase.IDLE and flags & _MORE_RESULTS:
-            after = Phase.MORE
-        elif after is Phase.IDLE and self._queued:
+        self._may_hold_work = kind is _ERROR or bool(flags & (_IN_TRANSACTION | _CURSOR_OPEN))
+        if after is _IDLE and flags & _MORE_RESULTS:
+            after = _MORE
+        elif after is _IDLE and self._queued:
             self._queued -= 1
-            after = Phase.UNANSWERED
+            after = _UNANSWERED
         self.phase = after
 
 
 def _kind(packet: bytes, *, in_result: bool) -> Packet:
     first = packet[0]
     if first == 0xFF:  # noqa: PLR2004 - the protocol's own
-        return Packet.ERROR
+        return _ERROR
     if first == 0xFE and len(packet) < _SHORTEST_ROW_FE:  # noqa: PLR2004
-        return Packet.END
+        return _END
     if in_result:
-        return Packet.DATA
-    return {0x00: Packet.OK, 0xFB: Packet.FILE}.get(first, Packet.DATA)
+        return _DATA
+    return _FIRST_BYTES.get(first, _DATA)
 
 
 def _flags(kind: Packet, packet: bytes) -> int:
     """Return the server's status flags. PyMySQL reads those of OK packets only."""
-    if kind is Packet.OK:
+    if kind is _OK:
         at = _after_number(packet, _after_number(packet, 1))
         return int.from_bytes(packet[at : at + 2], "little")
-    return int.from_bytes(packet[3:5], "little") if kind is Packet.END else 0
+    return int.from_bytes(packet[3:5], "little") if kind is _END else 0
 
 
 def _after_number(packet: bytes, at: int) -> int:
