@@ -24,7 +24,7 @@ ON_EMULATORS = ("direct", "cold_start", "connections", "cost")  # `peers` and `l
 @pytest.mark.parametrize("name", IN_VIRTUAL_TIME)
 def test_the_simulations_run(name: str) -> None:
     """A change of the package would leave the tuning of the waits without its measure."""
-    assert_reported(name)
+    assert_reported("bench", "--quick", name)
 
 
 @pytest.mark.dynamodb_local
@@ -32,7 +32,17 @@ def test_the_simulations_run(name: str) -> None:
 @pytest.mark.parametrize("name", ON_EMULATORS)
 def test_the_measurements_run(name: str) -> None:
     """`make bench` would fail for a reader who wants to check the claims."""
-    assert_reported(name)
+    assert_reported("bench", "--quick", name)
+
+
+@pytest.mark.dynamodb_local
+def test_two_versions_of_the_package_can_be_compared() -> None:
+    """A slower acquire would be noticed by its users first."""
+    reported = assert_reported("bench.against", str(ROOT / "layers" / "governor"), "--quick")
+    for line in reported:
+        ours, theirs = line.split(" calls ")[1].split(" | ")[0].split(" / ")
+        assert int(ours) > 0
+        assert int(theirs) > 0
 
 
 def test_every_benchmark_is_registered_and_says_its_name() -> None:
@@ -71,12 +81,13 @@ def test_the_tables_are_written_between_their_marks(tmp_path: Path, monkeypatch:
     assert "old" not in text
 
 
-def assert_reported(name: str) -> None:
-    """Run it tiny, in a process of its own: what it opens is closed by its end."""
+def assert_reported(*arguments: str) -> list[str]:
+    """Run it tiny, in a process of its own: what it opens is closed by its end. Return its rows."""
     variables = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "layers" / "governor")])}
-    command = [sys.executable, "-m", "bench", "--quick", name]
+    command = [sys.executable, "-m", *arguments]
     done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     rows = [line for line in done.stdout.splitlines() if line.startswith("| ")]
     assert rows
     assert all(line.count(" | ") >= 3 for line in rows)  # figure, value, target, reached
+    return rows

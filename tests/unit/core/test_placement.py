@@ -13,6 +13,7 @@ from connection_governor.core.placement import (
     Seen,
     Stop,
     Write,
+    first_write,
     newcomer,
     next_move,
     waiting,
@@ -73,6 +74,15 @@ def test_every_pass_ends(shards: int, has_waited: bool, comes_again: bool) -> No
             passes.append((seen.after_lost(move), moves + 1))
             if move.may_leave:
                 passes.append((seen.after_throttled(), moves + 1))
+
+
+@pytest.mark.parametrize("shards", [1, 2, 6])
+@pytest.mark.parametrize("comes_again", [True, False])
+def test_every_policy_of_a_newcomer_begins_with_the_first_write(shards: int, comes_again: bool) -> None:
+    """An acquire writes it before it makes a policy: with another beginning there, the table would not be obeyed."""
+    keys = KEYS[:shards]
+    policy = newcomer(keys, tuple(reversed(keys)), comes_again=comes_again)
+    assert next_move(Seen(), policy) == first_write(keys)
 
 
 def test_only_an_unread_shard_with_another_after_it_may_be_left() -> None:

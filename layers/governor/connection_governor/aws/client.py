@@ -227,6 +227,7 @@ class Endpoint:
             return connection.exchange(request, deadline.within(self._read_timeout_ms))
         finally:
             if connection.reusable and len(self._idle) < _MOST_IDLE:
+                # It has rested since the answer, which is later: so it is given up a little early, never late.
                 self._idle.append((sent_ms, process, connection))
             else:
                 connection.close()
