@@ -32,7 +32,7 @@ class CalmSession:
         self.acquired_ms = 0
         self.on_close: Callable[[], None] | None = None
         self.open = True
-        self.on_login: Callable[[], None] | None = None
+        self.on_login: Callable[[object], object] | None = None
         self.may_linger = False
         self.asks_for_server = False
         self.server: DatabaseServer | None = None

@@ -99,8 +99,8 @@ def test_giving_up_on_an_answer_is_not_the_servers_end(
     opened: Opener, root: Connection[Cursor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The statement runs on: releasing its lease now would put one connection too many on MySQL."""
-    session = opened(SHORT)
     monkeypatch.setattr(Fence, "read_seconds", 0.1)
+    session = opened(SHORT)
     with pytest.raises(pymysql.err.OperationalError) as lost:
         ask(session, "SELECT BENCHMARK(2000000000, MD5('x'))")
     assert lost.value.args[0] == 2013

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import socket
 import threading
 import time
@@ -213,10 +214,11 @@ def test_an_error_torn_into_a_query_does_not_answer_it(opened: Opener, monkeypat
     """Any exception counts as an answer, and the slot is given back while the query runs on."""
     session = opened(SHORT)
 
-    def torn(_count: int) -> bytes:
-        raise KeyError("a bug of the body's own")
+    class Torn(io.BytesIO):
+        def read(self, _count: int | None = None) -> bytes:
+            raise KeyError("a bug of the body's own")
 
-    monkeypatch.setattr(session, "_read_bytes", torn)
+    monkeypatch.setattr(session, "_rfile", Torn())
     with pytest.raises(KeyError):
         session.query("SELECT SLEEP(0.4)")
     session.close()

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import itertools
 import struct
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from connection_governor.mysql.state import Phase, Reply, SessionState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 IN_TRANSACTION, MORE = 1, 8
 COLUMN_COUNT, COLUMN, ROW, NULL_ROW = b"\x01", b"\x03def" + bytes(20), b"\x011", b"\xfb"
@@ -175,3 +179,44 @@ def test_the_worse_is_reported_before_the_deed() -> None:
         for report in order:
             getattr(state, report)()
         assert state.may_linger
+
+
+def test_work_is_reported_only_at_a_change() -> None:
+    """Each report is written to a file: a transaction of many statements would write twice for each of them."""
+    reports: list[bool] = []
+    state = reporting(lambda *, working: reports.append(working))
+    assert reports == [False]
+    for answer in (ok(IN_TRANSACTION), ok(IN_TRANSACTION), ok()):
+        state.commands_sent()
+        heard(state, answer)
+    assert reports == [False, True, False]
+
+
+@pytest.mark.parametrize("at", [True, False])
+def test_a_report_that_was_interrupted_is_made_again(*, at: bool) -> None:
+    """The file says idle while the server works, and the extension gives the slot of a running statement back."""
+    written: list[bool] = []
+    strikes = [at]
+
+    def note(*, working: bool) -> None:
+        if written and working in strikes:
+            strikes.clear()
+            raise KeyboardInterrupt
+        written.append(working)
+
+    def command() -> None:
+        state.commands_sent()
+        assert written[-1]
+        heard(state, ok())
+        assert not written[-1]
+
+    state = reporting(note)
+    with pytest.raises(KeyboardInterrupt):
+        command()
+    command()
+
+
+def reporting(note: Callable[..., None]) -> SessionState:
+    state = heard(SessionState(note), b"\x0agreeting")
+    state.login_sent()
+    return heard(state, ok(2))

@@ -11,6 +11,7 @@ import os
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from connection_governor.client.lease_file import NO_LEASE_FILE
 from connection_governor.errors import GovernorUnavailable, InvalidRequest
 
 if TYPE_CHECKING:
@@ -105,8 +106,9 @@ class Sessions:
 
     def watch(self, connection: FencedConnection | AsyncFencedConnection, lease: Lease) -> None:
         """Note the session under a lease for the extension: its socket, and whether it is working."""
-        connection.on_login = lambda: self._lease_file.opened(lease, connection)
-        connection.on_work = partial(self._lease_file.working, lease.lease_id)
+        connection.on_login = partial(self._lease_file.opened, lease)
+        if self._lease_file is not NO_LEASE_FILE:  # else each command would be reported for nothing
+            connection.on_work = partial(self._lease_file.working, lease.lease_id)
 
     def opener(self) -> Opener:
         """Return the opener of sessions; it is made at its first use.

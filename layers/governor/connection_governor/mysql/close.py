@@ -15,7 +15,7 @@ from connection_governor.system import SYSTEM_CLOCK
 CLOSE_SECONDS = 0.2
 RESET = b"\x1f"  # COM_RESET_CONNECTION; PyMySQL has no name for it
 GOODBYE = struct.pack("<iBiB", 1, RESET[0], 1, COMMAND.COM_QUIT)
-_TCP_CLOSE, _TCP_CLOSE_WAIT = 7, 8  # Linux: tcp_info's first byte, once the peer has reset or finished the stream
+_TCP_CLOSED = (7, 8)  # CLOSE, CLOSE_WAIT; Linux: tcp_info's first byte, once the peer has reset or finished the stream
 _HEADER_BYTES = 4
 
 
@@ -53,6 +53,7 @@ def hang_up(sock: socket.socket) -> None:
 
 def peer_has_closed(sock: socket.socket) -> bool:
     """Return whether the kernel knows that the peer has closed its side (Linux; false elsewhere)."""
-    with contextlib.suppress(OSError, AttributeError):
-        return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] in (_TCP_CLOSE, _TCP_CLOSE_WAIT)
-    return False
+    try:
+        return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] in _TCP_CLOSED
+    except (OSError, AttributeError):
+        return False

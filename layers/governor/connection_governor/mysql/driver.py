@@ -58,11 +58,28 @@ if TYPE_CHECKING:
 else:
     DriverConnection = Connection
 
-_read_packet = DriverConnection._read_packet  # noqa: SLF001 - for each row: `super()` would look it up again
+# For what is done with each command: `super()` would look them up again.
+_execute_command = DriverConnection._execute_command  # noqa: SLF001 - overridden here
+_read_query_result = DriverConnection._read_query_result  # noqa: SLF001
+_write_bytes = DriverConnection._write_bytes  # noqa: SLF001
+
 PING_SECONDS = 1.0
-_ERROR = b"\xff"
+_ERROR = 0xFF
+_HEADER_BYTES = 4
+_LONGEST_PART = 0xFF_FFFF  # a longer packet comes in several parts
 _LARGE_BYTES = 65_536  # a smaller statement is taken by the kernel at once
 _SHORTEST_SECONDS = 0.001  # 0 would mean not to wait at all
+
+
+def _lost(why: str = "") -> err.OperationalError:
+    return err.OperationalError(CR.CR_SERVER_LOST, f"Lost connection to MySQL server during query{why}")
+
+
+def _wrong_header(header: bytes) -> err.MySQLError:
+    """Return the error for the end of the stream, or for a packet out of sequence; MariaDB shuts down with number 0."""
+    if len(header) < _HEADER_BYTES or header[3] == 0:
+        return _lost()
+    return err.InternalError(f"Packet sequence number wrong: {header[3]}")
 
 
 class ReportingConnection(GovernedSession, DriverConnection):
@@ -78,7 +95,7 @@ class ReportingConnection(GovernedSession, DriverConnection):
         self._rfile.close()
         self._reader = DeadlineReader(self._sock)
         self._rfile = io.BufferedReader(self._reader)
-        self._read_timeout = self._write_timeout = self.fence.read_seconds
+        self._read_timeout = self._write_timeout = self._answer_seconds
 
     def write_packet(self, payload: bytes) -> None:
         """Write as PyMySQL does; report the login, which is the first packet after TLS has begun."""
@@ -100,19 +117,23 @@ class ReportingConnection(GovernedSession, DriverConnection):
     def _execute_command(self, command: int, sql: str | bytes) -> None:
         """Send a command as PyMySQL does: guarded by the lease, and only while the session is in step."""
         self._refuse_if_late()
-        if self._sock is not None:
-            self._refuse_if_gone(self._sock)
-            self._allow(PING_SECONDS if command == COMMAND.COM_PING else self.fence.read_seconds)
-            self._read_what_is_left()
-            self._refuse_if_out_of_step()
-            self._state.commands_sent()
-        super()._execute_command(command, sql)
+        sock = self._sock
+        if sock is not None:
+            if peer_has_closed(sock):
+                raise self._gone()
+            self._allow(PING_SECONDS if command == COMMAND.COM_PING else self._answer_seconds)
+            if self._result is not None:
+                self._read_what_is_left()
+            state = self._state
+            if not state.is_ready:
+                raise out_of_step()
+            state.commands_sent()
+        _execute_command(self, command, sql)
 
-    def _refuse_if_gone(self, sock: socket.socket) -> None:
-        """Send nothing to a server that has closed: a command without an answer might be at work."""
-        if peer_has_closed(sock):
-            self._force_close()
-            raise err.OperationalError(CR.CR_SERVER_GONE_ERROR, "MySQL server has gone away")
+    def _gone(self) -> err.OperationalError:
+        """Close, and return why: nothing is sent to a server that has closed, where it might be at work."""
+        self._force_close()
+        return err.OperationalError(CR.CR_SERVER_GONE_ERROR, "MySQL server has gone away")
 
     def _allow(self, seconds: float) -> None:
         """Bound the sending of a command and its whole answer, until the next call of this."""
@@ -140,18 +161,56 @@ class ReportingConnection(GovernedSession, DriverConnection):
         if not state.read_begun():
             self._force_close()
             raise out_of_step()
-        try:
-            packet = _read_packet(self, packet_type)
-        except err.MySQLError as error:
-            if self._sock is not None:  # else the stream has ended
-                state.received(_ERROR)
-            self._is_demoted = self._is_demoted or error.args[0] in READ_ONLY_ERRORS
+        try:  # as PyMySQL reads, by fewer calls: it is done for each row
+            read = self._rfile.read
+            header = read(_HEADER_BYTES)
+            number = header[3] if len(header) == _HEADER_BYTES else None
+            if number != self._next_seq_id:
+                raise _wrong_header(header)  # noqa: TRY301 - a function more for each row
+            self._next_seq_id = (number + 1) & 0xFF
+            size = header[0] | header[1] << 8 | header[2] << 16
+            content = read(size)
+            if len(content) < size:
+                raise _lost()  # noqa: TRY301 - as above
+            if size == _LONGEST_PART:
+                content += self._read_further_parts()
+        except OSError as error:
+            self._force_close()
+            raise _lost(f" ({error})") from error
+        except BaseException:
+            self._force_close()
             raise
-        state.received(packet._data)  # noqa: SLF001 - for each row: its method would cost as much as the report
+        packet = packet_type(content, self.encoding)
+        if content[0] == _ERROR:
+            self._raise_error_of(packet)
+        state.received(content)
         return packet
 
+    def _read_further_parts(self) -> bytes:
+        parts: list[bytes] = []
+        while not parts or len(parts[-1]) == _LONGEST_PART:
+            header = self._rfile.read(_HEADER_BYTES)
+            if len(header) < _HEADER_BYTES or header[3] != self._next_seq_id:
+                raise _wrong_header(header)
+            self._next_seq_id = (header[3] + 1) & 0xFF
+            size = int.from_bytes(header[:3], "little")
+            parts.append(self._rfile.read(size))
+            if len(parts[-1]) < size:
+                raise _lost()
+        return b"".join(parts)
+
+    def _raise_error_of(self, packet: MysqlPacket) -> None:
+        if self._result is not None:
+            self._result.unbuffered_active = False
+        try:
+            packet.raise_for_error()
+        except err.MySQLError as error:
+            self._is_demoted = self._is_demoted or error.args[0] in READ_ONLY_ERRORS
+            self._state.received(packet.get_all_data())  # type: ignore[no-untyped-call] # as the stubs have it
+            raise
+
     def _read_query_result(self, unbuffered: bool = False) -> int:
-        affected = super()._read_query_result(unbuffered)
+        affected = _read_query_result(self, unbuffered)
         if unbuffered and self._reader is not None:
             self._reader.allow_each(self._patience_s)  # the body may rest between two rows
         return affected
@@ -159,7 +218,7 @@ class ReportingConnection(GovernedSession, DriverConnection):
     def _write_bytes(self, data: bytes) -> None:
         if self._reader is not None and len(data) > _LARGE_BYTES:  # also one of several that make up a statement
             self._write_timeout = max(self._reader.left_s, _SHORTEST_SECONDS)
-        super()._write_bytes(data)
+        _write_bytes(self, data)
 
     def _force_close(self) -> None:
         sock = self._sock

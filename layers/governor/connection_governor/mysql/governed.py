@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pymysql import err
 from pymysql.constants import CR
@@ -41,8 +41,9 @@ class GovernedSession:
         acquired_ms: when that lease was granted, milliseconds since 1970 UTC.
         asks_for_server: set before the opening, so that it learns which server it is on, in the same round trip.
         server: which one, where that was asked for and answered.
-        on_work: called with True before the session gets work, and with False once it has none left.
-        on_login: called before each login is sent. From here on the server may have a session; `local_port` is known.
+        on_work: set before the opening; see `state.SessionState`.
+        on_login: called with the session before each login is sent. From here on the server may have one; `local_port`
+            is known.
     """
 
     fence: Fence
@@ -51,16 +52,18 @@ class GovernedSession:
     acquired_ms = 0
     asks_for_server = False
     server: DatabaseServer | None = None
-    on_login: Callable[[], None] | None = None
+    on_login: Callable[[Any], object] | None = None
     on_work: Callable[..., None] | None = None
     _state: SessionState
     _now_ms: Callable[[], int]
     _opened = False
     _process = 0
+    _answer_seconds = 0.0
 
     def _govern(self, fence: Fence, usable_until_ms: int | None, clock: Clock) -> None:
         """Bind the session before anything is sent."""
         self.fence = fence
+        self._answer_seconds = fence.read_seconds
         self.usable_until_ms = usable_until_ms
         self._now_ms = clock.now_ms
         self._process = os.getpid()
@@ -68,11 +71,7 @@ class GovernedSession:
 
     def _begin(self) -> None:
         """Forget the last attempt to sign in."""
-        self._state = SessionState(self._work)
-
-    def _work(self, *, working: bool) -> None:
-        if self.on_work is not None:
-            self.on_work(working=working)
+        self._state = SessionState(self.on_work)
 
     @property
     def _is_copy(self) -> bool:
@@ -90,7 +89,7 @@ class GovernedSession:
         return self._state.may_linger
 
     def _refuse_if_late(self) -> None:
-        if self._is_copy:
+        if self._process != os.getpid():  # `_is_copy`
             raise err.InterfaceError(0, "another process opened this connection: open one here")
         if self.usable_until_ms is not None and self._now_ms() > self.usable_until_ms:
             raise LeaseLost(
@@ -104,11 +103,11 @@ class GovernedSession:
     def _login_sent(self) -> None:
         self._state.login_sent()
         if self.on_login is not None:
-            self.on_login()
+            self.on_login(self)
 
     def _patience_s(self) -> float:
         """Return how long to wait for an answer: never past the end of the last statement's time."""
-        patience_s = self.fence.read_seconds
+        patience_s = self._answer_seconds
         if self.usable_until_ms is None:
             return patience_s
         return min(patience_s, patience_s + (self.usable_until_ms - self._now_ms()) / 1_000)

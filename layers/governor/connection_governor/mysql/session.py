@@ -293,7 +293,8 @@ class FencedConnection(ReportingConnection):
             self.close()  # the rest of a streamed result may take longer to read than a new session to open
         if self._sock is None:
             raise err.InterfaceError(0, "this session was closed: it cannot be reset")
-        self._refuse_if_gone(self._sock)
+        if peer_has_closed(self._sock):
+            raise self._gone()
         self._read_what_is_left()
         self._refuse_if_out_of_step()
 

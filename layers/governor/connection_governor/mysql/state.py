@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 _IN_TRANSACTION, _MORE_RESULTS, _CURSOR_OPEN = 0x0001, 0x0008, 0x0040
+_LEFT_OPEN = _IN_TRANSACTION | _CURSOR_OPEN
 _SHORTEST_ROW_FE = 9  # a packet that begins with FE and is as long as this is a row with a huge column
 _LENGTH_BYTES: Mapping[int, int] = {0xFC: 3, 0xFD: 4, 0xFE: 9}
 
@@ -76,6 +77,7 @@ _ANSWER = {
     Packet.DATA: Phase.COLUMNS,
 }
 _NEXT: Mapping[Phase, Mapping[Packet, Phase]] = {
+    Phase.CONNECTING: dict.fromkeys(Packet, Phase.CONNECTING),  # the greeting
     Phase.LOGIN: {
         Packet.OK: Phase.IDLE,
         Packet.ERROR: Phase.CONNECTING,
@@ -88,13 +90,24 @@ _NEXT: Mapping[Phase, Mapping[Packet, Phase]] = {
     Phase.ROWS: {Packet.DATA: Phase.ROWS, Packet.END: Phase.IDLE, Packet.ERROR: Phase.IDLE},
     Phase.FILE: {Packet.OK: Phase.IDLE, Packet.ERROR: Phase.IDLE},
 }
-# For the work on each packet: to look a member up in its enumeration takes longer than all of the rest.
-_CONNECTING, _IDLE, _UNANSWERED, _MORE = Phase.CONNECTING, Phase.IDLE, Phase.UNANSWERED, Phase.MORE
-_COLUMNS, _ROWS, _OUT_OF_STEP = Phase.COLUMNS, Phase.ROWS, Phase.OUT_OF_STEP
-_OK, _ERROR, _END, _DATA = Packet.OK, Packet.ERROR, Packet.END, Packet.DATA
-_OPEN = Stream.OPEN
-_FIRST_BYTES = {0x00: _OK, 0xFB: Packet.FILE}
-_NOTHING_EXPECTED: Mapping[Packet, Phase] = {}
+_A_ROW = 0x01  # the first byte of any packet that is no other
+
+
+def _steps(phase: Phase) -> tuple[tuple[Packet, Phase], ...]:
+    """Return, for each first byte of a packet, its kind and the phase after it."""
+    kinds = {0xFE: Packet.END, 0xFF: Packet.ERROR}
+    if phase not in (Phase.COLUMNS, Phase.ROWS):
+        kinds |= {0x00: Packet.OK, 0xFB: Packet.FILE}
+    in_order = [kinds.get(first, Packet.DATA) for first in range(256)]
+    return tuple((kind, _NEXT.get(phase, {}).get(kind, Phase.OUT_OF_STEP)) for kind in in_order)
+
+
+# The same rules by first byte: they are asked for each packet.
+_STEPS = {phase: _steps(phase) for phase in Phase}
+# For what is done with each packet: to look a member up in its enumeration takes longer than all of the rest.
+_IDLE, _UNANSWERED = Phase.IDLE, Phase.UNANSWERED
+_COLUMNS, _ROWS, _MORE, _OUT_OF_STEP = Phase.COLUMNS, Phase.ROWS, Phase.MORE, Phase.OUT_OF_STEP
+_OK, _ERROR, _END, _OPEN = Packet.OK, Packet.ERROR, Packet.END, Stream.OPEN
 _CAN_HEAR_GOODBYE = frozenset({Phase.IDLE, Phase.COLUMNS, Phase.ROWS, Phase.MORE})
 
 
@@ -102,22 +115,23 @@ class SessionState:
     """One session, from before its login to after its end.
 
     Args:
-        on_work: called with True before the session gets work, and with False once it has none left.
+        on_work: called with True before the session gets work, and with False once it has none left; only at a change.
 
     Attributes:
         phase: what the client waits for.
         stream: the state of the stream.
     """
 
-    __slots__ = ("_may_hold_work", "_on_work", "_queued", "_reading", "phase", "stream")
+    __slots__ = ("_may_hold_work", "_on_work", "_queued", "_reading", "_reported_work", "phase", "stream")
 
-    def __init__(self, on_work: Callable[..., None] = lambda **_: None) -> None:
+    def __init__(self, on_work: Callable[..., None] | None = None) -> None:
         self._on_work = on_work
         self.phase = Phase.CONNECTING
         self.stream = Stream.OPEN
         self._reading = False
         self._queued = 0
         self._may_hold_work = False
+        self._reported_work = True  # the login is work
 
     # Reports of the drivers.
 
@@ -128,7 +142,9 @@ class SessionState:
 
     def commands_sent(self, count: int = 1) -> None:
         """Report, before they are sent, commands that go out in one write."""
-        self._on_work(working=True)
+        if self._on_work is not None and not self._reported_work:
+            self._on_work(working=True)
+            self._reported_work = True
         self._queued = count - 1
         self.phase = _UNANSWERED
 
@@ -145,15 +161,26 @@ class SessionState:
 
     def received(self, packet: bytes) -> None:
         """Report a whole packet, without its header."""
-        phase = self.phase
-        # Most packets are rows, or columns after the first, and change nothing.
-        if (phase is _ROWS or phase is _COLUMNS) and packet[0] < 0xFE:  # noqa: PLR2004 - the protocol's own
+        phase, first = self.phase, packet[0]
+        if first < 0xFE and (phase is _ROWS or phase is _COLUMNS):  # noqa: PLR2004 - most packets change nothing
             self._reading = False
             return
-        self._advance(phase, packet)
+        if first == 0xFE and len(packet) >= _SHORTEST_ROW_FE:  # noqa: PLR2004 - the protocol's own
+            first = _A_ROW
+        kind, after = _STEPS[phase][first]
+        flags = _flags(kind, packet) if after is _IDLE or after is _ROWS else 0
+        # An error says nothing about the transaction: a procedure's writes before its failure may still be open.
+        self._may_hold_work = kind is _ERROR or flags & _LEFT_OPEN != 0
+        if after is _IDLE:
+            if flags & _MORE_RESULTS:
+                after = _MORE
+            elif self._queued:
+                self._queued -= 1
+                after = _UNANSWERED
+        self.phase = after
         self._reading = False
-        if self.phase is _IDLE and not self._may_hold_work:
-            self._on_work(working=False)
+        if after is _IDLE and self._on_work is not None:
+            self._report_no_work()
 
     def goodbye_sent(self) -> None:
         """Report, before it is sent, a reset and a quit."""
@@ -180,6 +207,12 @@ class SessionState:
         """
         if self.stream is Stream.GOODBYE or (self.stream is Stream.OPEN and not self._is_working):
             self.stream = Stream.GONE
+
+    def _report_no_work(self) -> None:
+        if self._reported_work and not self._may_hold_work:
+            self._reported_work = False  # first: a call that is interrupted may have reported nothing
+            if self._on_work is not None:
+                self._on_work(working=False)
 
     # Decisions.
 
@@ -221,39 +254,15 @@ class SessionState:
             return False
         return self.phase is not Phase.IDLE or self._reading or self._may_hold_work
 
-    def _advance(self, phase: Phase, packet: bytes) -> None:
-        if phase is _CONNECTING:  # the greeting
-            return
-        kind = _kind(packet, in_result=phase is _COLUMNS or phase is _ROWS)
-        after = _NEXT.get(phase, _NOTHING_EXPECTED).get(kind, _OUT_OF_STEP)
-        flags = _flags(kind, packet) if (after is _IDLE or after is _ROWS) and after is not phase else 0
-        # An error says nothing about the transaction: a procedure's writes before its failure may still be open.
-        self._may_hold_work = kind is _ERROR or bool(flags & (_IN_TRANSACTION | _CURSOR_OPEN))
-        if after is _IDLE and flags & _MORE_RESULTS:
-            after = _MORE
-        elif after is _IDLE and self._queued:
-            self._queued -= 1
-            after = _UNANSWERED
-        self.phase = after
-
-
-def _kind(packet: bytes, *, in_result: bool) -> Packet:
-    first = packet[0]
-    if first == 0xFF:  # noqa: PLR2004 - the protocol's own
-        return _ERROR
-    if first == 0xFE and len(packet) < _SHORTEST_ROW_FE:  # noqa: PLR2004
-        return _END
-    if in_result:
-        return _DATA
-    return _FIRST_BYTES.get(first, _DATA)
-
 
 def _flags(kind: Packet, packet: bytes) -> int:
-    """Return the server's status flags. PyMySQL reads those of OK packets only."""
-    if kind is _OK:
-        at = _after_number(packet, _after_number(packet, 1))
-        return int.from_bytes(packet[at : at + 2], "little")
-    return int.from_bytes(packet[3:5], "little") if kind is _END else 0
+    """Return the server's status flags, of an OK or the end of a result. PyMySQL reads those of OK packets only."""
+    if kind is _END:
+        return int.from_bytes(packet[3:5], "little")
+    if kind is not _OK:
+        return 0
+    at = _after_number(packet, _after_number(packet, 1))
+    return int.from_bytes(packet[at : at + 2], "little")
 
 
 def _after_number(packet: bytes, at: int) -> int:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 _UNNOTICED_SECONDS = 0.05  # setting a time-out takes a system call: not for each answer that comes at once
+_monotonic_ms = SYSTEM_CLOCK.monotonic_ms
 
 
 class DeadlineReader(io.RawIOBase):
@@ -31,7 +32,7 @@ class DeadlineReader(io.RawIOBase):
 
     def allow(self, seconds: float) -> None:
         """Move the deadline to so many seconds from now."""
-        self._ends_at_ms, self._each = SYSTEM_CLOCK.monotonic_ms() + seconds * 1_000, None
+        self._ends_at_ms, self._each = _monotonic_ms() + seconds * 1_000, None
 
     def allow_each(self, seconds: Callable[[], float]) -> None:
         """Allow each wait so many seconds from its beginning, as asked for then."""
@@ -40,7 +41,7 @@ class DeadlineReader(io.RawIOBase):
     @property
     def left_s(self) -> float:
         """How many seconds are left."""
-        return (self._ends_at_ms - SYSTEM_CLOCK.monotonic_ms()) / 1_000 if self._each is None else self._each()
+        return (self._ends_at_ms - _monotonic_ms()) / 1_000 if self._each is None else self._each()
 
     def readable(self) -> bool:
         """See `io`."""
@@ -52,10 +53,12 @@ class DeadlineReader(io.RawIOBase):
         Raises:
             TimeoutError: the deadline has passed.
         """
-        left_s = self.left_s
+        each = self._each
+        left_s = (self._ends_at_ms - _monotonic_ms()) / 1_000 if each is None else each()
         if left_s <= 0:
             raise TimeoutError("timed out")
-        timeout = self._sock.gettimeout()
-        if timeout is None or left_s < timeout - _UNNOTICED_SECONDS:
-            self._sock.settimeout(left_s)
-        return self._sock.recv_into(memoryview(buffer))
+        sock = self._sock
+        timeout = sock.gettimeout()
+        if timeout is None or abs(left_s - timeout) > _UNNOTICED_SECONDS:
+            sock.settimeout(left_s)
+        return sock.recv_into(buffer)
