@@ -7,19 +7,27 @@ is taken after everything was released and closed, and not at all while a lease 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from connection_governor.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from connection_governor.client.governor import Governor
     from connection_governor.client.lease_file import LeaseNotes
 
 
+class Snapshotted(Protocol):
+    """What the hooks need of a governor."""
+
+    holder: str
+
+    def close(self) -> None:
+        """Close the kept connections and release their leases."""
+
+
 def register(
-    governor: Governor, lease_file: LeaseNotes, *, close_sockets: Callable[[], None], new_holder: Callable[[], str]
+    governor: Snapshotted, lease_file: LeaseNotes, *, close_sockets: Callable[[], None], new_holder: Callable[[], str]
 ) -> None:
     """Register the hooks before the snapshot and after each restore.
 
@@ -48,7 +56,7 @@ def register(
     register_after_restore(after_restore)
 
 
-def leave_nothing(governor: Governor, lease_file: LeaseNotes) -> None:
+def leave_nothing(governor: Snapshotted, lease_file: LeaseNotes) -> None:
     """Release the kept leases, and stop writing to the lease file that the snapshot would contain.
 
     Raises:
