@@ -98,8 +98,11 @@ def _steps(phase: Phase) -> tuple[tuple[Packet, Phase], ...]:
     kinds = {0xFE: Packet.END, 0xFF: Packet.ERROR}
     if phase not in (Phase.COLUMNS, Phase.ROWS):
         kinds |= {0x00: Packet.OK, 0xFB: Packet.FILE}
-    in_order = [kinds.get(first, Packet.DATA) for first in range(256)]
-    return tuple((kind, _NEXT.get(phase, {}).get(kind, Phase.OUT_OF_STEP)) for kind in in_order)
+    expected, otherwise = _NEXT.get(phase, {}), Phase.OUT_OF_STEP
+    steps = [(Packet.DATA, expected.get(Packet.DATA, otherwise))] * 256
+    for first, kind in kinds.items():
+        steps[first] = (kind, expected.get(kind, otherwise))
+    return tuple(steps)
 
 
 # The same rules by first byte: they are asked for each packet.
