@@ -147,15 +147,13 @@ class OneShard(RuleBasedStateMachine):
         world.store.plan("renew", fault)
         outcome = world.engine.renew(lease, expires_at_ms=world.clock.now + length)
         world.store.faults.clear()
-        if lease.expires_at_ms < world.clock.now or stored is None:
+        if stored is None or stored.expires_at_ms < max(world.clock.now, lease.expires_at_ms):
             assert outcome is None
         elif stored.expires_at_ms >= end_ms:
             assert isinstance(outcome, Renewal)
             assert outcome.lease.expires_at_ms == stored.expires_at_ms
             return outcome.lease
-        elif stored.expires_at_ms != lease.expires_at_ms:
-            assert outcome is None
-        elif self.in_use() > self.allowed:
+        elif self.in_use() > self.allowed:  # else it continues from the stored record, which is its holder's
             assert isinstance(outcome, Refusal)
         else:
             assert isinstance(outcome, Renewal)

@@ -113,6 +113,7 @@ def test_importing_loads_only_these_modules_of_ours() -> None:
         "client.governor",
         "client.invocation",
         "client.keepalive",
+        "client.lease_file",
         "client.request",
         "client.sessions",
         "core",

@@ -174,6 +174,7 @@ class ReportingConnection(GovernedSession, DriverConnection):
                 raise _lost()  # noqa: TRY301 - as above
             if size == _LONGEST_PART:
                 content += self._read_further_parts()
+            del read  # an error's traceback would keep the reader, and so the socket, open in older PyMySQL
         except OSError as error:
             self._force_close()
             raise _lost(f" ({error})") from error
