@@ -47,11 +47,11 @@ class _Plain(yaml.SafeDumper):
         return True
 
 
-class _Tags(yaml.SafeLoader):
-    """Reads CloudFormation's short forms as their long ones."""
+class TemplateLoader(yaml.SafeLoader):
+    """Reads CloudFormation's short forms (`!Ref x`) as their long ones (`{"Ref": x}`)."""
 
 
-def _long_form(loader: _Tags, suffix: str, node: yaml.Node) -> Node:
+def _long_form(loader: TemplateLoader, suffix: str, node: yaml.Node) -> Node:
     if isinstance(node, yaml.ScalarNode):
         value: Any = loader.construct_scalar(node)
         value = value.split(".", 1) if suffix == "GetAtt" else value
@@ -62,14 +62,14 @@ def _long_form(loader: _Tags, suffix: str, node: yaml.Node) -> Node:
     return {suffix if suffix in ("Ref", "Condition") else f"Fn::{suffix}": value}
 
 
-_Tags.add_multi_constructor("!", _long_form)
+TemplateLoader.add_multi_constructor("!", _long_form)
 
 
 def package(built: Path, folder: Path) -> Path:
     """Write template, code and checksums of a built template to a folder; return the template's path."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    template: Node = yaml.load(built.read_text(), _Tags)  # noqa: S506 - a SafeLoader
+    template: Node = yaml.load(built.read_text(), TemplateLoader)  # noqa: S506 - a SafeLoader
     template["Parameters"] = PARAMETERS | template["Parameters"]
     template["Resources"] = {
         name: _packaged(name, resource, built.parent, folder) for name, resource in template["Resources"].items()

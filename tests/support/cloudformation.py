@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from harness.package import TemplateLoader
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
@@ -18,25 +20,6 @@ Node = dict[str, Any]
 
 NO_VALUE = {"Ref": "AWS::NoValue"}
 ACCOUNT = "123456789012"
-
-
-class TemplateLoader(yaml.SafeLoader):
-    """Reads CloudFormation's short forms (`!Ref x`) as their long ones (`{"Ref": x}`)."""
-
-
-def _long_form(loader: TemplateLoader, suffix: str, node: yaml.Node) -> Node:
-    if isinstance(node, yaml.ScalarNode):
-        value: Any = loader.construct_scalar(node)
-        value = value.split(".", 1) if suffix == "GetAtt" else value
-    elif isinstance(node, yaml.SequenceNode):
-        value = loader.construct_sequence(node, deep=True)
-    else:
-        assert isinstance(node, yaml.MappingNode)
-        value = loader.construct_mapping(node, deep=True)
-    return {suffix if suffix in ("Ref", "Condition") else f"Fn::{suffix}": value}
-
-
-TemplateLoader.add_multi_constructor("!", _long_form)
 
 
 def load(path: Path) -> Node:
