@@ -2,6 +2,7 @@
 
 from harness.stack import dynamodb_local
 from harness.stack.mariadb_programs import mariadb_programs
+from harness.stack.mysql_programs import mysql_programs
 from harness.stack.packages import require_program
 from harness.stack.tools import tool
 
@@ -9,6 +10,7 @@ from harness.stack.tools import tool
 def main() -> int:
     """Install what is missing; print nothing if nothing is."""
     mariadb_programs()
+    mysql_programs()
     require_program("java", ["default-jre-headless"])
     dynamodb_local.fetch()
     tool("ministack", "ministack")

@@ -8,12 +8,13 @@ from hypothesis import HealthCheck, settings
 from harness.stack.dynamodb_local import dynamodb_local as running_dynamodb_local
 from harness.stack.local_stack import Stack, running_stack
 from harness.stack.mariadb import PrivateMariaDB
+from harness.stack.mysql import PrivateMySQL
 
 # A property fails for what it finds, never for how long a busy machine took to find it.
 settings.register_profile("without real time", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("without real time")
 
-SERVER_FIXTURES = {"mariadb": "database", "dynamodb_local": "dynamodb_local", "stack": "stack"}
+SERVER_FIXTURES = {"mysql": "database", "mariadb": "database", "dynamodb_local": "dynamodb_local", "stack": "stack"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -27,6 +28,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def mariadb() -> Iterator[PrivateMariaDB]:
     """Yield a private MariaDB with TLS and 20 connections; tests make users of their own."""
     with PrivateMariaDB(max_connections=20) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def mysql() -> Iterator[PrivateMySQL]:
+    """Yield a private MySQL with TLS and 20 connections; tests make users of their own."""
+    with PrivateMySQL(max_connections=20) as server:
         yield server
 
 
