@@ -10,8 +10,7 @@ from connection_governor.server.custom_resource import ResourceAnswer, whereabou
 from connection_governor.server.seed import Seeder
 from connection_governor.server.seed_request import carry_out, explain
 from connection_governor.system import SYSTEM_CLOCK
-from connection_governor.wiring import Environment
-from connection_governor.wiring.mysql import secret_fetcher
+from connection_governor.wiring import Environment, administration
 from connection_governor.wiring.table import operations
 
 if TYPE_CHECKING:
@@ -25,7 +24,7 @@ KEEP_ACTIVE = "KeepActive"
 def seeder() -> Seeder:
     """Return the seeder of the database that the environment names."""
     environment = Environment.current()
-    return Seeder(secret_fetcher(environment), operations(environment), SYSTEM_CLOCK)
+    return Seeder(administration(environment), operations(environment), SYSTEM_CLOCK)
 
 
 def handler(event: dict[str, Any], context: LambdaContext) -> None:

@@ -32,6 +32,11 @@ PLANTS = {
         "from connection_governor.mysql.fence import Fence",
         "a kind of database and AWS know nothing of each other",
     ),
+    "MySQL's numbers in the seed's order": (
+        "server/seed.py",
+        "from pymysql import err",
+        "what the functions do is the same for each kind of database",
+    ),
     "an arrow up": ("core/engine.py", "from connection_governor.metrics import Reporter", LAYERS),
     "a heavy library": ("client/governor.py", "import boto3", "what a worker imports is light"),
     "a room in no layer": ("attic.py", '"""In no layer."""', LAYERS),

@@ -42,7 +42,7 @@ NEVER = (
     "connection_governor.server.seed",
     "connection_governor.server.seed_request",
     "connection_governor.server.custom_resource",
-    "connection_governor.server.mysql_watch",
+    "connection_governor.server.mysql",
     "connection_governor.core.memory",
     "connection_governor.mysql.observe",
 )

@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from connection_governor.mysql.observe import Observation, Session
+from pymysql import err
+
+from connection_governor.core.observation import Observation, Session
 from tests.support.hub import MS
 
 if TYPE_CHECKING:
@@ -142,6 +144,8 @@ def _uncovered(session: ServerSession) -> str | None:
 class VirtualWatch:
     """The janitor's eye: sees and kills as the monitoring user would, each at the price of a round trip."""
 
+    error: type[Exception] = err.MySQLError
+
     def __init__(self, process: Process, server: Server, ledger: Ledger, tally: Tally) -> None:
         self._process = process
         self._server = server
@@ -149,7 +153,7 @@ class VirtualWatch:
         self._tally = tally
 
     def observe(self) -> Observation:
-        """See `janitor.Watch`."""
+        """See `ports.Watch`."""
         self._process.brink()
         self._process.sleep(self._server.hop_us())
         seen = tuple(
@@ -160,7 +164,7 @@ class VirtualWatch:
         return Observation(seen, names_known=True)
 
     def kill(self, session: Session) -> bool:
-        """See `janitor.Watch`; a session whose lease is still held must never be killed."""
+        """See `ports.Watch`; a session whose lease is still held must never be killed."""
         self._process.sleep(self._server.hop_us())
         victim = self._server.sessions.get(session.connection_id)
         if victim is None or victim.name != session.program_name:

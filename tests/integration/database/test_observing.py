@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 import pymysql
 import pytest
 
+from connection_governor.core.observation import Session
 from connection_governor.errors import InvalidRequest
 from connection_governor.mysql.connect import Target, open_session
 from connection_governor.mysql.credentials import Login
-from connection_governor.mysql.observe import Session, kill, observe
-from connection_governor.server.mysql_watch import MySQLWatch
+from connection_governor.mysql.observe import kill, observe
+from connection_governor.server.mysql.watch import MySQLWatch
 from harness.stack.mariadb import PrivateMariaDB
 from tests.support.database import SLACK_S, WORKER, Opener, ask, listed, opener_for, seconds_until_gone
 

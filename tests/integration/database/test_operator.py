@@ -10,8 +10,8 @@ from pymysql import err
 
 from connection_governor.mysql.connect import Target, open_session
 from connection_governor.mysql.credentials import Login
-from connection_governor.server import limit_procedure
-from connection_governor.server.mysql_watch import MySQLWatch
+from connection_governor.server.mysql import limit_procedure
+from connection_governor.server.mysql.watch import MySQLWatch
 from harness.stack.mariadb import PrivateMariaDB
 from tests.support.database import opener_for
 

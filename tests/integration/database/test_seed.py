@@ -16,8 +16,10 @@ from connection_governor.core.memory import MemoryStore
 from connection_governor.core.operations import Operations
 from connection_governor.mysql.connect import FencedConnection, Target, open_session
 from connection_governor.mysql.credentials import Login
-from connection_governor.server.sample_table import EMPLOYEES
-from connection_governor.server.seed import NAMES_UNKNOWN, ONLY_COUNTED, Seeder, SeedError
+from connection_governor.server.mysql.administration import NAMES_UNKNOWN, ONLY_COUNTED, MySQLAdministration
+from connection_governor.server.mysql.sample_table import EMPLOYEES
+from connection_governor.server.ports import SeedError
+from connection_governor.server.seed import Seeder
 from connection_governor.server.seed_properties import SeedProperties
 from harness.stack.mariadb import PrivateMariaDB
 from tests.support.virtual import SetEntropy, VirtualClock
@@ -41,14 +43,18 @@ class World:
         self.clock = VirtualClock()
         self.operations = Operations(store := MemoryStore(), self.clock, SetEntropy())
         self.engine = Engine(store, self.clock, SetEntropy())
-        self.seeder = Seeder(self._fetch, self.operations, self.clock)
+        self.seeder = Seeder(MySQLAdministration(self._fetch), self.operations, self.clock)
+        self.target = Target(server.host, server.port, tls_ca=str(server.ca_path))
         self.wanted = SeedProperties(
             database="orders",
             allowed=5,
             lease_ms=30_000,
             skew_ms=1_000,
             anonymous_lease_ms=900_000,
-            target=Target(server.host, server.port, tls_ca=str(server.ca_path)),
+            host=server.host,
+            port=server.port,
+            tls="verify",
+            tls_ca=str(server.ca_path),
             schema="company",
             administrator_secret=ADMINISTRATOR.username,
             worker_secret=WORKER.username,
@@ -63,7 +69,7 @@ class World:
 
     def sign_in(self, user: Login) -> FencedConnection:
         """Return a session of a seeded user."""
-        return open_session(replace(self.wanted.target, database="company"), user)
+        return open_session(replace(self.target, database="company"), user)
 
     def limit(self) -> int:
         """Return MySQL's own limit for the worker."""
@@ -119,7 +125,7 @@ def test_users_may_not_connect_in_plain_text(user: Login, world: World) -> None:
     """One worker without TLS would show its password to the network."""
     world.seeder.make(world.wanted)
     with pytest.raises(err.OperationalError) as refused:
-        open_session(replace(world.wanted.target, tls="off"), user)
+        open_session(replace(world.target, tls="off"), user)
     assert refused.value.args[0] == 1045
 
 
@@ -138,7 +144,7 @@ def test_the_janitors_user_may_see_and_end_the_workers_sessions_and_read_no_data
     """Without these rights an overdue session stays; with more, the janitor's secret opens the data."""
     world.seeder.make(world.wanted)
     session = world.sign_in(WORKER)
-    target = replace(world.wanted.target, database=None)
+    target = replace(world.target, database=None)
     with contextlib.closing(open_session(target, MONITOR)) as monitor, monitor.cursor() as cursor:
         cursor.execute("SELECT COUNT(*) FROM performance_schema.session_connect_attrs")
         cursor.execute("KILL CONNECTION %s", (session.thread_id(),))
@@ -300,7 +306,7 @@ def test_the_worker_may_do_in_the_schema_what_was_asked_for(rights: str, may: in
     world.server.execute("CREATE DATABASE company", "CREATE TABLE company.bills (id INT)")
     world.seeder.make(replace(world.wanted, with_example=False, rights="write"))
     world.seeder.make(replace(world.wanted, with_example=False, rights=rights))
-    target = replace(world.wanted.target, database=None)
+    target = replace(world.target, database=None)
     allowed = 0
     with contextlib.closing(open_session(target, WORKER)) as session, session.cursor() as cursor:
         for statement in STATEMENTS:
@@ -316,7 +322,7 @@ def test_a_schemas_underscore_is_no_wildcard(world: World) -> None:
     world.server.execute("CREATE DATABASE shopxa", "CREATE TABLE shopxa.bills (id INT)")
     try:
         world.seeder.make(wanted)
-        target = replace(world.wanted.target, database=None)
+        target = replace(world.target, database=None)
         with (
             contextlib.closing(open_session(target, WORKER)) as session,
             session.cursor() as cursor,
@@ -351,7 +357,7 @@ def test_a_worker_whose_limit_is_used_up_does_not_fail_the_seed(world: World) ->
 def test_a_server_that_cannot_be_reached_yet_is_tried_again(world: World) -> None:
     """A rule of a security group takes some seconds; giving up at once rolls a whole stack back."""
     with pytest.raises(SeedError, match="cannot connect to MySQL as the administrator"):
-        world.seeder.make(replace(world.wanted, target=replace(world.wanted.target, port=1)))
+        world.seeder.make(replace(world.wanted, port=1))
     assert sum(world.clock.naps) == 30
 
 

@@ -11,9 +11,9 @@ import janitor
 from connection_governor.core.engine import Engine
 from connection_governor.core.lease import Grant, Wanted
 from connection_governor.core.memory import MemoryStore
+from connection_governor.core.observation import Observation
 from connection_governor.core.operations import Operations
 from connection_governor.errors import GovernorUnavailable, InvalidRequest
-from connection_governor.mysql.observe import Observation
 from connection_governor.system import SYSTEM_CLOCK
 from tests.support.virtual import SetEntropy, VirtualClock
 
@@ -34,7 +34,10 @@ def orders(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class QuietServer:
-    """A server without sessions, as `MySQLWatch` sees it."""
+    """A server without sessions, as the janitor sees it."""
+
+    name = "MySQL"
+    error: type[Exception] = err.MySQLError
 
     def __init__(self, *_: object) -> None:
         """Need nothing."""
@@ -51,7 +54,7 @@ def test_a_round_publishes_the_gauges_without_traffic(
     context: LambdaContext, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Without them a quiet database looks like a dead one on the dashboard."""
-    monkeypatch.setattr(janitor, "MySQLWatch", QuietServer)
+    monkeypatch.setattr(janitor, "watch", QuietServer)
     assert janitor.handler({}, context) == {"in_use": 0, "reclaimed": 0, "killed": 0}
     assert '"Remaining Connections":3' in capsys.readouterr().out
 
@@ -76,7 +79,7 @@ def test_an_unreachable_mysql_fails_after_the_leases_were_looked_after(
     def opener(_environment: Environment) -> NoReturn:
         raise unreachable
 
-    monkeypatch.setattr(janitor, "opener", opener)
+    monkeypatch.setattr("connection_governor.wiring.mysql.opener", opener)
     monkeypatch.setenv("DB_WORKER_USERS", "worker")
     with pytest.raises(type(unreachable)):
         janitor.handler({}, context)
@@ -99,7 +102,7 @@ def test_the_session_to_mysql_is_kept_while_leases_are_in_use_and_no_longer(
     """Kept, it lets an operator in when all connections are used up; for ever, it would keep a database awake."""
     closed: list[bool] = []
     monkeypatch.setattr(QuietServer, "close", lambda _self: closed.append(True))
-    monkeypatch.setattr(janitor, "MySQLWatch", QuietServer)
+    monkeypatch.setattr(janitor, "watch", QuietServer)
     store, clock = MemoryStore(), VirtualClock(SYSTEM_CLOCK.now_ms())
     operations = Operations(store, clock, SetEntropy())
     operations.set_budget("orders", 3)
@@ -117,7 +120,7 @@ def test_an_operators_action_is_no_round(
     context: LambdaContext, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A round at each question would publish gauges twice a minute, and reclaim while somebody only looks."""
-    monkeypatch.setattr(janitor, "MySQLWatch", QuietServer)
+    monkeypatch.setattr(janitor, "watch", QuietServer)
     answer = janitor.handler({"action": "sessions", "by": "anna@bastion"}, context)
     assert answer == {"database": "orders", "names_known": True, "sessions": []}
     shown = capsys.readouterr().out

@@ -12,7 +12,7 @@ from pymysql import err
 
 import seed
 from connection_governor.server import custom_resource, seed_properties
-from connection_governor.server.seed import SeedError
+from connection_governor.server.ports import SeedError
 from connection_governor.server.seed_request import Seeded
 
 if TYPE_CHECKING:

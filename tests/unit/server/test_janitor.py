@@ -11,9 +11,9 @@ from pymysql import err
 from connection_governor.core.engine import Engine
 from connection_governor.core.lease import Grant, Lease, Wanted
 from connection_governor.core.memory import MemoryStore
+from connection_governor.core.observation import Observation, Session
 from connection_governor.core.operations import Operations
 from connection_governor.metrics import Reporter
-from connection_governor.mysql.observe import Observation, Session
 from connection_governor.server.janitor import Attention, Janitor, Round
 from connection_governor.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
 from tests.support.virtual import SetEntropy, VirtualClock
@@ -27,6 +27,9 @@ DENIED = err.OperationalError(1142, "SELECT command denied")
 
 class Sessions:
     """What MySQL lists; KILL removes."""
+
+    name = "MySQL"
+    error: type[Exception] = err.MySQLError
 
     def __init__(self, *names: str | None, names_known: bool = True) -> None:
         self.names_known = names_known

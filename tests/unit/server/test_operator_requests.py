@@ -10,8 +10,8 @@ from pymysql import err
 from connection_governor.core.engine import Engine
 from connection_governor.core.lease import Grant, Wanted
 from connection_governor.core.memory import MemoryStore
+from connection_governor.core.observation import Observation, Session
 from connection_governor.core.operations import Operations
-from connection_governor.mysql.observe import Observation, Session
 from connection_governor.server.operator_requests import OperatorRequests
 from tests.support.virtual import NOW_MS, SetEntropy, VirtualClock
 
@@ -20,6 +20,9 @@ Answer = dict[str, Any]
 
 class Server:
     """MySQL with one governed session, one without a lease, and one of another database's lease."""
+
+    name = "MySQL"
+    error: type[Exception] = err.MySQLError
 
     def __init__(self) -> None:
         self.names_known = True

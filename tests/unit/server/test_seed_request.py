@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import pytest
 
 from connection_governor.server.custom_resource import NEVER_MADE
-from connection_governor.server.seed import ONLY_COUNTED, Seeder
+from connection_governor.server.mysql.administration import ONLY_COUNTED
+from connection_governor.server.seed import Seeder
 from connection_governor.server.seed_request import carry_out
 
 if TYPE_CHECKING:

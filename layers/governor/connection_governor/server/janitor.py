@@ -1,13 +1,11 @@
-"""The janitor's round: finish plans, reclaim expired leases, compare with MySQL, end overdue sessions, publish gauges.
+"""The janitor's round: finish plans, reclaim leases, compare with the server, end overdue sessions, publish gauges.
 
 No promise about leases needs it: an acquire that finds its shard full takes over expired leases by itself.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
-
-from pymysql import err
+from typing import TYPE_CHECKING
 
 from connection_governor.core.values import dataclass
 from connection_governor.errors import GovernorError
@@ -18,24 +16,11 @@ if TYPE_CHECKING:
 
     from connection_governor.core.clock import Clock
     from connection_governor.core.lease import Lease
+    from connection_governor.core.observation import Observation, Session
     from connection_governor.core.operations import Operations
     from connection_governor.core.status import Status
     from connection_governor.metrics import Reporter
-    from connection_governor.mysql.observe import Observation, Session
-
-
-BLIND = (err.MySQLError, GovernorError)
-"""What keeps the janitor from watching MySQL: the server, or the secret and settings with which to reach it."""
-
-
-class Watch(Protocol):
-    """MySQL's own view of a database's sessions; raises one of `BLIND` if it cannot be had."""
-
-    def observe(self) -> Observation:
-        """Return the governed users' sessions at this moment."""
-
-    def kill(self, session: Session) -> bool:
-        """End a session, if it is still the same one."""
+    from connection_governor.server.ports import Watch
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,19 +31,19 @@ class Round:
         status: the leases, after it.
         reclaimed: the leases that had expired.
         killed: the sessions whose lease was gone.
-        observation: MySQL's answer; None if it was not asked, or did not answer.
-        blind: why MySQL could not be watched to the end of the round.
+        observation: the server's answer; None if it was not asked, or did not answer.
+        blind: why the server could not be watched to the end of the round.
     """
 
     status: Status
     reclaimed: Sequence[Lease]
     killed: Sequence[Session]
     observation: Observation | None
-    blind: err.MySQLError | GovernorError | None
+    blind: Exception | None
 
 
 class Attention:
-    """Decides when to look at MySQL, so that a database that pauses without connections can pause.
+    """Decides when to look at the server, so that a database that pauses without connections can pause.
 
     A look is due while a lease is stored, after a lease was granted since the last look, and after a look that saw
     sessions or failed. The first round of an environment always looks.
@@ -86,10 +71,10 @@ class Janitor:
 
     Args:
         operations: the leases.
-        watch: MySQL; None if it cannot or should not be reached: the gauges are published all the same.
+        watch: the server; None if it cannot or should not be reached: the gauges are published all the same.
         reporter: writes the metrics.
         clock: stamps them.
-        attention: decides when to look at MySQL; kept from round to round. None: look in each round.
+        attention: decides when to look at the server; kept from round to round. None: look in each round.
     """
 
     def __init__(
@@ -109,7 +94,7 @@ class Janitor:
     def round(self, database: str) -> Round:
         """Do one round: sessions first, leases after, so that a session opened in between never looks overdue.
 
-        The leases are looked after whatever MySQL answers.
+        The leases are looked after whatever the server answers.
 
         Raises:
             UnknownDatabase: no budget was ever set.
@@ -125,7 +110,7 @@ class Janitor:
         self._report(outcome)
         return outcome
 
-    def _observed(self, database: str) -> tuple[Observation | None, err.MySQLError | GovernorError | None]:
+    def _observed(self, database: str) -> tuple[Observation | None, Exception | None]:
         if self._attention is None:
             return self._look()
         before = self._operations.status(database)
@@ -135,15 +120,15 @@ class Janitor:
         self._attention.looked(before, observation)
         return observation, blind
 
-    def _look(self) -> tuple[Observation | None, err.MySQLError | GovernorError | None]:
+    def _look(self) -> tuple[Observation | None, Exception | None]:
+        if self._watch is None:
+            return None, None
         try:
-            return (self._watch.observe() if self._watch else None), None
-        except BLIND as unreachable:
+            return self._watch.observe(), None
+        except (self._watch.error, GovernorError) as unreachable:
             return None, unreachable
 
-    def _end_overdue(
-        self, observation: Observation | None, status: Status
-    ) -> tuple[list[Session], err.MySQLError | GovernorError | None]:
+    def _end_overdue(self, observation: Observation | None, status: Status) -> tuple[list[Session], Exception | None]:
         """Kill only this database's sessions without a stored lease: it was released, taken over or just reclaimed."""
         killed: list[Session] = []
         if self._watch is None or observation is None or not observation.names_known:
@@ -154,7 +139,7 @@ class Janitor:
                 own = session.database == status.settings.database
                 if own and session.program_name not in held and self._watch.kill(session):
                     killed.append(session)
-        except BLIND as unreachable:
+        except (self._watch.error, GovernorError) as unreachable:
             return killed, unreachable
         return killed, None
 

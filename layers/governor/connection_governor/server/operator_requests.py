@@ -5,9 +5,7 @@ Each request is logged with the caller's own name for itself; AWS CloudTrail rec
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
-
-from pymysql import err
+from typing import TYPE_CHECKING, Any
 
 from connection_governor.core import checks
 from connection_governor.errors import GovernorError, InvalidRequest
@@ -15,25 +13,13 @@ from connection_governor.errors import GovernorError, InvalidRequest
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from connection_governor.core.observation import Session
     from connection_governor.core.operations import Operations
-    from connection_governor.mysql.observe import Observation, Session
+    from connection_governor.server.ports import Reach
 
 ACTIONS = ("sessions", "kill", "limit")
 _MOST_CONNECTIONS = 100_000
 _LONGEST_NAME = 128
-
-
-class Reach(Protocol):
-    """A database as the monitoring user reaches it; raises `pymysql.err.MySQLError` if it refuses."""
-
-    def observe(self) -> Observation:
-        """Return the governed users' sessions at this moment."""
-
-    def end(self, session: Session) -> bool:
-        """End a session that was just observed, with a lease or without; return whether it was still there."""
-
-    def limit(self, connections: int) -> None:
-        """Set the limit of the worker's user."""
 
 
 class OperatorRequests:
@@ -41,7 +27,7 @@ class OperatorRequests:
 
     Args:
         operations: the leases.
-        reach: MySQL.
+        reach: the server, as the monitoring user reaches it.
         database: the governed database that this function looks after.
         note: writes one line to the log.
     """
@@ -66,8 +52,8 @@ class OperatorRequests:
             answer = _error("invalid_request", error.message, field=error.field)
         except GovernorError as error:
             answer = _error("unavailable", str(error))
-        except err.MySQLError as error:
-            answer = _error("unavailable", f"MySQL: {error.args}")
+        except self._reach.error as error:
+            answer = _error("unavailable", f"{self._reach.name}: {error.args}")
         asked = {key: event.get(key) for key in ("action", "by", "lease_id", "session", "connections")}
         shown = {key: answer.get(key) for key in ("killed", "limit", "error")}
         self._note("operator action", {"database": self._database, **_given(asked), **_given(shown)})

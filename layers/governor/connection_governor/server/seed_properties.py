@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from connection_governor.mysql.connect import Target
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -20,7 +18,10 @@ class SeedProperties:
     lease_ms: int
     skew_ms: int
     anonymous_lease_ms: int
-    target: Target
+    host: str
+    port: int
+    tls: str
+    tls_ca: str | None
     schema: str
     administrator_secret: str
     worker_secret: str
@@ -39,12 +40,10 @@ class SeedProperties:
             lease_ms=int(properties["LeaseMs"]),
             skew_ms=int(properties["SkewMs"]),
             anonymous_lease_ms=int(properties["AnonymousLeaseMs"]),
-            target=Target(
-                host=properties["Host"],
-                port=int(properties["Port"]),
-                tls=properties["Tls"],
-                tls_ca=properties.get("TlsCa") or None,
-            ),
+            host=properties["Host"],
+            port=int(properties["Port"]),
+            tls=properties["Tls"],
+            tls_ca=properties.get("TlsCa") or None,
             schema=properties["Schema"],
             administrator_secret=properties["AdministratorSecretArn"],
             worker_secret=properties["WorkerSecretArn"],
@@ -54,8 +53,3 @@ class SeedProperties:
             with_example=properties.get("Example", "true") == "true",
             rights=properties.get("WorkerRights", "none"),
         )
-
-    @property
-    def transport(self) -> str:
-        """Return the clause of CREATE USER that says how the users must connect."""
-        return "REQUIRE NONE" if self.target.tls == "off" else "REQUIRE SSL"

@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pymysql import err
-
 from connection_governor.errors import GovernorError
 from connection_governor.server.custom_resource import NEVER_MADE
-from connection_governor.server.seed import SeedError
+from connection_governor.server.ports import SeedError
 from connection_governor.server.seed_properties import SeedProperties
 
 if TYPE_CHECKING:
@@ -49,9 +47,14 @@ def carry_out(event: Mapping[str, Any], seeder: Callable[[], Seeder]) -> Seeded:
 
 
 def explain(error: Exception) -> str:
-    """Return why it failed, without a secret: MySQL's messages quote statements, so only their number is shown."""
+    """Return why it failed, without a secret: a database's messages quote statements, so only their code is shown."""
     if isinstance(error, SeedError | GovernorError):
         return str(error)
-    if isinstance(error, err.MySQLError):
-        return f"MySQL error {error.args[0] if error.args else '?'}"
-    return f"{type(error).__name__}, see the function's log"
+    code = _code(error)
+    return f"{type(error).__name__}{f' {code}' if code else ''}, see the function's log"
+
+
+def _code(error: Exception) -> object:
+    """Return the code of a driver's error: psycopg's errors carry `sqlstate`, PyMySQL's begin with their number."""
+    number = error.args[0] if error.args and isinstance(error.args[0], int) else None
+    return getattr(error, "sqlstate", None) or number

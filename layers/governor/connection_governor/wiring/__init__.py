@@ -1,7 +1,7 @@
 """Put a worker's parts together from environment variables, and load only those that they choose.
 
-A transport is a module with `transport(environment)`, a kind of database one with `opener(environment)`: each is one
-new file and one line in the tables below.
+A transport is a module with `transport(environment)`. A kind of database is one with `opener`, and for the functions
+`watch` and `administration`, each of the environment. Each is one new file and one line in the tables below.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from connection_governor.client.acquire import Transport
     from connection_governor.core.operations import Operations
     from connection_governor.mysql.opener import Opener
+    from connection_governor.server.ports import Administration, KeptWatch
 
-__all__ = ["ENGINES", "TRANSPORTS", "Environment", "governor_parts"]
+__all__ = ["ENGINES", "TRANSPORTS", "Environment", "administration", "governor_parts", "opener", "watch"]
 
 TRANSPORTS = {
     "direct": "connection_governor.wiring.table",
@@ -42,7 +43,7 @@ def governor_parts(environment: Environment) -> dict[str, Any]:
             clock=SYSTEM_CLOCK,
             entropy=SYSTEM_ENTROPY,
             reporter=Reporter(),
-            make_opener=(lambda: _opener(environment)) if environment.get("DB_HOST") else None,
+            make_opener=(lambda: opener(environment)) if environment.get("DB_HOST") else None,
             operations=(lambda: _operations(environment)) if environment.get("GOVERNOR_TABLE") else None,
             lease_file=LeaseFile() if environment.get("AWS_LAMBDA_RUNTIME_API") else NO_LEASE_FILE,
             stops_at_deadline=not environment.is_managed_instance,
@@ -61,10 +62,26 @@ def _transport(environment: Environment) -> Transport:
     return transport
 
 
-def _opener(environment: Environment) -> Opener:
-    engine = environment.choice("DB_ENGINE", "mysql", *ENGINES)
-    opener: Opener = import_module(ENGINES[engine]).opener(environment)
+def opener(environment: Environment) -> Opener:
+    """Return the opener of sessions of the database that the variables name."""
+    opener: Opener = _engine(environment).opener(environment)
     return opener
+
+
+def watch(environment: Environment) -> KeptWatch:
+    """Return the janitor's view of the database that the variables name; it connects at the first use."""
+    watch: KeptWatch = _engine(environment).watch(environment)
+    return watch
+
+
+def administration(environment: Environment) -> Administration:
+    """Return what signs in to a database of the kind that the variables name, for the seed."""
+    administration: Administration = _engine(environment).administration(environment)
+    return administration
+
+
+def _engine(environment: Environment) -> Any:  # noqa: ANN401 - a module of the table
+    return import_module(ENGINES[environment.choice("DB_ENGINE", "mysql", *ENGINES)])
 
 
 def _operations(environment: Environment) -> Operations:

@@ -14,6 +14,7 @@ from connection_governor.mysql.server import ROLES
 from connection_governor.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
 
 if TYPE_CHECKING:
+    from connection_governor.server.ports import Administration, KeptWatch
     from connection_governor.wiring.environment import Environment
 
 
@@ -30,6 +31,20 @@ def opener(environment: Environment) -> Opener:
     )
     credentials = DatabaseCredentials(secret_fetcher(environment))
     return Opener(target, credentials, environment.required("DB_SECRET_ARN"), SYSTEM_CLOCK)
+
+
+def watch(environment: Environment) -> KeptWatch:
+    """Return the janitor's view of the server; the governed users are named by `DB_WORKER_USERS`."""
+    from connection_governor.server.mysql.watch import MySQLWatch  # noqa: PLC0415 - no worker watches
+
+    return MySQLWatch(partial(opener, environment), lambda: environment.required("DB_WORKER_USERS").split(","))
+
+
+def administration(environment: Environment) -> Administration:
+    """Return what signs in to a server for the seed."""
+    from connection_governor.server.mysql.administration import MySQLAdministration  # noqa: PLC0415 - no worker seeds
+
+    return MySQLAdministration(secret_fetcher(environment))
 
 
 def secret_fetcher(environment: Environment) -> SecretFetcher:

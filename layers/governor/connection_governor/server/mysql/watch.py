@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from pymysql import err
+
 from connection_governor.mysql.fence import Fence
 from connection_governor.mysql.observe import end, kill, observe
-from connection_governor.server import limit_procedure
+from connection_governor.server.mysql import limit_procedure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from connection_governor.core.observation import Observation, Session
     from connection_governor.mysql.connect import FencedConnection
-    from connection_governor.mysql.observe import Observation, Session
     from connection_governor.mysql.opener import Opener
 
 
@@ -24,12 +26,15 @@ _FROM_ROUND_TO_ROUND: Final = Fence(idle_seconds=150)
 
 
 class MySQLWatch:
-    """See `janitor.Watch`. Connects at the first use, so that a failure to connect is a failure to observe.
+    """See `ports.KeptWatch`. Connects at the first use, so that a failure to connect is a failure to observe.
 
     Args:
         make_opener: returns what opens sessions of the monitoring user.
         users: returns the names with which governed workers sign in, the seeded one first.
     """
+
+    name = "MySQL"
+    error: type[Exception] = err.MySQLError
 
     def __init__(self, make_opener: Callable[[], Opener], users: Callable[[], Sequence[str]]) -> None:
         self._make_opener = make_opener

@@ -1,0 +1,63 @@
+"""A database's sessions as its server lists them, and the lease that each one names."""
+
+from __future__ import annotations
+
+import re
+
+from connection_governor.core.values import dataclass
+
+_SESSION_NAME = re.compile(r"governor:(?P<lease_id>[A-Za-z0-9_-]{8,16}):(?P<database>[A-Za-z0-9_-]{1,32})#[0-9]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One session as the server lists it.
+
+    Attributes:
+        connection_id: the server's number for it, what KILL takes.
+        user: the user that signed in.
+        host: the client's address.
+        command: its present command, such as `Sleep` or `Query`.
+        seconds: for how long.
+        program_name: the name it gave itself on connecting, or None if it gave none or the server keeps none.
+    """
+
+    connection_id: int
+    user: str
+    host: str
+    command: str
+    seconds: int
+    program_name: str | None
+
+    @property
+    def lease_id(self) -> str | None:
+        """The lease it was opened under; None for an ungoverned one."""
+        named = _SESSION_NAME.fullmatch(self.program_name or "")
+        return named["lease_id"] if named else None
+
+    @property
+    def database(self) -> str | None:
+        """The governed database whose budget granted the lease: one server may hold several."""
+        named = _SESSION_NAME.fullmatch(self.program_name or "")
+        return named["database"] if named else None
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """The sessions of the governed users at one moment.
+
+    Attributes:
+        sessions: all of them, other than the observer's own.
+        names_known: whether the server keeps the names of sessions. If not, no session can be matched to a lease: then
+            nothing may be concluded about leases, and no session may be killed.
+    """
+
+    sessions: tuple[Session, ...]
+    names_known: bool
+
+    @property
+    def ungoverned(self) -> int | None:
+        """How many sessions hold no lease; None if the server keeps no names."""
+        if not self.names_known:
+            return None
+        return sum(session.lease_id is None for session in self.sessions)
