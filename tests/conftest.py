@@ -9,12 +9,19 @@ from harness.stack.dynamodb_local import dynamodb_local as running_dynamodb_loca
 from harness.stack.local_stack import Stack, running_stack
 from harness.stack.mariadb import PrivateMariaDB
 from harness.stack.mysql import PrivateMySQL
+from harness.stack.postgresql import PrivatePostgreSQL
 
 # A property fails for what it finds, never for how long a busy machine took to find it.
 settings.register_profile("without real time", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("without real time")
 
-SERVER_FIXTURES = {"mysql": "database", "mariadb": "database", "dynamodb_local": "dynamodb_local", "stack": "stack"}
+SERVER_FIXTURES = {
+    "mysql": "database",
+    "mariadb": "database",
+    "postgresql": "database",
+    "dynamodb_local": "dynamodb_local",
+    "stack": "stack",
+}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -35,6 +42,13 @@ def mariadb() -> Iterator[PrivateMariaDB]:
 def mysql() -> Iterator[PrivateMySQL]:
     """Yield a private MySQL with TLS and 20 connections; tests make users of their own."""
     with PrivateMySQL(max_connections=20) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PrivatePostgreSQL]:
+    """Yield a private PostgreSQL with TLS and 20 connections; tests make roles of their own."""
+    with PrivatePostgreSQL(max_connections=20) as server:
         yield server
 
 

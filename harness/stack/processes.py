@@ -3,6 +3,7 @@
 import atexit
 import contextlib
 import os
+import pwd
 import random
 import signal
 import socket
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from harness.errors import StackError
 from harness.stack import guard
@@ -106,8 +108,12 @@ def start(
     log: Path,
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
+    user: str | None = None,
 ) -> Server:
-    """Start a server in its own session, with its output in `log`; it ends with this process at the latest."""
+    """Start a server in its own session, with its output in `log`; it ends with this process at the latest.
+
+    As root, a server may run as another user of this machine.
+    """
     _guard()  # before the server: a failing guard must leave nothing running
     with log.open("ab") as output:
         process = subprocess.Popen(
@@ -118,9 +124,18 @@ def start(
             env=env,
             cwd=cwd,
             start_new_session=True,
+            **as_user(user),
         )
     _notify_guard("add", "group", process.pid)
     return Server(name, process, log)
+
+
+def as_user(name: str | None) -> dict[str, Any]:
+    """Return what makes `subprocess` run a program as a user, in that user's group alone; for None, nothing."""
+    if name is None:
+        return {}
+    account = pwd.getpwnam(name)
+    return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
 
 
 def stop(server: Server, *, grace_s: float = 5.0) -> None:
@@ -158,6 +173,37 @@ def wait_until_ready(server: Server, ready: Callable[[], bool], *, timeout_s: fl
 def _tail(server: Server) -> str:
     lines = server.log.read_text(errors="replace").splitlines() if server.log.exists() else []
     return "\n".join(["Its last lines:", *lines[-LOG_LINES_SHOWN:]])
+
+
+def children(pid: int) -> list[int]:
+    """Return the processes that a process has started and that have not ended."""
+    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit() and _parent(entry) == pid]
+
+
+def _parent(entry: Path) -> int | None:
+    state, parent = _state_and_parent(entry)
+    return None if state in "ZX" else parent
+
+
+def _state_and_parent(entry: Path) -> tuple[str, int]:
+    try:
+        state, parent = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()[:2]
+    except OSError:
+        return "X", 0
+    return state, int(parent)
+
+
+def wait_until_ended(pids: Sequence[int], *, timeout_s: float) -> None:
+    """Wait until none of these processes runs: an ended one whose parent has not asked yet counts as ended.
+
+    Raises:
+        StackError: one of them still runs after `timeout_s`.
+    """
+    deadline = time.monotonic() + timeout_s
+    while left := [pid for pid in pids if _state_and_parent(Path(f"/proc/{pid}"))[0] not in "ZX"]:
+        if time.monotonic() > deadline:
+            raise StackError(f"processes {left} did not end within {timeout_s:g} s")
+        time.sleep(POLL_S)
 
 
 @contextlib.contextmanager

@@ -34,15 +34,15 @@ def test_mysql_that_cannot_be_had_is_named_with_two_ways_out(
 ) -> None:
     """A system without apt reads what to set, and that MariaDB would do."""
     monkeypatch.delenv("MYSQL_ROOT", raising=False)
-    monkeypatch.setattr(mysql_programs, "FOLDER", tmp_path)
-    with pytest.raises(StackError, match=r"MySQL is missing.* no apt-get .*set MYSQL_ROOT .*ENGINE=mariadb"):
+    monkeypatch.setattr(mysql_programs, "ROOT", tmp_path / "root")
+    with pytest.raises(StackError, match=r"MySQL is missing.* no apt-get .*Set MYSQL_ROOT .*ENGINE=mariadb"):
         mysql_programs.mysql_programs()
 
 
 def test_without_the_key_of_its_packages_mysql_is_not_fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Another distribution has apt, but not Debian's keyring: apt's own words would not say what to install."""
     monkeypatch.delenv("MYSQL_ROOT", raising=False)
-    monkeypatch.setattr(mysql_programs, "FOLDER", tmp_path)
+    monkeypatch.setattr(mysql_programs, "ROOT", tmp_path / "root")
     monkeypatch.setattr(mysql_programs, "KEYRING", tmp_path / "missing.gpg")
     monkeypatch.setattr("shutil.which", lambda name, **_: f"/usr/bin/{name}")
     with pytest.raises(StackError, match=r"missing\.gpg: install the package debian-archive-keyring"):
