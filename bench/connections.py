@@ -16,8 +16,9 @@ from bench.measure import FULL, Spread, interleaved, ratio
 from bench.results import Row
 from bench.tables import governed_table
 from connection_governor.client.governor import Governor
-from connection_governor.mysql.connect import Target
-from connection_governor.mysql.credentials import DatabaseCredentials
+from connection_governor.database.credentials import DatabaseCredentials
+from connection_governor.database.target import Target
+from connection_governor.mysql.connect import is_denied
 from connection_governor.mysql.opener import Opener
 from connection_governor.system import SYSTEM_CLOCK
 from connection_governor.wiring import governor_parts
@@ -124,7 +125,7 @@ class _Bench:
         parts = governor_parts(governed_table(self._url))
         secret = json.dumps({"username": USER, "password": PASSWORD})
         target = Target(self._server.host, self._server.port or 0, tls_ca=str(self._server.ca_path))
-        opener = Opener(target, DatabaseCredentials(lambda *_, **__: secret), "arn", SYSTEM_CLOCK)
+        opener = Opener(target, DatabaseCredentials(lambda *_, **__: secret, is_denied), "arn", SYSTEM_CLOCK)
         parts["dependencies"] = _with_opener(parts["dependencies"], lambda: opener)
         return Governor(**(parts | {"keep_seconds": keep_seconds}))
 
@@ -158,7 +159,7 @@ def _round_trips(governor: Governor) -> int:
     """Return how often a warm invocation writes to MySQL's socket: each write waits for its answer."""
     with governor.connection(context=Invocation(DEADLINE_S)) as connection:
         counted = _CountedSocket(connection._sock)  # noqa: SLF001  # where PyMySQL writes
-        connection._sock = counted  # type: ignore[assignment]  # noqa: SLF001
+        connection._sock = counted  # noqa: SLF001
     counted.writes = 0
     _governed(governor)()
     return counted.writes

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING
 from connection_governor.core.lease import record_expiry_ms
 from connection_governor.core.memory import MemoryStore
 from connection_governor.core.operations import Operations
+from connection_governor.database.fence import Fence
+from connection_governor.database.server import DatabaseServer
+from connection_governor.database.target import Target
 from connection_governor.errors import NoConnectionsLeft
-from connection_governor.mysql.connect import Target
-from connection_governor.mysql.fence import Fence
-from connection_governor.mysql.server import DatabaseServer
 from connection_governor.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
 from harness.stack.mariadb import PrivateMariaDB
 from tests.support.database import WORKER, governor_on

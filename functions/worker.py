@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pymysql import err
 
 from connection_governor import Governor, GovernorError
-from connection_governor.mysql.fence import Fence
+from connection_governor.database.fence import Fence
 from connection_governor.wiring import Environment
 from connection_governor.wiring.mysql import opener
 from job import Job, failure_report, now_ms

@@ -29,8 +29,8 @@ PLANTS = {
     ),
     "MySQL in the AWS client": (
         "aws/client.py",
-        "from connection_governor.mysql.fence import Fence",
-        "a kind of database and AWS know nothing of each other",
+        "from connection_governor.mysql.fence import SessionStart",
+        "the kinds of databases and AWS know nothing of each other",
     ),
     "MySQL's numbers in the seed's order": (
         "server/seed.py",

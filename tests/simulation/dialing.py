@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 from pymysql.err import OperationalError
 
+from connection_governor.database.credentials import Login, only
 from connection_governor.mysql import close, stream
 from connection_governor.mysql.connect import FencedConnection
-from connection_governor.mysql.credentials import Login, only
 from connection_governor.mysql.fence import SessionStart
 from tests.support.hub import MS, SECOND
 
 if TYPE_CHECKING:
     from connection_governor.core.clock import Clock
     from connection_governor.core.deadline import Deadline
-    from connection_governor.mysql.fence import Fence
+    from connection_governor.database.fence import Fence
     from tests.simulation.server import Server, ServerSession
     from tests.support.hub import Hub, Process
 

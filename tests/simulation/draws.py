@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from connection_governor.mysql.fence import Fence
+from connection_governor.database.fence import Fence
 from tests.simulation.chaos import Troubles
 from tests.simulation.clocks import stream
 from tests.simulation.network import Weather

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from connection_governor.mysql.fence import Fence
+from connection_governor.database.fence import Fence
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -366,35 +366,40 @@ IN_ENGINE = [
 ]
 
 IN_SESSIONS = [
-    _m("forget wait_timeout", "mysql/fence", ('            "wait_timeout": self.idle_seconds,\n', ""), focus="limits"),
-    _m("forget net_write_timeout", "mysql/fence", ('            "net_write_timeout": self.write_seconds,\n', "")),
+    _m(
+        "forget wait_timeout",
+        "database/fence",
+        ('            "wait_timeout": self.idle_seconds,\n', ""),
+        focus="limits",
+    ),
+    _m("forget net_write_timeout", "database/fence", ('            "net_write_timeout": self.write_seconds,\n', "")),
     _m(
         "forget max_statement_time",
-        "mysql/fence",
+        "database/fence",
         ('return settings | {"max_statement_time": self.statement_seconds}', "return settings"),
         focus="deadlines",
     ),
     _m(
         "guard W instead of 2W + E",
-        "mysql/fence",
+        "database/fence",
         ("return self.margin_ms + self.idle_ms", "return self.idle_ms"),
         focus="limits",
     ),
     _m(
         "guard W + E instead of 2W + E",
-        "mysql/fence",
+        "database/fence",
         ("return self.margin_ms + self.idle_ms", "return self.margin_ms"),
         focus="limits",
     ),
     _m(
         "margin E instead of E + W",
-        "mysql/fence",
+        "database/fence",
         ("return self.statement_bound_ms + self.idle_ms", "return self.statement_bound_ms"),
         focus="deadlines",
     ),
     _m(
         "margin W instead of E + W",
-        "mysql/fence",
+        "database/fence",
         ("return self.statement_bound_ms + self.idle_ms", "return self.idle_ms"),
         focus="deadlines",
     ),

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from connection_governor.client.governor import Governor
     from connection_governor.core.lease import Lease
     from connection_governor.core.operations import Operations
+    from connection_governor.database.fence import Fence
     from connection_governor.mysql.connect import FencedConnection
-    from connection_governor.mysql.fence import Fence
     from tests.simulation.environment import Environment
     from tests.simulation.world import World
 

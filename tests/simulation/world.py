@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from connection_governor.database.fence import Fence
 from connection_governor.errors import GovernorUnavailable, NoConnectionsLeft
-from connection_governor.mysql.fence import Fence
 from tests.simulation import engine_branches
 from tests.simulation.chaos import Chaos, Troubles
 from tests.simulation.clocks import stream

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from connection_governor.core.deadline import Deadline
-    from connection_governor.mysql.fence import Fence
+    from connection_governor.database.fence import Fence
     from connection_governor.mysql.opener import Opener
     from connection_governor.mysql.session import FencedConnection
 

@@ -17,8 +17,8 @@ from pymysql import err
 from connection_governor import GovernorUnavailable, LeaseLost, NoConnectionsLeft
 from connection_governor.aws.dynamodb import DynamoDBCaller, DynamoDBStore
 from connection_governor.core.operations import Operations
-from connection_governor.mysql.connect import Target
-from connection_governor.mysql.credentials import Login
+from connection_governor.database.credentials import Login
+from connection_governor.database.target import Target
 from connection_governor.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
 from harness.demo.observer import now_ms
 from harness.demo.recording import Hold

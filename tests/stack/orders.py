@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from connection_governor.mysql.fence import Fence
+from connection_governor.database.fence import Fence
 
 FENCE = Fence(idle_seconds=1, statement_seconds=1.0, write_seconds=1)
 

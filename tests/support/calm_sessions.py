@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from connection_governor.core.clock import Clock
     from connection_governor.core.deadline import Deadline
     from connection_governor.core.lease import Lease
-    from connection_governor.mysql.fence import Fence
-    from connection_governor.mysql.server import DatabaseServer
+    from connection_governor.database.fence import Fence
+    from connection_governor.database.server import DatabaseServer
 
 
 class CalmSession:

@@ -14,11 +14,11 @@ from connection_governor.client.governor import Governor
 from connection_governor.client.ports import Dependencies
 from connection_governor.core.engine import Engine
 from connection_governor.core.operations import Operations
+from connection_governor.database.credentials import DatabaseCredentials, Login
+from connection_governor.database.fence import Fence
 from connection_governor.metrics import Reporter
 from connection_governor.mysql import opener as mysql_opener
-from connection_governor.mysql.connect import FencedConnection
-from connection_governor.mysql.credentials import DatabaseCredentials, Login
-from connection_governor.mysql.fence import Fence
+from connection_governor.mysql.connect import FencedConnection, is_denied
 from connection_governor.server.service import Service
 from connection_governor.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pymysql.cursors import Cursor
 
     from connection_governor.core.store import LeaseStore
-    from connection_governor.mysql.connect import Target
+    from connection_governor.database.target import Target
     from harness.stack.mariadb import PrivateMariaDB
     from tests.support.faulty_store import FaultyStore
 
@@ -80,7 +80,7 @@ def seconds_until_gone(root: Connection[Cursor], connection_id: int, *, at_most:
 def opener_for(target: Target, credentials: Login) -> mysql_opener.Opener:
     """Open real sessions of a user."""
     secret = json.dumps({"username": credentials.username, "password": credentials.password})
-    return mysql_opener.Opener(target, DatabaseCredentials(lambda *_, **__: secret), "arn", SYSTEM_CLOCK)
+    return mysql_opener.Opener(target, DatabaseCredentials(lambda *_, **__: secret, is_denied), "arn", SYSTEM_CLOCK)
 
 
 def governor_on(store: LeaseStore, target: Target, **options: Any) -> Governor:  # noqa: ANN401 - the governor's own

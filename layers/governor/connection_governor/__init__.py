@@ -12,6 +12,7 @@ def handler(event, context):
 
 from connection_governor.client.governor import Governor
 from connection_governor.core.lease import Lease
+from connection_governor.database.fence import Fence
 from connection_governor.errors import (
     GovernorError,
     GovernorUnavailable,
@@ -20,7 +21,6 @@ from connection_governor.errors import (
     NoConnectionsLeft,
     UnknownDatabase,
 )
-from connection_governor.mysql.fence import Fence
 
 __version__ = "0.1.0"
 

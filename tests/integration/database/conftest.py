@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from connection_governor.mysql.connect import FencedConnection, Target, open_session
+from connection_governor.database.target import Target
+from connection_governor.mysql.connect import FencedConnection, open_session
 from tests.support.database import WORKER, Opener
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from pymysql.connections import Connection
     from pymysql.cursors import Cursor
 
-    from connection_governor.mysql.fence import Fence
+    from connection_governor.database.fence import Fence
     from harness.stack.mariadb import PrivateMariaDB
 
 

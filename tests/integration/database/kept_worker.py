@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import sys
 
+from connection_governor.database.credentials import Login
+from connection_governor.database.target import Target
 from connection_governor.errors import GovernorError
-from connection_governor.mysql.connect import Target
-from connection_governor.mysql.credentials import Login
 from connection_governor.wiring import Environment
 from connection_governor.wiring.table import dynamodb_store
 from tests.support.database import ask, governor_on

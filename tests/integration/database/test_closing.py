@@ -10,10 +10,10 @@ import pymysql
 import pytest
 from pymysql.constants import COMMAND
 
+from connection_governor.database.credentials import Login
+from connection_governor.database.fence import Fence
 from connection_governor.mysql.close import CLOSE_SECONDS, say_goodbye
 from connection_governor.mysql.connect import open_session
-from connection_governor.mysql.credentials import Login
-from connection_governor.mysql.fence import Fence
 from connection_governor.mysql.state import Reply
 from tests.support.database import SHORT, SLACK_S, Opener, ask, listed, seconds_until_gone
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pymysql.connections import Connection
     from pymysql.cursors import Cursor
 
-    from connection_governor.mysql.connect import Target
+    from connection_governor.database.target import Target
     from harness.stack.mariadb import PrivateMariaDB
 
 

@@ -10,9 +10,10 @@ import pytest
 
 from connection_governor.core.memory import MemoryStore
 from connection_governor.core.operations import Operations
+from connection_governor.database.credentials import Login
+from connection_governor.database.target import Target
 from connection_governor.errors import NoConnectionsLeft
-from connection_governor.mysql.connect import Target, open_session
-from connection_governor.mysql.credentials import Login
+from connection_governor.mysql.connect import open_session
 from connection_governor.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
 from harness.stack.mariadb import PrivateMariaDB
 from tests.support.database import ask, governor_on

@@ -21,11 +21,11 @@ from connection_governor.client.lease_file import LeaseFile
 from connection_governor.client.sqlalchemy import governed_engine, invocation
 from connection_governor.core.memory import MemoryStore
 from connection_governor.core.operations import Operations
+from connection_governor.database.credentials import Login
+from connection_governor.database.fence import Fence
+from connection_governor.database.target import Target
 from connection_governor.errors import InvalidRequest, LeaseLost, NoConnectionsLeft
 from connection_governor.extension import NotedProcess, connections
-from connection_governor.mysql.connect import Target
-from connection_governor.mysql.credentials import Login
-from connection_governor.mysql.fence import Fence
 from connection_governor.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
 from harness.stack.processes import free_port
 from tests.support.database import SHORT, SLACK_S, WORKER, ask, governor_on, lease_ids, stopped
@@ -538,7 +538,7 @@ def test_a_drivers_options_hold_after_a_reset(store: FaultyStore, target: Target
         with governor.connection(context=Invocation(5), **options) as connection, connection.cursor() as cursor:
             opened.append(connection)
             cursor.execute("SELECT @@time_zone AS zone")
-            assert list(cursor.fetchall()) == [{"zone": "+09:00"}]  # type: ignore[comparison-overlap] # as the stubs have it
+            assert list(cursor.fetchall()) == [{"zone": "+09:00"}]
             assert cursor.execute("UPDATE stock SET pieces = pieces WHERE id = 1") == 1
             cursor.execute("SET time_zone = '+01:00'")
     assert opened[0] is opened[1]

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pymysql.connections import Connection
     from pymysql.cursors import Cursor
 
-    from connection_governor.mysql.connect import Target
+    from connection_governor.database.target import Target
     from harness.stack.mariadb import PrivateMariaDB
 
 ENVIRONMENT = """

@@ -13,7 +13,8 @@ from pymysql.constants import ER
 
 from connection_governor.core.memory import MemoryStore
 from connection_governor.core.operations import Operations
-from connection_governor.mysql.connect import FencedConnection, Target, open_session
+from connection_governor.database.target import Target
+from connection_governor.mysql.connect import FencedConnection, open_session
 from connection_governor.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
 from harness.stack.mariadb import PrivateMariaDB
 from tests.support.database import WORKER, ask, governor_on, lease_ids, stopped

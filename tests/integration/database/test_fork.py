@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from connection_governor.client.governor import Governor
-    from connection_governor.mysql.connect import Target
+    from connection_governor.database.target import Target
 
 
 class LeavesError(Exception):

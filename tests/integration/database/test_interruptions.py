@@ -18,9 +18,9 @@ from pymysql.cursors import SSCursor
 
 from connection_governor.core.memory import MemoryStore
 from connection_governor.core.operations import Operations
+from connection_governor.database.credentials import only
 from connection_governor.mysql.async_session import AsyncFencedConnection
 from connection_governor.mysql.connect import new_session
-from connection_governor.mysql.credentials import only
 from connection_governor.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
 from tests.support.database import SHORT, WORKER, Opener, ask, governor_on, opener_for
 from tests.support.faulty_store import FaultyStore
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from pymysql.connections import Connection
     from pymysql.cursors import Cursor
 
-    from connection_governor.mysql.connect import FencedConnection, Target
+    from connection_governor.database.target import Target
+    from connection_governor.mysql.connect import FencedConnection
     from harness.stack.mariadb import PrivateMariaDB
 
 STRIDE = int(os.environ.get("INTERRUPTION_STRIDE", "11"))  # 1: at each instruction, which takes minutes

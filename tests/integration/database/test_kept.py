@@ -19,8 +19,8 @@ import pytest
 from connection_governor.core.lease import ShardKey
 from connection_governor.core.memory import MemoryStore
 from connection_governor.core.operations import Operations
+from connection_governor.database.credentials import Login
 from connection_governor.errors import GovernorUnavailable, LeaseLost, NoConnectionsLeft
-from connection_governor.mysql.credentials import Login
 from connection_governor.mysql.session import RESET_SECONDS
 from connection_governor.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
 from tests.support.database import (
@@ -46,7 +46,8 @@ if TYPE_CHECKING:
     from pymysql.cursors import Cursor
 
     from connection_governor.client.governor import Governor
-    from connection_governor.mysql.connect import FencedConnection, Target
+    from connection_governor.database.target import Target
+    from connection_governor.mysql.connect import FencedConnection
     from harness.stack.mariadb import PrivateMariaDB
 
 

@@ -13,8 +13,8 @@ import pymysql
 import pytest
 from pymysql.cursors import SSCursor
 
+from connection_governor.database.fence import Fence
 from connection_governor.errors import LeaseLost
-from connection_governor.mysql.fence import Fence
 from connection_governor.system import SYSTEM_CLOCK
 from tests.support.database import SHORT, SLACK_S, WORKER, Opener, ask, seconds_until_gone
 
@@ -22,13 +22,14 @@ if TYPE_CHECKING:
     from pymysql.connections import Connection
     from pymysql.cursors import Cursor
 
-    from connection_governor.mysql.connect import Target
+    from connection_governor.database.target import Target
 
 FREEZES_ITSELF = """
 import os, signal, sys
-from connection_governor.mysql.fence import Fence
-from connection_governor.mysql.connect import Target, open_session
-from connection_governor.mysql.credentials import Login
+from connection_governor.database.fence import Fence
+from connection_governor.database.target import Target
+from connection_governor.mysql.connect import open_session
+from connection_governor.database.credentials import Login
 host, port, ca, user, password, statement = sys.argv[1:]
 session = open_session(Target(host, int(port), "shop", tls_ca=ca), Login(user, password),
                        Fence(idle_seconds=1, statement_seconds=0.5, write_seconds=1))

@@ -20,8 +20,8 @@ from pymysql.cursors import SSCursor
 from connection_governor.client.aio import AsyncGovernor
 from connection_governor.core.memory import MemoryStore
 from connection_governor.core.operations import Operations
+from connection_governor.database.fence import Fence
 from connection_governor.errors import LeaseLost
-from connection_governor.mysql.fence import Fence
 from connection_governor.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
 from harness.stack.tls import make_server_certificate
 from tests.support.database import (
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from pymysql.connections import Connection
     from pymysql.cursors import Cursor
 
-    from connection_governor.mysql.connect import Target
+    from connection_governor.database.target import Target
     from harness.stack.mariadb import PrivateMariaDB
 
 DRIVERS = ["pymysql", "aiomysql"]
@@ -83,7 +83,8 @@ def run_body(driver: str, store: FaultyStore, target: Target, *statements: str, 
         with governor.connection(context=Invocation()) as connection:
             for statement in statements:
                 connection.query(statement)
-            return connection.thread_id()
+            number: int = connection.thread_id()
+            return number
 
     async def work() -> int:
         async with AsyncGovernor(governor).connection(context=Invocation()) as connection:

@@ -11,9 +11,10 @@ import pymysql
 import pytest
 
 from connection_governor.core.observation import Session
+from connection_governor.database.credentials import Login
+from connection_governor.database.target import Target
 from connection_governor.errors import InvalidRequest
-from connection_governor.mysql.connect import Target, open_session
-from connection_governor.mysql.credentials import Login
+from connection_governor.mysql.connect import open_session
 from connection_governor.mysql.observe import kill, observe
 from connection_governor.server.mysql.watch import MySQLWatch
 from harness.stack.mariadb import PrivateMariaDB

@@ -14,10 +14,12 @@ import pytest
 from pymysql.connections import Connection
 from pymysql.cursors import Cursor, DictCursor
 
+from connection_governor.database.credentials import DatabaseCredentials, Login
+from connection_governor.database.fence import Fence
+from connection_governor.database.target import Target
 from connection_governor.errors import InvalidRequest
-from connection_governor.mysql.connect import FencedConnection, Target, open_session
-from connection_governor.mysql.credentials import DatabaseCredentials, Login
-from connection_governor.mysql.fence import Fence, SessionStart
+from connection_governor.mysql.connect import FencedConnection, is_denied, open_session
+from connection_governor.mysql.fence import SessionStart
 from harness.stack.mariadb import PrivateMariaDB
 from harness.stack.tls import make_server_certificate
 from tests.support.database import SLACK_S, WORKER, Opener, ask
@@ -168,7 +170,7 @@ def test_a_rotated_password_is_read_again(target: Target, shop: PrivateMariaDB) 
         read.append(arn)
         return json.dumps(secrets[len(read) - 1])
 
-    session = DatabaseCredentials(fetch).sign_in("arn", lambda login: open_session(target, login))
+    session = DatabaseCredentials(fetch, is_denied).sign_in("arn", lambda login: open_session(target, login))
     assert ask(session, "SELECT CURRENT_USER()") == "rotated@%"
     assert len(read) == 2
     session.close()

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 from pymysql import err
 
-from connection_governor.mysql.connect import Target, open_session
-from connection_governor.mysql.credentials import Login
+from connection_governor.database.credentials import Login
+from connection_governor.database.target import Target
+from connection_governor.mysql.connect import open_session
 from connection_governor.server.mysql import limit_procedure
 from connection_governor.server.mysql.watch import MySQLWatch
 from harness.stack.mariadb import PrivateMariaDB

@@ -20,16 +20,17 @@ from aiomysql import SSCursor as AsyncSSCursor
 from pymysql.constants import CLIENT
 from pymysql.cursors import SSCursor
 
+from connection_governor.database.fence import Fence
 from connection_governor.mysql.async_session import AsyncFencedConnection
 from connection_governor.mysql.close import CLOSE_SECONDS
-from connection_governor.mysql.fence import Fence
 from tests.support.database import WORKER, Opener, ask, opener_for
 
 if TYPE_CHECKING:
     from pymysql.connections import Connection
     from pymysql.cursors import Cursor
 
-    from connection_governor.mysql.connect import FencedConnection, Target
+    from connection_governor.database.target import Target
+    from connection_governor.mysql.connect import FencedConnection
     from harness.stack.mariadb import PrivateMariaDB
 
 BODIES = int(os.environ.get("LINGERING_BODIES", "40"))

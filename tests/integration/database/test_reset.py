@@ -10,15 +10,16 @@ import pymysql
 import pytest
 from pymysql.cursors import SSCursor
 
+from connection_governor.database.fence import Fence
 from connection_governor.mysql.connect import open_session
-from connection_governor.mysql.fence import Fence, SessionStart
+from connection_governor.mysql.fence import SessionStart
 from tests.support.database import WORKER, Opener, ask
 
 if TYPE_CHECKING:
     from pymysql.connections import Connection
     from pymysql.cursors import Cursor
 
-    from connection_governor.mysql.connect import Target
+    from connection_governor.database.target import Target
 
 START = SessionStart(collation="utf8mb4_bin", time_zone="+03:00", sql_mode="ANSI_QUOTES")
 

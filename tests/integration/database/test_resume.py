@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pymysql.cursors import Cursor
 
     from connection_governor.client.governor import Governor
-    from connection_governor.mysql.connect import Target
+    from connection_governor.database.target import Target
     from harness.stack.mariadb import PrivateMariaDB
 
 FIRST_S = 1.0  # of an attempt, in place of 3 s

@@ -14,8 +14,9 @@ from connection_governor.core.engine import Engine
 from connection_governor.core.lease import Wanted
 from connection_governor.core.memory import MemoryStore
 from connection_governor.core.operations import Operations
-from connection_governor.mysql.connect import FencedConnection, Target, open_session
-from connection_governor.mysql.credentials import Login
+from connection_governor.database.credentials import Login
+from connection_governor.database.target import Target
+from connection_governor.mysql.connect import FencedConnection, open_session
 from connection_governor.server.mysql.administration import NAMES_UNKNOWN, ONLY_COUNTED, MySQLAdministration
 from connection_governor.server.mysql.sample_table import EMPLOYEES
 from connection_governor.server.ports import SeedError

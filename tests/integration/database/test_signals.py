@@ -24,7 +24,7 @@ import connection_governor
 from connection_governor.client.aio import AsyncGovernor
 from connection_governor.core.memory import MemoryStore
 from connection_governor.core.operations import Operations
-from connection_governor.mysql.fence import Fence
+from connection_governor.database.fence import Fence
 from connection_governor.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
 from tests.support.database import KEEP_SECONDS, ask, governor_on, lease_ids
 from tests.support.faulty_store import FaultyStore
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from connection_governor.client.governor import Governor
     from connection_governor.core.lease import ShardKey
     from connection_governor.core.store import Unwritten, Written
-    from connection_governor.mysql.connect import Target
+    from connection_governor.database.target import Target
 
 PACKAGE = Path(connection_governor.__file__).parent
 STRUCK = (
@@ -173,7 +173,8 @@ def use(governor: Governor, token: str, keep_seconds: int) -> int:
         connection.begin()
         assert ask(connection, f"SELECT '{token} again'") == f"{token} again"
         connection.commit()
-        return connection.thread_id()
+        number: int = connection.thread_id()
+        return number
 
 
 def use_async(governor: Governor, token: str, keep_seconds: int) -> int:

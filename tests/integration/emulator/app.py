@@ -19,15 +19,16 @@ from pymysql.constants import COMMAND
 from connection_governor.client.governor import Governor
 from connection_governor.client.lease_file import FOLDER
 from connection_governor.core.lease import ShardKey, Wanted
+from connection_governor.database.credentials import Login, only
+from connection_governor.database.target import Target
 from connection_governor.errors import LeaseLost
-from connection_governor.mysql.connect import FencedConnection, Target, new_session
-from connection_governor.mysql.credentials import Login, only
+from connection_governor.mysql.connect import FencedConnection, new_session
 from connection_governor.wiring import Environment, governor_parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from connection_governor.mysql.fence import Fence
+    from connection_governor.database.fence import Fence
 
 
 class Opener:

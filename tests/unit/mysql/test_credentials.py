@@ -8,8 +8,9 @@ import pytest
 from pymysql.err import OperationalError
 
 from connection_governor.core.deadline import Deadline
+from connection_governor.database.credentials import DatabaseCredentials, Login
 from connection_governor.errors import InvalidRequest
-from connection_governor.mysql.credentials import DatabaseCredentials, Login
+from connection_governor.mysql.connect import is_denied
 
 ARN = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:orders"
 
@@ -43,7 +44,7 @@ def server(password: str, tried: list[str]) -> Callable[[Login], str]:
 def test_a_secret_is_read_once() -> None:
     """Reading it for each connection costs a request and its price in each invocation."""
     vault = Vault("old")
-    credentials = DatabaseCredentials(vault)
+    credentials = DatabaseCredentials(vault, is_denied)
     assert credentials.get(ARN) == credentials.get(ARN) == Login("worker", "old")
     assert credentials.sign_in(ARN, server("old", [])) == "session"
     assert vault.reads == 1
@@ -52,7 +53,7 @@ def test_a_secret_is_read_once() -> None:
 def test_after_a_rotation_it_is_read_again_and_the_session_opens() -> None:
     """Without it, a warm environment fails for hours after each rotation."""
     vault, tried = Vault("old", "new"), list[str]()
-    credentials = DatabaseCredentials(vault)
+    credentials = DatabaseCredentials(vault, is_denied)
     assert credentials.sign_in(ARN, server("new", tried)) == "session"
     assert (vault.reads, tried) == (2, ["old", "new"])
     assert credentials.get(ARN).password == "new"
@@ -62,7 +63,7 @@ def test_an_unchanged_secret_is_not_tried_twice() -> None:
     """MySQL blocks a host that keeps failing: a wrong secret must not lock out the right ones."""
     vault, tried = Vault("wrong"), list[str]()
     with pytest.raises(OperationalError, match="1045"):
-        DatabaseCredentials(vault).sign_in(ARN, server("right", tried))
+        DatabaseCredentials(vault, is_denied).sign_in(ARN, server("right", tried))
     assert (vault.reads, tried) == (2, ["wrong"])
 
 
@@ -70,7 +71,7 @@ def test_a_second_denial_surfaces() -> None:
     """The worker's author has to see MySQL's own error, not a loop."""
     vault, tried = Vault("one", "two", "three"), list[str]()
     with pytest.raises(OperationalError, match="1045"):
-        DatabaseCredentials(vault).sign_in(ARN, server("right", tried))
+        DatabaseCredentials(vault, is_denied).sign_in(ARN, server("right", tried))
     assert (vault.reads, tried) == (2, ["one", "two"])
 
 
@@ -82,14 +83,14 @@ def test_other_errors_read_nothing_again() -> None:
         raise OperationalError(1040, "Too many connections")
 
     with pytest.raises(OperationalError, match="1040"):
-        DatabaseCredentials(vault).sign_in(ARN, full)
+        DatabaseCredentials(vault, is_denied).sign_in(ARN, full)
     assert vault.reads == 1
 
 
 def test_threads_that_meet_a_rotation_all_get_through() -> None:
     """Threads share the credentials: one that read late must not put the old password back."""
     vault = Vault("old", "new")
-    credentials = DatabaseCredentials(vault)
+    credentials = DatabaseCredentials(vault, is_denied)
     assert credentials.get(ARN).password == "old"
     with ThreadPoolExecutor(8) as pool:
         sessions = list(pool.map(lambda _: credentials.sign_in(ARN, server("new", [])), range(64)))
@@ -112,7 +113,7 @@ def test_threads_that_meet_a_rotation_all_get_through() -> None:
 def test_a_secret_of_another_shape_is_named_and_never_shown(secret: str, field: str) -> None:
     """Otherwise the author sees a KeyError, or the log shows the password."""
     with pytest.raises(InvalidRequest) as refused:
-        DatabaseCredentials(lambda *_, **__: secret).get(ARN)
+        DatabaseCredentials(lambda *_, **__: secret, is_denied).get(ARN)
     assert refused.value.field == field
     assert ARN in str(refused.value)
     assert "hunter2" not in str(refused.value)

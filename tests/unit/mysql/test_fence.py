@@ -5,8 +5,9 @@ import math
 
 import pytest
 
+from connection_governor.database.fence import Fence
 from connection_governor.errors import InvalidRequest
-from connection_governor.mysql.fence import Fence, SessionStart, set_statement
+from connection_governor.mysql.fence import SessionStart, set_statement
 
 
 def test_the_times_are_those_of_the_design() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from connection_governor.core.deadline import Deadline
-from connection_governor.mysql.patience import Patience
+from connection_governor.database.patience import Patience
 from tests.support.virtual import VirtualClock
 
 

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from connection_governor.mysql.server import DatabaseServer, server_of
+from connection_governor.database.server import DatabaseServer
+from connection_governor.mysql.server import server_of
 
 THEN = DatabaseServer("a", started_s=1_000, is_writer=True)
 

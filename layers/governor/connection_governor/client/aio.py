@@ -1,11 +1,11 @@
-"""The same governor for asyncio, with aiomysql: nothing blocks the loop. Needs `connection-governor[asyncio]`.
+"""The same governor for asyncio, with aiomysql (`connection-governor[asyncio]`) or psycopg: nothing blocks the loop.
 
 Requests for leases run in threads, a few milliseconds each. A task that waits for a connection sleeps in the loop. If
 it is cancelled while it waits, it leaves nothing behind: a lease that arrives later is released in its thread.
 
 Leases are released however the body ends, even if the loop ends meanwhile, provided it joins its executor as
-`asyncio.run` does. MySQL continues with a query that was cancelled, or that still runs when its body ends: the lease of
-such a session is left to expire. Each session is opened for one body and ended with it: there are no kept ones here.
+`asyncio.run` does. The database continues with a query that was cancelled, or that still runs when its body ends: the
+lease of such a session is left to expire. Each session is opened for one body and ended with it: none is kept here.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import os
 import threading
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from connection_governor.client.governor import Governor
 from connection_governor.client.request import DEFAULT_TIMEOUT_S
@@ -26,12 +26,12 @@ from connection_governor.errors import GovernorUnavailable
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Generator
 
+    from connection_governor.client.ports import AsyncSession
     from connection_governor.client.request import LeaseRequest
     from connection_governor.client.sessions import Sessions
     from connection_governor.core.deadline import Deadline, InvocationContext
     from connection_governor.core.status import DatabaseStatus
-    from connection_governor.mysql.async_session import AsyncFencedConnection
-    from connection_governor.mysql.fence import Fence
+    from connection_governor.database.fence import Fence
 
 T = TypeVar("T")
 
@@ -113,14 +113,14 @@ class AsyncGovernor:
         lease_ms: int | None = None,
         holder: str | None = None,
         context: InvocationContext | None = None,
-    ) -> AsyncIterator[AsyncFencedConnection]:
-        """Yield a governed aiomysql connection: closed, and its lease released, however the body ends.
+    ) -> AsyncIterator[Any]:
+        """Yield a governed connection of aiomysql or psycopg: closed, and its lease released, however the body ends.
 
         Arguments as for `Governor.connection`.
 
         Raises:
-            pymysql.err.OperationalError: MySQL could not be reached or refused. The lease was released, or is left
-                to expire if the session may live on.
+            The driver's `OperationalError`: the database could not be reached or refused. The lease was released, or
+                is left to expire if the session may live on.
             As `Governor.acquire`.
         """
         governor = self._governor
@@ -136,16 +136,12 @@ class AsyncGovernor:
             await held.end()
             raise
 
-    def _new_session(self, lease: Lease | None, request: LeaseRequest) -> AsyncFencedConnection:
-        from connection_governor.mysql.async_session import (  # noqa: PLC0415 - aiomysql is an optional extra
-            AsyncFencedConnection,
-        )
-
+    def _new_session(self, lease: Lease | None, request: LeaseRequest) -> AsyncSession:
         opener, fence = self._sessions.opener(), self._governor.fence
         if lease is None:
-            return AsyncFencedConnection(opener, fence, UNGOVERNED, None, request.invocation)
+            return opener.new_async_session(fence, UNGOVERNED, None, request.invocation)
         usable_ms = usable_until_ms(lease, fence, may_freeze=request.may_freeze)
-        connection = AsyncFencedConnection(opener, fence, lease.session_name, usable_ms, request.invocation)
+        connection = opener.new_async_session(fence, lease.session_name, usable_ms, request.invocation)
         connection.lease = lease
         self._sessions.watch(connection, lease)
         return connection
@@ -182,7 +178,7 @@ class _Held:
 
     def __init__(self, sessions: Sessions, invocation: Deadline | None) -> None:
         self.lease: Lease | None = None
-        self.connection: AsyncFencedConnection | None = None
+        self.connection: AsyncSession | None = None
         self._sessions = sessions
         self._invocation = invocation
         self._process = os.getpid()
@@ -193,7 +189,7 @@ class _Held:
         """Close in order, then release; both are completed even if this is cancelled, or the loop ends meanwhile."""
         if self._process != os.getpid():  # a forked child: everything belongs to its parent
             if self.connection is not None:
-                self.connection.close()
+                self.connection.drop()
             return
         if self._leaving is None:
             self._leaving = asyncio.ensure_future(self._leave())
@@ -208,7 +204,7 @@ class _Held:
 
     def _finish(self, _left: asyncio.Future[None]) -> None:
         if self.connection is not None:
-            self.connection.close()  # if it could not be closed in order
+            self.connection.drop()  # if it could not be closed in order
         if self.lease is not None:
             lingers = self.connection is not None and self.connection.may_linger
             release = partial(

@@ -1,4 +1,4 @@
-"""What a worker uses: acquire a lease before a MySQL connection opens, and release it after the connection closes."""
+"""What a worker uses: acquire a lease before a connection opens, and release it after the connection closes."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from connection_governor.client.request import DEFAULT_LEASE_MS, DEFAULT_TIMEOUT
 from connection_governor.client.sessions import Sessions
 from connection_governor.core import checks
 from connection_governor.core.deadline import RESERVE_MS, Deadline
+from connection_governor.database.fence import Fence
 from connection_governor.errors import InvalidRequest
-from connection_governor.mysql.fence import Fence, session_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from connection_governor.core.deadline import InvocationContext
     from connection_governor.core.lease import Lease
     from connection_governor.core.status import DatabaseStatus
-    from connection_governor.mysql.connect import FencedConnection
 
 
 class Governor:
@@ -34,7 +33,7 @@ class Governor:
 
     Args:
         transport: how the verbs reach the leases.
-        dependencies: clock, randomness, log, and the opener of MySQL sessions.
+        dependencies: clock, randomness, log, and the opener of sessions.
         holder: this environment's name, up to 64 characters.
         database: the default database.
         fence: the limits of the sessions that `connection` opens, and so the margin of their leases.
@@ -225,22 +224,23 @@ class Governor:
         context: InvocationContext | None = None,
         keep_seconds: int | None = None,
         **options: Any,  # noqa: ANN401 - the driver's
-    ) -> Iterator[FencedConnection]:
-        """Yield a governed PyMySQL connection: closed, and its lease released, however the body ends.
+    ) -> Iterator[Any]:
+        """Yield a governed connection of PyMySQL or psycopg: closed, and its lease released, however the body ends.
 
         With `keep_seconds` (default: the governor's own) above 0 it is reset instead, and kept for the next body: see
         `keepalive`. Without a context, `lease_ms` then is how long the body may take.
-        Options of the session and the driver (`charset`, `collation`, `autocommit`, `time_zone`, `sql_mode`, `conv`,
-        `cursorclass`, `client_flag` and so on) hold after a reset, too; any other is refused by name.
+        Options of the session and the driver hold after a reset, too; any other is refused by name. MySQL: `charset`,
+        `collation`, `autocommit`, `time_zone`, `sql_mode`, `conv`, `cursorclass`, `client_flag` and so on. PostgreSQL:
+        `autocommit`, `settings`, `row_factory`, `cursor_factory`, `prepare_threshold`, `context`.
         Other arguments as for `acquire`. A statement is refused (`LeaseLost`) if the lease could expire before it ends.
 
         Raises:
-            pymysql.err.OperationalError: MySQL could not be reached or refused. The lease was released, or is left
-                to expire if the session may live on.
+            The driver's `OperationalError`: the database could not be reached or refused. The lease was released, or
+                is left to expire if the session may live on.
             As `acquire`.
         """
         request = self.request(database, timeout=timeout, lease_ms=lease_ms, holder=holder, context=context)
-        driver = session_options(options)
+        driver = self.sessions.checked(options)
         keep_seconds = self._keep_seconds if keep_seconds is None else _keep_seconds(keep_seconds)
         if keep_seconds and self._keeper.is_worth_it(request.database):
             with self._keeper.connection(request, kept_fence(self.fence, keep_seconds), driver) as kept:
@@ -263,13 +263,13 @@ class Governor:
         holder: str | None = None,
         context: InvocationContext | None = None,
         **options: Any,  # noqa: ANN401 - the driver's
-    ) -> FencedConnection:
+    ) -> Any:  # noqa: ANN401 - as `connection`
         """Return a governed connection for a pool or an ORM: its `close()` releases the lease.
 
         Arguments and errors as for `connection`.
         """
         request = self.request(database, timeout=timeout, lease_ms=lease_ms, holder=holder, context=context)
-        session = self.sessions.leased(session_options(options))
+        session = self.sessions.leased(self.sessions.checked(options))
         try:
             connection = session.open(request, self.fence, self.session_end_ms(request))
             connection.on_close = session.release_or_leave

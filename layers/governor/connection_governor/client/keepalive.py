@@ -3,11 +3,11 @@
 At the end of each body the session is reset, and at the start of the next it is pinged. With
 
     K   how long a kept session may be idle, `keep_seconds`; the session's `wait_timeout` W is K (never less than
-        the fence's own), so MySQL itself ends it that long after its last command, the reset
+        the fence's own), so the database itself ends it that long after its last command, the reset
     E   the bound on one statement, its waits included
 
 a body begins only under a lease that is confirmed until `deadline + E + W` or later. Lambda stops the body at its
-`deadline`. So the last command begins by then and ends by `deadline + E`, and MySQL has closed the session by
+`deadline`. So the last command begins by then and ends by `deadline + E`, and the database has closed the session by
 `deadline + E + W`. That is before the lease's expiry, the earliest moment at which it may be reclaimed. Without a
 context the body may be frozen at any moment, so statements are refused in the last `2W + E` of the lease instead.
 
@@ -20,7 +20,7 @@ invoked again does not learn of pressure: what it keeps comes back when its leas
 A body takes the kept session out of its place, and puts one back when it ends: there is no lock that an exception could
 leave behind. Of several bodies at the same time the first to end has its session kept; the others close theirs.
 
-NOT kept: the session of a body that met a MySQL error or a lost lease, that was interrupted, or that ended too late;
+NOT kept: the session of a body that met a driver's error or a lost lease, that was interrupted, or that ended too late;
 nor one that is not reset within `session.RESET_SECONDS`, or that chose a schema but was opened without.
 Nothing is done when the interpreter exits: the socket closes, and the extension or the lease's expiry frees the slot.
 """
@@ -38,11 +38,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from connection_governor.client.acquire import LeaseClient
+    from connection_governor.client.ports import Session
     from connection_governor.client.request import LeaseRequest
     from connection_governor.client.sessions import LeasedSession, Sessions
     from connection_governor.core.clock import Clock
-    from connection_governor.mysql.connect import FencedConnection
-    from connection_governor.mysql.fence import Fence
+    from connection_governor.database.fence import Fence
 
 LONGEST_KEEP_S = 300
 FIRST_CALM_MS = 5_000  # a new holder checks again soon: it may have come at the beginning of a rush
@@ -70,13 +70,13 @@ class Keeper:
         return database in self._kept or not self._lease_client.is_pressed(database)
 
     @contextmanager
-    def connection(self, request: LeaseRequest, fence: Fence, options: Mapping[str, Any]) -> Iterator[FencedConnection]:
+    def connection(self, request: LeaseRequest, fence: Fence, options: Mapping[str, Any]) -> Iterator[Session]:
         """Yield the kept session, or a new one, for one body; afterwards reset and keep it, or close it.
 
         Args:
             request: what to acquire.
             fence: with the kept session's idle limit, see `kept_fence`.
-            options: the session's, as `fence.session_options` returns them.
+            options: the session's, as `Sessions.checked` returns them.
 
         Raises:
             As `LeasedSession.open`.
@@ -87,7 +87,9 @@ class Keeper:
             try:
                 yield connection
             except Exception as error:
-                if not _spoils(error):
+                if not isinstance(
+                    error, (connection.driver_error, LeaseLost)
+                ):  # it may have left what a reset does not undo
                     self._keep(use, connection, request.database, times_closed)
                 raise
             self._keep(use, connection, request.database, times_closed)
@@ -110,7 +112,7 @@ class Keeper:
                 use.end()
                 raise
 
-    def _prepared(self, use: _Use, request: LeaseRequest, fence: Fence, options: Mapping[str, Any]) -> FencedConnection:
+    def _prepared(self, use: _Use, request: LeaseRequest, fence: Fence, options: Mapping[str, Any]) -> Session:
         """Return the kept session, under a lease that covers this body, or a new one."""
         kept = use.session = self._kept.pop(request.database, None)
         if kept is not None and kept.connection is not None:
@@ -126,9 +128,7 @@ class Keeper:
         calm_ms = min(FIRST_CALM_MS, fence.idle_ms)
         return session.open(request, fence, lambda: _needed_ms(request, fence, self._clock) + calm_ms, is_kept=True)
 
-    def _is_usable(
-        self, session: LeasedSession, connection: FencedConnection, request: LeaseRequest, fence: Fence
-    ) -> bool:
+    def _is_usable(self, session: LeasedSession, connection: Session, request: LeaseRequest, fence: Fence) -> bool:
         if not session.is_own or connection.fence != fence:  # a forked child must not act for its parent
             return False
         try:
@@ -136,7 +136,7 @@ class Keeper:
         except LeaseLost:  # expired after a freeze, or taken over since
             return False
 
-    def _covered(self, session: LeasedSession, connection: FencedConnection, request: LeaseRequest) -> bool:
+    def _covered(self, session: LeasedSession, connection: Session, request: LeaseRequest) -> bool:
         """Renew the lease if it does not cover this body; return whether it now does. Before the connection is used."""
         fence, lease = connection.fence, session.lease
         if lease is None:
@@ -155,10 +155,8 @@ class Keeper:
         connection.usable_until_ms = usable_until_ms(lease, fence, may_freeze=request.may_freeze)
         return True
 
-    def _keep(self, use: _Use, connection: FencedConnection, database: str, times_closed: int) -> None:
+    def _keep(self, use: _Use, connection: Session, database: str, times_closed: int) -> None:
         """Reset the session and keep it, if it should and can be kept."""
-        from pymysql import err  # noqa: PLC0415 - loaded by now, and not needed by workers without a connection
-
         if use.session is None or not use.session.is_own or times_closed != self._times_closed:
             return
         too_late = connection.usable_until_ms is None or self._clock.now_ms() > connection.usable_until_ms
@@ -166,7 +164,7 @@ class Keeper:
             return
         try:
             connection.reset()
-        except err.Error:
+        except connection.driver_error:
             return
         self._put(use, database)
 
@@ -185,13 +183,6 @@ class _Use:
         if self.session is not None:
             self.session.end()
         self.session = None
-
-
-def _spoils(error: Exception) -> bool:
-    """Return whether the body's error may have left the session in a state that a reset does not undo."""
-    from pymysql import err  # noqa: PLC0415 - as above
-
-    return isinstance(error, err.MySQLError | LeaseLost)
 
 
 def kept_fence(fence: Fence, keep_seconds: int) -> Fence:

@@ -1,4 +1,4 @@
-"""Open MySQL sessions, each under a lease of its own, and end the two together.
+"""Open sessions, each under a lease of its own, and end the two together.
 
 An exception can strike between any two lines: a signal handler's, or a cancelled task's. So a `LeasedSession` exists
 before there is anything to end, its lease is released only after its socket is closed, and its end can be repeated.
@@ -19,22 +19,20 @@ if TYPE_CHECKING:
 
     from connection_governor.client.acquire import LeaseClient
     from connection_governor.client.lease_file import LeaseNotes
+    from connection_governor.client.ports import Opener, Session, Watched
     from connection_governor.client.request import LeaseRequest
     from connection_governor.core.clock import Clock
     from connection_governor.core.deadline import Deadline
     from connection_governor.core.lease import Lease
+    from connection_governor.database.fence import Fence
+    from connection_governor.database.server import DatabaseServer
     from connection_governor.metrics import Reporter
-    from connection_governor.mysql.async_session import AsyncFencedConnection
-    from connection_governor.mysql.connect import FencedConnection
-    from connection_governor.mysql.fence import Fence
-    from connection_governor.mysql.opener import Opener
-    from connection_governor.mysql.server import DatabaseServer
 
 UNGOVERNED = "governor:none"
 
 
 class Sessions:
-    """One environment's way to MySQL.
+    """One environment's way to its database.
 
     Args:
         lease_client: acquires the leases.
@@ -64,8 +62,16 @@ class Sessions:
         self._lingering: dict[str, tuple[Lease, DatabaseServer]] = {}
 
     def leased(self, options: Mapping[str, Any]) -> LeasedSession:
-        """Return a session that has yet to be opened, with these options; see `fence.session_options`."""
+        """Return a session that has yet to be opened, with these options; see `checked`."""
         return LeasedSession(self, options)
+
+    def checked(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return a caller's options of a session, as its opener takes them.
+
+        Raises:
+            InvalidRequest: an option that a governed session does not have; `field` is its name.
+        """
+        return self.opener().session_options(options) if options else options
 
     def release_or_leave(
         self,
@@ -83,7 +89,7 @@ class Sessions:
             if server is not None:
                 self._lingering[lease.lease_id] = (lease, server)
             self._lease_file.lingers(lease)
-            self._lease_client.leave_to_expire(lease, "MySQL may still be at work for its session")
+            self._lease_client.leave_to_expire(lease, "the database may still be at work for its session")
         else:
             self._lease_file.closed(lease)
             self._lease_client.release_at_end(lease, invocation)
@@ -104,7 +110,7 @@ class Sessions:
                 self._lease_file.closed(lease)
                 self._lease_client.release_at_end(lease, invocation)
 
-    def watch(self, connection: FencedConnection | AsyncFencedConnection, lease: Lease) -> None:
+    def watch(self, connection: Watched, lease: Lease) -> None:
         """Note the session under a lease for the extension: its socket, and whether it is working."""
         connection.on_login = partial(self._lease_file.opened, lease)
         if self._lease_file is not NO_LEASE_FILE:  # else each command would be reported for nothing
@@ -146,7 +152,7 @@ class LeasedSession:
 
     Args:
         sessions: acquires, opens and releases.
-        options: as `fence.session_options` returns them.
+        options: as `Sessions.checked` returns them.
 
     Attributes:
         options: as given.
@@ -158,7 +164,7 @@ class LeasedSession:
     def __init__(self, sessions: Sessions, options: Mapping[str, Any]) -> None:
         self.options = options
         self.lease: Lease | None = None
-        self.connection: FencedConnection | None = None
+        self.connection: Session | None = None
         self.invocation: Deadline | None = None
         self._sessions = sessions
         self._process = os.getpid()
@@ -168,15 +174,13 @@ class LeasedSession:
         """Whether this process opened it; else it is a copy of its parent's."""
         return self._process == os.getpid()
 
-    def open(
-        self, request: LeaseRequest, fence: Fence, end_ms: Callable[[], int], *, is_kept: bool = False
-    ) -> FencedConnection:
+    def open(self, request: LeaseRequest, fence: Fence, end_ms: Callable[[], int], *, is_kept: bool = False) -> Session:
         """Acquire a lease until `end_ms()`, and open a session under it. Whatever is raised, `end` must follow.
 
         A session that `is_kept` learns which server it is on, for the case that this server falls silent meanwhile.
 
         Raises:
-            pymysql.err.OperationalError: MySQL could not be reached or refused.
+            The driver's error: the database could not be reached or refused.
             As `LeaseClient.acquire`.
         """
         sessions, self.invocation = self._sessions, request.invocation
@@ -191,7 +195,7 @@ class LeasedSession:
         return connection
 
     def end(self) -> None:
-        """Close the session and release its lease, unless MySQL may still be working for it. Can be repeated."""
+        """Close the session and release its lease, unless the database may still be working for it. Can be repeated."""
         try:
             self._end()
         except BaseException:
@@ -212,7 +216,7 @@ class LeasedSession:
             self.connection.close()
         self.release_or_leave()
 
-    def _made(self, opener: Opener, request: LeaseRequest, fence: Fence) -> FencedConnection:
+    def _made(self, opener: Opener, request: LeaseRequest, fence: Fence) -> Session:
         if self.lease is None:
             return opener.new_session(fence, UNGOVERNED, None, request.invocation, **self.options)
         until_ms = usable_until_ms(self.lease, fence, may_freeze=request.may_freeze)

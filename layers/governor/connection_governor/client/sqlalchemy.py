@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
     from connection_governor.client.governor import Governor
     from connection_governor.core.deadline import InvocationContext
-    from connection_governor.mysql.session import FencedConnection
 
 _context: ContextVar[InvocationContext | None] = ContextVar("invocation", default=None)
 
@@ -68,7 +67,7 @@ def governed_engine(
     engine = create_engine("mysql+pymysql://", poolclass=NullPool, pool_reset_on_return=None, **options)
 
     @event.listens_for(engine, "do_connect")
-    def connect(_dialect: object, _record: object, _arguments: object, driver: dict[str, Any]) -> FencedConnection:
+    def connect(_dialect: object, _record: object, _arguments: object, driver: dict[str, Any]) -> Any:  # noqa: ANN401 - as `connect`
         """Connect with what the dialect and `connect_args` ask of the driver: FOUND_ROWS, which the ORM relies on."""
         return governor.connect(database, timeout=timeout, lease_ms=lease_ms, context=_context.get(), **driver)
 

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from connection_governor.core.deadline import Deadline
-    from connection_governor.mysql.credentials import Login
-    from connection_governor.mysql.fence import Fence
+    from connection_governor.database.credentials import Login
+    from connection_governor.database.fence import Fence
     from connection_governor.mysql.opener import Opener
 
 _STEPS = 3  # the steps of opening, each with the target's limit: connect and TLS, sign in, set up
@@ -153,6 +153,10 @@ class AsyncFencedConnection(GovernedSession, Connection):  # type: ignore[misc] 
             self._state.cut_off()
             self._writer.transport.abort()  # a TLS transport's own close waits for the server, up to 30 s
         super().close()
+
+    def drop(self) -> None:
+        """Drop the connection, as aiomysql's `close` does."""
+        self.close()
 
     async def ensure_closed(self) -> None:
         """Close as aiomysql does; wait for the server."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from connection_governor.core.values import dataclass
-from connection_governor.mysql.credentials import only
-from connection_governor.mysql.fence import Fence, SessionStart
-from connection_governor.mysql.patience import Patience
+from pymysql import err
+from pymysql.constants import ER
+
+from connection_governor.database.credentials import only
+from connection_governor.database.fence import Fence
+from connection_governor.mysql.fence import SessionStart
 from connection_governor.mysql.session import FencedConnection
 from connection_governor.mysql.tls import context_for
 from connection_governor.system import SYSTEM_CLOCK
@@ -15,40 +17,10 @@ from connection_governor.system import SYSTEM_CLOCK
 if TYPE_CHECKING:
     from connection_governor.core.clock import Clock
     from connection_governor.core.deadline import Deadline
-    from connection_governor.mysql.credentials import Attempts, Login
+    from connection_governor.database.credentials import Attempts, Login
+    from connection_governor.database.target import Target
 
-__all__ = ["FencedConnection", "Target", "new_session", "open_session"]
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Where a database listens.
-
-    Attributes:
-        host: name or address; with `tls="verify"` the certificate must be for it.
-        port: TCP port.
-        database: the schema to use, or None.
-        tls: `verify`, `require` or `off`, see `tls.MODES`.
-        tls_ca: PEM file of the authorities to trust; None for those of Amazon RDS.
-        connect_seconds: limit of each step of opening (connect, TLS, sign in, set up); within an invocation, of the
-            whole first attempt.
-        resume_seconds: how long to try in all within an invocation while the server is silent, see `patience`.
-        role: `any`, or `writer` to refuse a server that only reads, see `server.ROLES`.
-    """
-
-    host: str
-    port: int = 3306
-    database: str | None = None
-    tls: str = "verify"
-    tls_ca: str | None = None
-    connect_seconds: float = 3.0
-    resume_seconds: float = 45.0
-    role: str = "any"
-
-    def patience(self, deadline: Deadline | None, clock: Clock) -> Patience:
-        """Return the attempts of one opening, which begins now."""
-        first_ms, longest_ms = round(self.connect_seconds * 1_000), round(self.resume_seconds * 1_000)
-        return Patience(first_ms, longest_ms, deadline, clock)
+__all__ = ["FencedConnection", "is_denied", "new_session", "open_session"]
 
 
 def new_session(
@@ -124,3 +96,8 @@ def open_session(
     session = new_session(target, only(credentials), fence or Fence(), **options)
     session.connect()
     return session
+
+
+def is_denied(error: Exception) -> bool:
+    """Return whether MySQL has denied the credentials (1045)."""
+    return isinstance(error, err.OperationalError) and error.args[0] == ER.ACCESS_DENIED_ERROR

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from connection_governor.core.clock import Clock
     from connection_governor.core.lease import Lease
-    from connection_governor.mysql.fence import Fence
-    from connection_governor.mysql.server import DatabaseServer
+    from connection_governor.database.fence import Fence
+    from connection_governor.database.server import DatabaseServer
 
 
 class OutOfStep(err.InterfaceError):
@@ -35,6 +35,7 @@ class GovernedSession:
     """The part that the sessions of both drivers share.
 
     Attributes:
+        driver_error: the base of the drivers' errors.
         fence: the session's limits.
         usable_until_ms: statements are refused after this moment; the lease's owner moves it when the lease is renewed.
         lease: the lease that it was opened under; None without one.
@@ -46,6 +47,7 @@ class GovernedSession:
             is known.
     """
 
+    driver_error: type[Exception] = err.MySQLError
     fence: Fence
     usable_until_ms: int | None
     lease: Lease | None = None

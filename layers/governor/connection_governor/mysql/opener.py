@@ -5,13 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from connection_governor.mysql.connect import FencedConnection, new_session
+from connection_governor.mysql.fence import session_options
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from connection_governor.core.clock import Clock
     from connection_governor.core.deadline import Deadline
-    from connection_governor.mysql.connect import Target
-    from connection_governor.mysql.credentials import Attempts, DatabaseCredentials
-    from connection_governor.mysql.fence import Fence
+    from connection_governor.database.credentials import Attempts, DatabaseCredentials
+    from connection_governor.database.fence import Fence
+    from connection_governor.database.target import Target
+    from connection_governor.mysql.async_session import AsyncFencedConnection
 
 
 class Opener:
@@ -30,6 +34,10 @@ class Opener:
         self.secret_arn = secret_arn
         self.clock = clock
 
+    def session_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a caller's options, see `fence.session_options`."""
+        return session_options(options)
+
     def attempts(self, deadline: Deadline | None = None) -> Attempts:
         """Return the attempts to sign in; the deadline bounds the requests for the credentials."""
         return lambda: self.credentials.attempts(self.secret_arn, deadline)
@@ -37,7 +45,7 @@ class Opener:
     def new_session(
         self,
         fence: Fence,
-        program_name: str,
+        session_name: str,
         usable_until_ms: int | None,
         deadline: Deadline | None = None,
         **options: Any,  # noqa: ANN401 - see `fence.session_options`
@@ -47,17 +55,27 @@ class Opener:
             self.target,
             self.attempts(deadline),
             fence,
-            program_name=program_name,
+            program_name=session_name,
             usable_until_ms=usable_until_ms,
             deadline=deadline,
             clock=self.clock,
             **options,
         )
 
+    def new_async_session(
+        self, fence: Fence, session_name: str, usable_until_ms: int | None, deadline: Deadline | None = None
+    ) -> AsyncFencedConnection:
+        """Return a session of aiomysql that is not open yet."""
+        from connection_governor.mysql.async_session import (  # noqa: PLC0415 - aiomysql is an optional extra
+            AsyncFencedConnection,
+        )
+
+        return AsyncFencedConnection(self, fence, session_name, usable_until_ms, deadline)
+
     def open(
-        self, fence: Fence, program_name: str, usable_until_ms: int | None, deadline: Deadline | None = None
+        self, fence: Fence, session_name: str, usable_until_ms: int | None, deadline: Deadline | None = None
     ) -> FencedConnection:
         """Open a session behind the fence. Raises as `FencedConnection.connect`, with the newest credentials."""
-        session = self.new_session(fence, program_name, usable_until_ms, deadline)
+        session = self.new_session(fence, session_name, usable_until_ms, deadline)
         session.connect()
         return session

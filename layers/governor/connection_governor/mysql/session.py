@@ -16,9 +16,9 @@ from pymysql import err
 from pymysql.charset import charset_by_name
 from pymysql.constants import CLIENT, COMMAND, CR, ER
 
+from connection_governor.database.credentials import sign_in
 from connection_governor.errors import LeaseLost
 from connection_governor.mysql.close import RESET, peer_has_closed, say_goodbye
-from connection_governor.mysql.credentials import sign_in
 from connection_governor.mysql.driver import ReportingConnection
 from connection_governor.mysql.fence import set_statement
 from connection_governor.mysql.governed import OutOfStep
@@ -30,10 +30,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from connection_governor.core.clock import Clock
-    from connection_governor.mysql.credentials import Attempts, Login
-    from connection_governor.mysql.fence import Fence, SessionStart
-    from connection_governor.mysql.patience import Patience
-    from connection_governor.mysql.server import DatabaseServer
+    from connection_governor.database.credentials import Attempts, Login
+    from connection_governor.database.fence import Fence
+    from connection_governor.database.patience import Patience
+    from connection_governor.database.server import DatabaseServer
+    from connection_governor.mysql.fence import SessionStart
 
 RESET_SECONDS = 1.0  # the body's work is done, and its invocation may be at its end: do not wait for a stuck server
 _WHICH_SCHEMA = bytes([COMMAND.COM_QUERY]) + b"SELECT DATABASE()"

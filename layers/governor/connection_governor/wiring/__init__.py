@@ -19,8 +19,8 @@ from connection_governor.wiring.environment import Environment
 
 if TYPE_CHECKING:
     from connection_governor.client.acquire import Transport
+    from connection_governor.client.ports import Opener
     from connection_governor.core.operations import Operations
-    from connection_governor.mysql.opener import Opener
     from connection_governor.server.ports import Administration, KeptWatch
 
 __all__ = ["ENGINES", "TRANSPORTS", "Environment", "administration", "governor_parts", "opener", "watch"]

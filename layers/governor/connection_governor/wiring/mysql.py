@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 from connection_governor.aws.secrets import SecretFetcher
 from connection_governor.core.retry import Retry
-from connection_governor.mysql.connect import Target
-from connection_governor.mysql.credentials import DatabaseCredentials
+from connection_governor.database.credentials import DatabaseCredentials
+from connection_governor.database.server import ROLES
+from connection_governor.database.target import Target
+from connection_governor.mysql.connect import is_denied
 from connection_governor.mysql.opener import Opener
-from connection_governor.mysql.server import ROLES
 from connection_governor.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def opener(environment: Environment) -> Opener:
         resume_seconds=environment.number("DB_RESUME_SECONDS", 45, most=900),
         role=environment.choice("DB_ROLE", "any", *ROLES),
     )
-    credentials = DatabaseCredentials(secret_fetcher(environment))
+    credentials = DatabaseCredentials(secret_fetcher(environment), is_denied)
     return Opener(target, credentials, environment.required("DB_SECRET_ARN"), SYSTEM_CLOCK)
 
 

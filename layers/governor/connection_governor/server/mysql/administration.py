@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Final
 from pymysql import err
 from pymysql.constants import CR, ER
 
-from connection_governor.mysql.connect import Target, open_session
-from connection_governor.mysql.credentials import DatabaseCredentials
-from connection_governor.mysql.fence import Fence, SessionStart
+from connection_governor.database.credentials import DatabaseCredentials
+from connection_governor.database.fence import Fence
+from connection_governor.database.target import Target
+from connection_governor.mysql.connect import is_denied, open_session
+from connection_governor.mysql.fence import SessionStart
 from connection_governor.mysql.observe import keeps_names
 from connection_governor.server.mysql import limit_procedure, sample_table
 from connection_governor.server.ports import SeedError
@@ -18,8 +20,8 @@ from connection_governor.server.ports import SeedError
 if TYPE_CHECKING:
     from pymysql.cursors import Cursor
 
+    from connection_governor.database.credentials import Fetch, Login
     from connection_governor.mysql.connect import FencedConnection
-    from connection_governor.mysql.credentials import Fetch, Login
     from connection_governor.server.seed_properties import SeedProperties
 
 ONLY_COUNTED: Final = "the administrator may not grant the right to end sessions: the janitor will only count them"
@@ -49,7 +51,7 @@ class MySQLAdministration:
     room = "max_connections"
 
     def __init__(self, fetch: Fetch) -> None:
-        self._credentials = DatabaseCredentials(fetch)
+        self._credentials = DatabaseCredentials(fetch, is_denied)
 
     def connect(self, wanted: SeedProperties) -> MySQLAdministrator:
         """Sign in as the administrator. Raises `pymysql.err.MySQLError`."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from pymysql import err
 
-from connection_governor.mysql.fence import Fence
+from connection_governor.database.fence import Fence
 from connection_governor.mysql.observe import end, kill, observe
 from connection_governor.server.mysql import limit_procedure
 

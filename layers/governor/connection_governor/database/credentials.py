@@ -1,13 +1,10 @@
-"""A database's user and password: read from Secrets Manager once, and again if MySQL denies them."""
+"""A database's user and password: read from Secrets Manager once, and again if the database denies them."""
 
 from __future__ import annotations
 
 import json
 import threading
 from typing import TYPE_CHECKING, Protocol, TypeVar
-
-from pymysql import err
-from pymysql.constants import ER
 
 from connection_governor.core.values import dataclass, field
 from connection_governor.errors import InvalidRequest
@@ -18,13 +15,14 @@ if TYPE_CHECKING:
     from connection_governor.core.deadline import Deadline
 
     Attempts = Callable[[], Generator["Login"]]
+    IsDenied = Callable[[Exception], bool]
 
 Session = TypeVar("Session")
 
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """User and password of MySQL. The password is kept out of `repr`, and so out of logs and tracebacks."""
+    """User and password of a database. The password is kept out of `repr`, and so out of logs and tracebacks."""
 
     username: str
     password: str = field(repr=False)
@@ -38,16 +36,16 @@ class Fetch(Protocol):
 
 
 def sign_in(attempts: Generator[Login], connect: Callable[[Login], Session]) -> Session:
-    """Return what `connect` returns for the first credentials that MySQL accepts.
+    """Return what `connect` returns for the first credentials that the database accepts.
 
     Raises:
-        pymysql.err.OperationalError: MySQL denied access with the last of them; anything else that `connect` raises.
+        Exception: what `connect` raises, with the last of them if it was denied.
     """
     credentials = next(attempts)
     while True:
         try:
             return connect(credentials)
-        except err.OperationalError as denied:
+        except Exception as denied:  # noqa: BLE001 - the attempts raise what is no denial
             credentials = attempts.throw(denied)
 
 
@@ -65,10 +63,12 @@ class DatabaseCredentials:
 
     Args:
         fetch: from a secret's ARN to its string, as GetSecretValue answers it.
+        is_denied: whether the driver's error means that the database has denied the credentials.
     """
 
-    def __init__(self, fetch: Fetch) -> None:
+    def __init__(self, fetch: Fetch, is_denied: IsDenied) -> None:
         self._fetch = fetch
+        self._is_denied = is_denied
         self._known: dict[str, Login] = {}
         self._lock = threading.Lock()
 
@@ -83,20 +83,20 @@ class DatabaseCredentials:
         return known or self._read(arn, deadline)
 
     def attempts(self, arn: str, deadline: Deadline | None = None) -> Generator[Login]:
-        """Yield the credentials to try; if MySQL's denial (1045) is thrown in, yield the secret's present ones.
+        """Yield the credentials to try; if the database's denial is thrown in, yield the secret's present ones.
 
         Rotation changes the password while environments still remember the old one. An unchanged secret is not tried
         twice: a wrong one would cost each invocation two denials.
 
         Raises:
-            pymysql.err.OperationalError: the error that was thrown in, if another attempt is pointless.
+            Exception: the error that was thrown in, if another attempt is pointless.
             InvalidRequest: as `get`.
         """
         tried = self.get(arn, deadline)
         try:
             yield tried
-        except err.OperationalError as denied:
-            if denied.args[0] != ER.ACCESS_DENIED_ERROR:
+        except Exception as denied:
+            if not self._is_denied(denied):
                 raise
             newest = self.newer_than(tried, arn, deadline)
             if newest == tried:
@@ -108,7 +108,7 @@ class DatabaseCredentials:
         return sign_in(self.attempts(arn, deadline), connect)
 
     def newer_than(self, tried: Login, arn: str, deadline: Deadline | None = None) -> Login:
-        """Return the secret's present credentials, after MySQL has denied access with `tried`. Raises as `get`."""
+        """Return the secret's present credentials, after a denial of `tried`. Raises as `get`."""
         with self._lock:
             known = self._known.get(arn)
         if known is not None and known != tried:  # another thread has read it again already
