@@ -121,10 +121,10 @@ def test_importing_loads_only_these_modules_of_ours() -> None:
         "core.deadline",
         "core.lease",
         "core.values",
+        "database",
+        "database.fence",
         "errors",
         "metrics",
-        "mysql",
-        "mysql.fence",
     }
 
 
@@ -169,15 +169,16 @@ SECRET = answer({"SecretString": '{"username": "worker", "password": "secret"}'}
 
 CLIENT = """connection_governor client client.acquire client.backoff client.governor client.invocation client.keepalive
     client.lease_file client.ports client.request client.sessions core core.checks core.deadline core.lease core.retry
-    core.values errors metrics mysql mysql.fence system wiring wiring.environment aws aws.client aws.credentials
+    core.values database database.fence errors metrics system wiring wiring.environment aws aws.client aws.credentials
     aws.endpoints aws.http1 aws.server_date aws.sigv4"""
 TRANSPORT = {
     "direct": """wiring.table aws.dynamodb core.acquisition core.apply_plan core.engine core.operations core.placement
         core.plan core.reading core.rules core.shard_stats core.status core.store server server.service""",
     "lambda": "wiring.function aws.invoke client.remote core.codec",
 }
-SESSION = """wiring.mysql aws.secrets mysql.close mysql.connect mysql.credentials mysql.driver mysql.governed
-    mysql.opener mysql.patience mysql.server mysql.session mysql.state mysql.stream mysql.tls"""
+SESSION = """wiring.mysql aws.secrets database.credentials database.patience database.server database.target mysql
+    mysql.close mysql.connect mysql.driver mysql.fence mysql.governed mysql.opener mysql.server mysql.session
+    mysql.state mysql.stream mysql.tls"""
 
 
 @pytest.mark.parametrize("use", ["lease", "connection"])

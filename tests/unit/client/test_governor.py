@@ -597,7 +597,7 @@ def test_a_session_that_may_live_on_keeps_its_lease(world: World, governor: Gove
         "database": "orders",
         "holder": "checkout/2f1c",
         "expires_at_ms": connection.lease.expires_at_ms,
-        "reason": "MySQL may still be at work for its session",
+        "reason": "the database may still be at work for its session",
     }
 
 
