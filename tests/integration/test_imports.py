@@ -35,6 +35,7 @@ NEVER = (
     "urllib",
     "pymysql",
     "ssl",
+    "encodings.idna",
     "connection_governor.client.aio",
     "connection_governor.client.sqlalchemy",
     "connection_governor.cli",
@@ -172,8 +173,8 @@ CLIENT = """connection_governor client client.acquire client.backoff client.gove
     core.values database database.fence errors metrics system wiring wiring.environment aws aws.client aws.credentials
     aws.endpoints aws.http1 aws.server_date aws.sigv4"""
 TRANSPORT = {
-    "direct": """wiring.table aws.dynamodb core.acquisition core.apply_plan core.engine core.operations core.placement
-        core.plan core.reading core.rules core.shard_stats core.status core.store server server.service""",
+    "direct": """wiring.table aws.dynamodb core.acquisition core.engine core.placement core.reading core.rules
+        core.shard_stats core.store server server.service""",
     "lambda": "wiring.function aws.invoke client.remote core.codec",
 }
 SESSION = """wiring.mysql aws.secrets database.credentials database.patience database.server database.target mysql

@@ -77,7 +77,7 @@ class Environment:
     def service(self) -> Service:
         """Return the governor in this environment."""
         engine = Engine(self.store, self.clock, self.entropy)
-        return Service(engine, self.operations(), SilentReporter(), self.clock)
+        return Service(engine, self.operations, SilentReporter(), self.clock)
 
     def governor(self, *, remote: bool = False, **options: Any) -> Governor:  # noqa: ANN401 - Governor's own options
         """Return a worker's governor, with a witness between it and its transport."""

@@ -183,7 +183,7 @@ class Fleet:
         store = cast("LeaseStore", self.store)
         engine = Engine(store, self.clock, self.entropy)
         reporter = SilentReporter()
-        service = Service(engine, Operations(store, self.clock, self.entropy), reporter, self.clock)
+        service = Service(engine, lambda: Operations(store, self.clock, self.entropy), reporter, self.clock)
         dependencies = Dependencies(
             self.clock, self.entropy, reporter, make_opener=(lambda: opener) if opener else None
         )

@@ -21,4 +21,4 @@ def transport(environment: Environment) -> Service:
     operations = Operations(store, SYSTEM_CLOCK, SYSTEM_ENTROPY)
     operations.set_budget(environment.required("GOVERNOR_DATABASE"), 1)
     engine = Engine(store, SYSTEM_CLOCK, SYSTEM_ENTROPY)
-    return Service(engine, operations, Reporter(lambda _line: None), SYSTEM_CLOCK)
+    return Service(engine, lambda: operations, Reporter(lambda _line: None), SYSTEM_CLOCK)

@@ -110,7 +110,7 @@ class World:
         self.store = FaultyStore(self.truth)
         self.operations = Operations(self.store, self.clock, self.entropy)
         self.engine = Engine(self.store, self.clock, self.entropy)
-        self.service = Service(self.engine, self.operations, Reporter(self.journal), self.clock)
+        self.service = Service(self.engine, lambda: self.operations, Reporter(self.journal), self.clock)
         self.requests = Requests(self.service, self.clock, self.entropy)
         self.transport: Transport = self.service
 

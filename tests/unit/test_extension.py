@@ -91,7 +91,7 @@ def service() -> Service:
     store, clock, entropy = MemoryStore(), VirtualClock(), SetEntropy()
     operations = Operations(store, clock, entropy)
     operations.set_budget("orders", 6, shards=3)
-    return Service(Engine(store, clock, entropy), operations, Reporter(write=lambda _line: None), clock)
+    return Service(Engine(store, clock, entropy), lambda: operations, Reporter(write=lambda _line: None), clock)
 
 
 def granted(service: Service, number: int = 1) -> Lease:

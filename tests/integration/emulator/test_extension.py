@@ -48,7 +48,7 @@ class GovernorFunction(ThreadingHTTPServer):
         operations = Operations(store, SYSTEM_CLOCK, SYSTEM_ENTROPY)
         operations.set_budget("orders", 5)
         quiet = Reporter(write=lambda _line: None)
-        service = Service(Engine(store, SYSTEM_CLOCK, SYSTEM_ENTROPY), operations, quiet, SYSTEM_CLOCK)
+        service = Service(Engine(store, SYSTEM_CLOCK, SYSTEM_ENTROPY), lambda: operations, quiet, SYSTEM_CLOCK)
         self.requests = Requests(service, SYSTEM_CLOCK, SYSTEM_ENTROPY)
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.actions: list[str] = []

@@ -36,7 +36,7 @@ class Noted:
         operations = Operations(store, clock, self.entropy)
         operations.set_budget("orders", BUDGET, shards=1)
         quiet = Reporter(write=lambda _line: None)
-        self._service = Service(Engine(store, clock, self.entropy), operations, quiet, clock)
+        self._service = Service(Engine(store, clock, self.entropy), lambda: operations, quiet, clock)
         self._folder = folder
         self.seen: dict[str, list[Note]] = {}
 

@@ -25,7 +25,7 @@ def orders(monkeypatch: pytest.MonkeyPatch) -> None:
     store, clock, entropy = MemoryStore(), VirtualClock(), SetEntropy()
     operations = Operations(store, clock, entropy)
     operations.set_budget("Prod_MySQL", 1)
-    service = Service(Engine(store, clock, entropy), operations, Reporter(Journal()), clock)
+    service = Service(Engine(store, clock, entropy), lambda: operations, Reporter(Journal()), clock)
     monkeypatch.setattr(governor, "requests", lambda: Requests(service, clock, entropy))
 
 

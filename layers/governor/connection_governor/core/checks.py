@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
+from typing import TypeGuard
 
-from connection_governor.core.lease import MAX_RECORD_CONNECTIONS
+from connection_governor.core.lease import MAX_RECORD_CONNECTIONS, NAME_CHARACTERS
 from connection_governor.errors import InvalidRequest
 
 MIN_LEASE_MS = 1_000
@@ -15,20 +15,17 @@ MAX_SKEW_MS = 60_000
 HOLDER_LENGTH = 64  # of a holder's name, at most
 MAX_END_MS = 64**7 - 1  # the most that a record's seven digits hold: the year 2109
 
-_DATABASE = re.compile(r"[A-Za-z0-9_-]{1,32}")
-_LEASE_ID = re.compile(r"[A-Za-z0-9_-]{8,16}")
-
 
 def database_name(name: object) -> str:
     """Return a database's name: 1 to 32 of `[A-Za-z0-9_-]`."""
-    if not isinstance(name, str) or not _DATABASE.fullmatch(name):
+    if not _is_name(name, least=1, most=32):
         raise InvalidRequest("database", "must be 1 to 32 characters of A-Z, a-z, 0-9, '_' and '-'")
     return name
 
 
 def lease_id(value: object) -> str:
     """Return a lease id: 8 to 16 of `[A-Za-z0-9_-]`."""
-    if not isinstance(value, str) or not _LEASE_ID.fullmatch(value):
+    if not _is_name(value, least=8, most=16):
         raise InvalidRequest("lease_id", "must be 8 to 16 characters of A-Z, a-z, 0-9, '_' and '-'")
     return value
 
@@ -64,3 +61,7 @@ def whole_number(field: str, number: object, *, least: int, most: int) -> int:
     if not least <= number <= most:
         raise InvalidRequest(field, f"must be from {least} to {most}")
     return number
+
+
+def _is_name(value: object, *, least: int, most: int) -> TypeGuard[str]:
+    return isinstance(value, str) and least <= len(value) <= most and NAME_CHARACTERS.issuperset(value)

@@ -6,9 +6,8 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from connection_governor.core import checks, plan, rules
+from connection_governor.core import checks, rules
 from connection_governor.core.acquisition import AcquireCall, Acquisition
-from connection_governor.core.apply_plan import PlanExecutor
 from connection_governor.core.lease import (
     Grant,
     Lease,
@@ -71,7 +70,6 @@ class Engine:
         self._entropy = entropy
         self._retry = Retry(clock, entropy)
         self._stats = ShardStats()
-        self._plans = PlanExecutor(store, clock, self._retry)
         self._settings: dict[str, tuple[Settings, int]] = {}
         self._settled_at_ms: dict[str, int] = {}
 
@@ -254,6 +252,9 @@ class Engine:
 
         Expired leases of a retired shard block only the plan: no acquire visits that shard.
         """
+        from connection_governor.core import plan  # noqa: PLC0415 - workers that are granted a lease need neither
+        from connection_governor.core.apply_plan import PlanExecutor  # noqa: PLC0415 - as above
+
         database, now_ms = settings.database, self._clock.now_ms()
         if any(shard.plan > settings.plan for shard in seen):
             self._settings.pop(database, None)  # the shards carry a newer plan than the settings known here
@@ -263,7 +264,7 @@ class Engine:
         if short and not just_settled:
             self._settled_at_ms[database] = now_ms
             with suppress(GovernorUnavailable):  # a worker may lack the permission to create shards: others have it
-                self._plans.within(deadline).apply(settings)
+                PlanExecutor(self._store, self._clock, self._retry, deadline).apply(settings)
 
     def _refusal(self, settings: Settings, seen: Sequence[Shard]) -> Refusal:
         now_ms = self._clock.now_ms()

@@ -17,7 +17,7 @@ _VALUE = {digit: value for value, digit in enumerate(_DIGITS)}
 _EXPIRY_WIDTH = 7  # 64**7 ms reach the year 2109
 _CONNECTIONS_WIDTH = 2
 _TAG_AT = _EXPIRY_WIDTH + _CONNECTIONS_WIDTH
-_TAG_ALPHABET = frozenset(_DIGITS)
+NAME_CHARACTERS = frozenset(_DIGITS)  # of database names and lease ids, and of tags
 
 Leases = tuple[tuple[str, str], ...]
 """Stored leases as they were seen: (lease id, record) pairs."""
@@ -233,7 +233,7 @@ def holder_tag(holder: str) -> str:
     """
     name = holder.partition("/")[0] or holder
     tag = name[:TAG_BYTES]
-    return tag if _TAG_ALPHABET.issuperset(tag) else "".join(c if c in _TAG_ALPHABET else "_" for c in tag)
+    return tag if NAME_CHARACTERS.issuperset(tag) else "".join(c if c in NAME_CHARACTERS else "_" for c in tag)
 
 
 def _digits(number: int, width: int) -> str:

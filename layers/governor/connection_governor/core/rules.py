@@ -33,7 +33,7 @@ taken over from a holder whose clock is too far behind, and only its session's t
 
 from __future__ import annotations
 
-import zlib
+from binascii import crc32
 from typing import TYPE_CHECKING, TypeAlias
 
 from connection_governor.core.lease import record_connections, record_expiry_ms, record_tag
@@ -134,7 +134,7 @@ def share(budget: int, shards: int, index: int) -> int:
 
 def shard_order(lease_id: str, shards: int) -> Iterator[int]:
     """Return the order in which an acquire tries the shards: fixed by its id, so a retry starts at the same shard."""
-    first = zlib.crc32(lease_id.encode()) if shards > 1 else 0
+    first = crc32(lease_id.encode()) if shards > 1 else 0
     return ((first + step) % shards for step in range(shards))
 
 

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
     from connection_governor.database.fence import Fence
 
-_WORD = re.compile(r"[A-Za-z0-9_]+")
-_TIME_ZONE = re.compile(r"[A-Za-z0-9_+:/-]+")
-_SQL_MODE = re.compile(r"[A-Za-z0-9_,]*")
+_WORD = r"[A-Za-z0-9_]+"
+_TIME_ZONE = r"[A-Za-z0-9_+:/-]+"
+_SQL_MODE = r"[A-Za-z0-9_,]*"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +75,8 @@ def set_statement(fence: Fence, start: SessionStart, *, is_mariadb: bool) -> str
     return ", ".join([names, *assignments])
 
 
-def _matches(field: str, text: object, pattern: re.Pattern[str]) -> None:
+def _matches(field: str, text: object, pattern: str) -> None:
     if text is None and field != "charset":
         return
-    if not isinstance(text, str) or not pattern.fullmatch(text):
-        raise InvalidRequest(field, f"must match {pattern.pattern}")
+    if not isinstance(text, str) or not re.fullmatch(pattern, text):
+        raise InvalidRequest(field, f"must match {pattern}")

@@ -24,7 +24,7 @@ from connection_governor.mysql.fence import set_statement
 from connection_governor.mysql.governed import OutOfStep
 from connection_governor.mysql.server import server_of, server_query
 from connection_governor.mysql.state import Phase
-from connection_governor.mysql.tls import ResumingContext
+from connection_governor.mysql.tls import ResumingContext, host_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -138,7 +138,8 @@ class FencedConnection(ReportingConnection):
         """Connect as PyMySQL does, which loses its socket where an exception strikes before the handshake."""
         self._limit_step()
         try:
-            sock = self._socket = socket.create_connection((self.host, self.port), self.connect_timeout)
+            address: Any = (host_name(self.host), self.port)  # as bytes, too, which its stub leaves out
+            sock = self._socket = socket.create_connection(address, self.connect_timeout)
         except OSError as error:
             message = f"Can't connect to MySQL server on {self.host!r} ({error})"
             raise err.OperationalError(CR.CR_CONN_HOST_ERROR, message) from error

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from connection_governor.core.lease import Grant
-from connection_governor.core.status import status_report
 from connection_governor.metrics import gauges
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from connection_governor.core.clock import Clock
     from connection_governor.core.deadline import Deadline
     from connection_governor.core.engine import Engine
@@ -23,12 +24,12 @@ class Service:
 
     Args:
         engine: grants, renews and releases.
-        operations: reads a whole database.
+        operations: makes what reads a whole database; few workers ever do.
         reporter: writes the metrics.
         clock: stamps and times them.
     """
 
-    def __init__(self, engine: Engine, operations: Operations, reporter: Reporter, clock: Clock) -> None:
+    def __init__(self, engine: Engine, operations: Callable[[], Operations], reporter: Reporter, clock: Clock) -> None:
         self._engine = engine
         self._operations = operations
         self._reporter = reporter
@@ -99,7 +100,7 @@ class Service:
         Raises:
             As `Operations.status` and `Engine.release`.
         """
-        held = self._operations.status(database, deadline=deadline).leases()
+        held = self._operations().status(database, deadline=deadline).leases()
         own = [lease for lease in held if lease.holder == holder]
         released = self._engine.release_first(own, deadline=deadline)
         if released is None:
@@ -118,4 +119,6 @@ class Service:
 
     def status(self, database: str, *, deadline: Deadline | None = None) -> dict[str, Any]:
         """Return the leases and shards, exact as of the read, in the contract's form. Raises as `Operations.status`."""
-        return status_report(self._operations.status(database, deadline=deadline))
+        from connection_governor.core.status import status_report  # noqa: PLC0415 - most workers never ask
+
+        return status_report(self._operations().status(database, deadline=deadline))

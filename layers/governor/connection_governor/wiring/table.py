@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 from connection_governor.aws.dynamodb import DynamoDBCaller, DynamoDBStore
 from connection_governor.core.engine import Engine
-from connection_governor.core.operations import Operations
 from connection_governor.metrics import Reporter
 from connection_governor.server.service import Service
 from connection_governor.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
 
 if TYPE_CHECKING:
     from connection_governor.aws.client import Endpoint
+    from connection_governor.core.operations import Operations
+    from connection_governor.core.store import LeaseStore
     from connection_governor.server.payloads import Requests
     from connection_governor.wiring.environment import Environment
 
@@ -33,7 +34,7 @@ def transport(environment: Environment) -> Service:
         least_skew_ms=environment.number("GOVERNOR_SKEW_MS", 0),
         clock_error_ms=lambda: endpoint.clock_error_ms,
     )
-    return Service(engine, Operations(store, SYSTEM_CLOCK, SYSTEM_ENTROPY), Reporter(), SYSTEM_CLOCK)
+    return Service(engine, lambda: _operations_of(store), Reporter(), SYSTEM_CLOCK)
 
 
 def _store_at(endpoint: Endpoint, environment: Environment) -> DynamoDBStore:
@@ -42,7 +43,13 @@ def _store_at(endpoint: Endpoint, environment: Environment) -> DynamoDBStore:
 
 def operations(environment: Environment) -> Operations:
     """Return the operator's commands over the table that `GOVERNOR_TABLE` names."""
-    return Operations(dynamodb_store(environment), SYSTEM_CLOCK, SYSTEM_ENTROPY)
+    return _operations_of(dynamodb_store(environment))
+
+
+def _operations_of(store: LeaseStore) -> Operations:
+    from connection_governor.core.operations import Operations  # noqa: PLC0415 - most workers only acquire and release
+
+    return Operations(store, SYSTEM_CLOCK, SYSTEM_ENTROPY)
 
 
 def requests(environment: Environment) -> Requests:
