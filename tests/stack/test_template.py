@@ -343,6 +343,7 @@ def _sam_deploys(stack: Stack, *arguments: str) -> str:
         **{name: value for name, value in os.environ.items() if not name.startswith("AWS_")},
         **stack.aws.variables,
         "SAM_CLI_TELEMETRY": "0",
+        "SAM_CLI_POLL_DELAY": "0.5",
         "HOME": str(BUILD / "sam" / "home"),
     }
     command = [str(tool("sam", "sam")), "deploy", "--config-file", str(ROOT / "samconfig.toml"), *arguments]
