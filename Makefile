@@ -20,7 +20,7 @@ stack: $(READY)  ## start the same stack, deployed and seeded, and keep it until
 	@$(RUN)/python -m harness stack
 
 test: lint prepare  ## check everything: lint, types, all tests (needs Java and npm too)
-	$(RUN)/pytest --durations=10 $(TESTS)
+	@$(RUN)/python -m harness test $(TESTS)
 
 simulate: $(READY)  ## simulate SIMULATION_STEPS steps (20000000: the nightly size) and show what was met
 	@$(RUN)/python -m tests.simulation.runs

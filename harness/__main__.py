@@ -1,4 +1,4 @@
-"""The commands of the local stack: `python -m harness demo|stack|prepare|package|on-aws` (make runs them)."""
+"""The commands of the local stack: `python -m harness demo|stack|prepare|test|package|on-aws` (make runs them)."""
 
 import sys
 from importlib import import_module
@@ -14,6 +14,7 @@ COMMANDS = {
     "demo": "harness.demo.command",
     "stack": "harness.stack.command",
     "prepare": "harness.prepare",
+    "test": "harness.checks",
     "package": "harness.package",
     "on-aws": "harness.demo.on_account",
 }
@@ -22,13 +23,14 @@ INTERRUPTED = 130  # as shells report a program ended by Ctrl-C
 
 def main(arguments: list[str]) -> int:
     """Run one command; return its exit code."""
-    if len(arguments) != 1 or arguments[0] not in COMMANDS:
+    command, *others = arguments or [""]
+    if command not in COMMANDS or (others and command != "test"):
         print(f"usage: python -m harness {'|'.join(COMMANDS)}", file=sys.stderr)
         return 2
     stop_on_signals()
-    command: Callable[[], int] = import_module(COMMANDS[arguments[0]]).main
+    run: Callable[..., int] = import_module(COMMANDS[command]).main
     try:
-        return command()
+        return run(others) if others else run()
     except StackError as problem:
         print(f"\n{problem}", file=sys.stderr)
         return 1

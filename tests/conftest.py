@@ -1,6 +1,7 @@
 """The servers that tests share: each started once in a session, on loopback, when the first test asks for it."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -15,6 +16,7 @@ from harness.stack.postgresql import PrivatePostgreSQL
 settings.register_profile("without real time", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("without real time")
 
+STACK_TESTS = Path(__file__).parent / "stack"
 SERVER_FIXTURES = {
     "mysql": "database",
     "mariadb": "database",
@@ -27,6 +29,8 @@ SERVER_FIXTURES = {
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark each test by the servers that it asks for, so that `-m "not database"` leaves them out."""
     for item in items:
+        if STACK_TESTS in item.path.parents:
+            item.add_marker("stack")
         for fixture in set(getattr(item, "fixturenames", ())) & SERVER_FIXTURES.keys():
             item.add_marker(SERVER_FIXTURES[fixture])
 
