@@ -422,8 +422,8 @@ IN_SESSIONS = [
         "reset without fencing again",
         "mysql/session",
         (
-            "self._after_reset = (RESET, *use, bytes([COMMAND.COM_QUERY]) + statement)",
-            "self._after_reset = (RESET, *use)",
+            "return (RESET, _query(statement), *(_query(",
+            "return (RESET, *(_query(",
         ),
         focus="keeping",
     ),

@@ -12,10 +12,11 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from connection_governor.mysql.server import roles_query
 from tests.support.hub import MS, SECOND
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from random import Random
 
     from tests.simulation.ledger import Tally
@@ -40,6 +41,10 @@ GREETING = (
     + b"mysql_native_password\x00"
 )
 OK = bytes(7)
+_END = b"\xfe\x00\x00\x00\x00"
+_COLUMN = b"\x03def\x00\x00\x00\x01r\x00\x0c\x21\x00\x00\x00\x00\x00\xfd\x00\x00\x00\x00\x00"
+_ROLES_QUERY = roles_query(is_mariadb=True)
+NO_ROLE = (b"\x02", _COLUMN, _COLUMN, _END, b"\xfb\x010", _END)  # one row with NULL and 0
 OK_IN_TRANSACTION = bytes(3) + b"\x01" + bytes(3)
 LONGEST_ROLLBACK_S = 0.6
 CLIENT_WAITS_US = 190 * MS  # `close.CLOSE_SECONDS`, less the way there and back
@@ -166,7 +171,7 @@ class ServerSession:
         self.ready = self.runaway = self.leaving = False
         self.is_open = True
         self.stray = False
-        self.signed_in_us = self._heard_us = 0
+        self.signed_in_us = self._heard_us = self._arrives_us = 0
         self._server = server
         self._hub = server.hub
         self._peer = peer
@@ -217,7 +222,7 @@ class ServerSession:
             at += len(b"program_name")
             self.name = handshake[at + 1 : at + 1 + handshake[at]].decode()
         self._signed_in, self.signed_in_us = True, self._hub.now_us
-        self._say(OK, 2)
+        self._say(OK, first=2)
         self._set_timer(DEFAULT_WAIT_S, "wait_timeout")
         self._server.watcher.opened(self)
         self._server.note("mysql", self.connection_id, self.name, "signs in")
@@ -241,11 +246,12 @@ class ServerSession:
         if sql.startswith("SET "):
             self._set(sql)
         duration_us, answer = self._duration(sql)
+        packets = NO_ROLE if sql == _ROLES_QUERY else (answer,)
         duration_us += rollback_us
         self._server.note(
             "mysql", self.connection_id, self.name, sql[:12] or hex(command[0]), "for", duration_us // MS, "ms"
         )
-        self._hub.after(duration_us, self._finish, answer, sql.startswith("STREAM"))
+        self._hub.after(duration_us, self._finish, packets, sql.startswith("STREAM"))
 
     def _set(self, sql: str) -> None:
         self._settings |= {name: float(value) for name, value in _ASSIGNMENT.findall(sql)}
@@ -288,14 +294,14 @@ class ServerSession:
             self.runaway = True
             self._server.tally.fault("statement ran away")
 
-    def _finish(self, answer: bytes, is_stream: bool) -> None:
+    def _finish(self, packets: Sequence[bytes], is_stream: bool) -> None:
         if not self.is_open:
             return
         if is_stream and self._peer.is_stuck():
             self._hub.after(int(self._settings.get("net_write_timeout", 60) * SECOND), self.close, "net_write_timeout")
             return
         self._busy = False
-        self._say(answer, 1)
+        self._say(*packets)
         if self._abandoned:
             self.close("client gone")
         elif self._commands:
@@ -314,8 +320,10 @@ class ServerSession:
         self.leaving = slow or goes_us - self._heard_us > CLIENT_WAITS_US
         self._hub.after(goes_us - self._hub.now_us, self.close, "goodbye")
 
-    def _say(self, payload: bytes, number: int) -> None:
-        self._hub.after(self._server.hop_us(), self._peer.hear, _packet(number, payload))
+    def _say(self, *packets: bytes, first: int = 1) -> None:
+        answer = b"".join(_packet(number, packet) for number, packet in enumerate(packets, first))
+        self._arrives_us = max(self._arrives_us, self._hub.now_us + self._server.hop_us())  # a stream keeps its order
+        self._hub.after(self._arrives_us - self._hub.now_us, self._peer.hear, answer)
 
     def _set_timer(self, seconds: float, why: str) -> None:
         self._cancel_timer()

@@ -13,11 +13,12 @@ from pymysql.constants import ER
 
 from connection_governor.core.memory import MemoryStore
 from connection_governor.core.operations import Operations
+from connection_governor.database.fence import Fence
 from connection_governor.database.target import Target
-from connection_governor.mysql.connect import FencedConnection, open_session
+from connection_governor.mysql.connect import FencedConnection
 from connection_governor.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
 from harness.stack.mariadb import PrivateMariaDB
-from tests.support.database import WORKER, ask, governor_on, lease_ids, stopped
+from tests.support.database import WORKER, ask, governor_on, lease_ids, opener_for, stopped
 from tests.support.faulty_store import FaultyStore
 from tests.support.invocation import Invocation
 from tests.support.moving_address import MovingAddress
@@ -221,7 +222,7 @@ def test_to_learn_the_server_costs_no_round_trip(target: Target, monkeypatch: py
     counts = {}
     for role in ("any", "writer"):
         writes.clear()
-        with closing(open_session(replace(target, role=role), WORKER)) as session:
+        with closing(opener_for(replace(target, role=role), WORKER).open(Fence(), "", None)) as session:
             counts[role] = len(writes)
             assert (session.server is not None) == (role == "writer")
             assert ask(session, "SELECT @@wait_timeout") == session.fence.idle_seconds

@@ -80,7 +80,7 @@ def open_session(
     fence: Fence | None = None,
     **options: Any,  # noqa: ANN401 - those of `new_session`
 ) -> FencedConnection:
-    """Open a session behind the fence; one round trip less than PyMySQL's own connect.
+    """Open a session behind the fence, which can be reset; one round trip less than PyMySQL's own connect.
 
     Args:
         target: the server.
@@ -94,6 +94,7 @@ def open_session(
         LeaseLost: opening took until after `usable_until_ms`.
     """
     session = new_session(target, only(credentials), fence or Fence(), **options)
+    session.asks_for_server = True
     session.connect()
     return session
 

@@ -64,6 +64,7 @@ _read_query_result = DriverConnection._read_query_result  # noqa: SLF001
 _write_bytes = DriverConnection._write_bytes  # noqa: SLF001
 
 PING_SECONDS = 1.0
+_OUTLAST_RESET = (COMMAND.COM_CHANGE_USER, COMMAND.COM_SET_OPTION)  # another user; several statements in one
 _ERROR = 0xFF
 _HEADER_BYTES = 4
 _LONGEST_PART = 0xFF_FFFF  # a longer packet comes in several parts
@@ -86,6 +87,7 @@ class ReportingConnection(GovernedSession, DriverConnection):
     """A PyMySQL connection that reports to its `SessionState` and gives each command up in time."""
 
     _is_demoted = False
+    _outlasts_reset = False
     _reader: DeadlineReader | None = None
     _socket: socket.socket | None = None
 
@@ -121,7 +123,7 @@ class ReportingConnection(GovernedSession, DriverConnection):
         if sock is not None:
             if peer_has_closed(sock):
                 raise self._gone()
-            self._allow(PING_SECONDS if command == COMMAND.COM_PING else self._answer_seconds)
+            self._allow(self._answer_seconds if command == COMMAND.COM_QUERY else self._seconds_for(command))
             if self._result is not None:
                 self._read_what_is_left()
             state = self._state
@@ -129,6 +131,11 @@ class ReportingConnection(GovernedSession, DriverConnection):
                 raise out_of_step()
             state.commands_sent()
         _execute_command(self, command, sql)
+
+    def _seconds_for(self, command: int) -> float:
+        """Return how long a command other than a query may take; note one whose effect a reset leaves as it is."""
+        self._outlasts_reset |= command in _OUTLAST_RESET
+        return PING_SECONDS if command == COMMAND.COM_PING else self._answer_seconds
 
     def _gone(self) -> err.OperationalError:
         """Close, and return why: nothing is sent to a server that has closed, where it might be at work."""

@@ -40,7 +40,8 @@ class GovernedSession:
         usable_until_ms: statements are refused after this moment; the lease's owner moves it when the lease is renewed.
         lease: the lease that it was opened under; None without one.
         acquired_ms: when that lease was granted, milliseconds since 1970 UTC.
-        asks_for_server: set before the opening, so that it learns which server it is on, in the same round trip.
+        asks_for_server: set before the opening, so that it learns which server it is on and which roles are active, in
+            the same round trip. A session that did not ask cannot be reset.
         server: which one, where that was asked for and answered.
         on_work: set before the opening; see `state.SessionState`.
         on_login: called with the session before each login is sent. From here on the server may have one; `local_port`

@@ -22,7 +22,7 @@ from connection_governor.mysql.close import RESET, peer_has_closed, say_goodbye
 from connection_governor.mysql.driver import ReportingConnection
 from connection_governor.mysql.fence import set_statement
 from connection_governor.mysql.governed import OutOfStep
-from connection_governor.mysql.server import server_of, server_query
+from connection_governor.mysql.server import has_roles, restoring_statements, roles_query, server_of, server_query
 from connection_governor.mysql.state import Phase
 from connection_governor.mysql.tls import ResumingContext, host_name
 
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from connection_governor.database.credentials import Attempts, Login
     from connection_governor.database.fence import Fence
     from connection_governor.database.patience import Patience
-    from connection_governor.database.server import DatabaseServer
     from connection_governor.mysql.fence import SessionStart
 
 RESET_SECONDS = 1.0  # the body's work is done, and its invocation may be at its end: do not wait for a stuck server
@@ -164,27 +163,28 @@ class FencedConnection(ReportingConnection):
         self.is_mariadb = "mariadb" in self.server_version.lower()
         statement = set_statement(self.fence, self._start, is_mariadb=self.is_mariadb).encode()
         self._set_up(statement)
-        schema = self.db.encode() if isinstance(self.db, str) else self.db
-        use = (bytes([COMMAND.COM_INIT_DB]) + schema,) if schema else ()
-        self._after_reset = (RESET, *use, bytes([COMMAND.COM_QUERY]) + statement)
         self._opened = True
 
     def _set_up(self, statement: bytes) -> None:
-        """Put the fence up, and learn which server this is: one write, one round trip."""
+        """Put the fence up, and learn which server this is and which roles are active: one write, one round trip."""
         self._refuse_if_late()
         self._limit_step()
-        query = server_query(is_mariadb=self.is_mariadb).encode()
-        commands = [statement, query] if self.asks_for_server else [statement]
-        self._send_together([bytes([COMMAND.COM_QUERY]) + command for command in commands])
+        asks_for_roles = self.asks_for_server and has_roles(self.server_version, is_mariadb=self.is_mariadb)
+        queries = [server_query(is_mariadb=self.is_mariadb)] if self.asks_for_server else []
+        queries += [roles_query(is_mariadb=self.is_mariadb)] if asks_for_roles else []
+        self._send_together([_query(statement), *(_query(text.encode()) for text in queries)])
         self._read_next(self._read_ok_packet)  # also tells autocommit's state, so that PyMySQL need not set it
         if self.asks_for_server:
-            self.server = self._read_server()
+            row = self._read_row()
+            self.server = server_of(row) if row else None
+            row = self._read_row() if asks_for_roles else ()
+            self._after_reset = () if row is None else self._commands_of_reset(statement, row)
         if self._needs_writer and not (self.server and self.server.is_writer):
             self.close()
             raise err.OperationalError(ER.OPTION_PREVENTS_STATEMENT, "a writer is needed, and this server only reads")
 
-    def _read_server(self) -> DatabaseServer | None:
-        """Return what the second answer says; None where the server does not know what was asked."""
+    def _read_row(self) -> Sequence[Any] | None:
+        """Return the only row of the next answer; None where the server does not know what was asked."""
         try:
             self._read_next(self._read_query_result)
         except err.MySQLError:
@@ -192,23 +192,34 @@ class FencedConnection(ReportingConnection):
                 raise
             return None
         rows, self._result = self._result.rows, None
-        return server_of(rows[0]) if rows else None
+        return rows[0] if rows else None
+
+    def _commands_of_reset(self, statement: bytes, row: Sequence[Any]) -> tuple[bytes, ...]:
+        """Return the reset with all that follows it; the roles come before the schema, which they may admit to."""
+        restoring = restoring_statements(row, is_mariadb=self.is_mariadb) if row else []
+        schema = self.db.encode() if isinstance(self.db, str) else self.db
+        use = (bytes([COMMAND.COM_INIT_DB]) + schema,) if schema else ()
+        return (RESET, _query(statement), *(_query(text.encode()) for text in restoring), *use)
 
     def reset(self) -> None:
         """Roll back, forget all session state, and set the fence again: one write, one round trip.
 
-        COM_RESET_CONNECTION restores the server's default limits and keeps the schema that the last USE chose. So it
-        goes out together with the schema's name and the settings, and the session is never without its fence. It is
-        allowed after `usable_until_ms`, to end the use. A session that was opened without a schema cannot return to
-        none: if one was chosen since, it is closed.
+        COM_RESET_CONNECTION restores the server's default limits, and keeps what the last USE and the last SET ROLE
+        chose. So it goes out together with the settings, the roles and the schema of the opening, and the session is
+        never without its fence. It is allowed after `usable_until_ms`, to end the use. A session that was opened
+        without a schema cannot return to none: if one was chosen since, it is closed.
 
         Raises:
-            pymysql.err.Error: the session is unusable, and closed; also if the answers take `RESET_SECONDS`.
+            pymysql.err.Error: the session is unusable, and closed; also if the answers take `RESET_SECONDS`, if the
+                user has lost a role meanwhile, or if the opening did not ask for the roles (`asks_for_server`).
         """
         try:
             self._allow(RESET_SECONDS)
             self._finish_results()
             self._start_anew()
+        except err.MySQLError:
+            self.close()
+            raise
         except BaseException:
             self._force_close()  # answers may be left over
             raise
@@ -225,10 +236,21 @@ class FencedConnection(ReportingConnection):
 
     def _start_anew(self) -> None:
         self._send_together(self._after_reset if self.db else (*self._after_reset, _WHICH_SCHEMA))
-        for _ in self._after_reset:
-            self._read_next(self._read_ok_packet)
+        refusals = [error for _ in self._after_reset if (error := self._refusal()) is not None]
         if not self.db:
             self._read_next(self._read_query_result)
+        if refusals:
+            raise refusals[0]
+
+    def _refusal(self) -> err.MySQLError | None:
+        """Read the next command's answer, and return its error. The stream stays in step, so it can end in order."""
+        try:
+            self._read_next(self._read_ok_packet)
+        except err.MySQLError as error:
+            if self._sock is None:
+                raise
+            return error
+        return None
 
     def _send_together(self, commands: Sequence[bytes]) -> None:
         self._state.commands_sent(len(commands))
@@ -299,6 +321,8 @@ class FencedConnection(ReportingConnection):
             raise self._gone()
         self._read_what_is_left()
         self._refuse_if_out_of_step()
+        if not self._after_reset or self._outlasts_reset:
+            raise err.InterfaceError(0, "a reset would not bring this session back to its start")
 
     def _restore_own_state(self) -> None:
         self._result = None
@@ -306,3 +330,7 @@ class FencedConnection(ReportingConnection):
         self.collation = self._start.collation
         self.encoding = charset_by_name(self._start.charset).encoding
         self.autocommit_mode = self._start.autocommit
+
+
+def _query(text: bytes) -> bytes:
+    return bytes([COMMAND.COM_QUERY]) + text
