@@ -101,7 +101,7 @@ def _archive(name: str, source: Path, folder: Path) -> Path:
             entry.compress_type = zipfile.ZIP_DEFLATED
             entry.external_attr = (0o755 if path.stat().st_mode & 0o100 else 0o644) << 16
             archive.writestr(entry, path.read_bytes())
-    base = {"GovernorLayer": "governor-layer", "PowertoolsLayer": "powertools-layer"}.get(name, "functions")
+    base = name.replace("Layer", "-layer").lower() if name.endswith("Layer") else "functions"
     return draft.replace(folder / f"{base}-{_digest(draft)[:16]}.zip")
 
 

@@ -11,6 +11,8 @@ from harness.stack.tools import uv
 EXPORTS = {
     "layers/governor/requirements.txt": ["--no-emit-project", "--no-default-groups"],
     # boto3 is there in every Lambda runtime.
+    # tzdata is for Windows.
+    "layers/postgresql/requirements.txt": ["--only-group", "postgresql-driver", "--prune", "tzdata"],
     "layers/powertools/requirements.txt": ["--only-group", "functions", "--prune", "boto3"],
 }
 

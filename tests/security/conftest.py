@@ -41,10 +41,14 @@ def functions(resources: dict[str, Node]) -> dict[str, Node]:
 
 @pytest.fixture(scope="session")
 def built_layers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Return both layers, as their makefiles build them."""
+    """Return the layers, as their makefiles build them."""
     built = {}
     path = os.pathsep.join([str(Path(uv()).parent), os.environ["PATH"]])
-    for folder, layer in (("governor", "GovernorLayer"), ("powertools", "PowertoolsLayer")):
+    for folder, layer in (
+        ("governor", "GovernorLayer"),
+        ("powertools", "PowertoolsLayer"),
+        ("postgresql", "PostgresqlLayer"),
+    ):
         built[layer] = tmp_path_factory.mktemp(layer)
         subprocess.run(
             ["make", f"build-{layer}", f"ARTIFACTS_DIR={built[layer]}"],

@@ -40,6 +40,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "DatabaseTls": ("verify", "off"),
 }
 SERVERS: dict[str, tuple[str, ...]] = {
+    "DatabaseEngine": ("mysql", "postgresql"),
     "CreateDatabase": ("true", "false"),
     "DatabaseEndpoint": ("", HOST),
     "DatabaseSecretArn": ("", SECRET),
@@ -64,6 +65,7 @@ def failures(given: dict[str, str], region: str, made: Made) -> Iterator[str]:
     """Yield why this deployment would fail on AWS, or silently do without what was given."""
     yield from _database(made)
     yield from _network(given, made)
+    yield from _engine(given, made)
     tls, authority = given["DatabaseTls"], given["DatabaseTlsCa"]
     if "Database" in made and tls == "off":
         yield "the server refuses plain text"
@@ -79,6 +81,28 @@ def _database(made: Made) -> Iterator[str]:
         yield "an instance is paid for and not used, or none is there to be used"
     if its_own != (secret == {"Fn::GetAtt": ["Database", "MasterUserSecret.SecretArn"]}):
         yield "the instance's secret is not used, or is of an instance that is not made"
+
+
+def _engine(given: dict[str, str], made: Made) -> Iterator[str]:
+    """Yield where the parts of a deployment disagree about the kind of database."""
+    engine = given["DatabaseEngine"]
+    on_postgresql = engine == "postgresql"
+    for name in ("WorkerFunction", "JanitorFunction", "SeedFunction"):
+        function = made[name]["Properties"]
+        if function["Environment"]["Variables"]["DB_ENGINE"] != engine:
+            yield f"{name} speaks to another kind of database"
+        if ({"Ref": "PostgresqlLayer"} in function["Layers"]) != on_postgresql:
+            yield f"{name} has no driver, or one too many"
+    if ("PostgresqlLayer" in made) != on_postgresql:
+        yield "a layer is made and not used, or used and not made"
+    if "Database" in made:
+        group = made["Database"]["Properties"]["DBParameterGroupName"]["Ref"]
+        family = made[group]["Properties"]["Family"]
+        version = made["Database"]["Properties"]["EngineVersion"]
+        if family != {"mysql": "mysql", "postgresql": "postgres"}[engine] + version:
+            yield "RDS refuses a parameter group of another family"
+    if str(made["Seed"]["Properties"]["Port"]) != {"mysql": "3306", "postgresql": "5432"}[engine]:
+        yield "nothing listens there"
 
 
 def _network(given: dict[str, str], made: Made) -> Iterator[str]:
@@ -106,7 +130,7 @@ def _network(given: dict[str, str], made: Made) -> Iterator[str]:
 
 
 @pytest.mark.parametrize(
-    ("region", "choices", "working"), [("us-east-1", CHOICES, 94), (UNCOVERED, SERVERS, 8), ("us-east-1", SERVERS, 10)]
+    ("region", "choices", "working"), [("us-east-1", CHOICES, 94), (UNCOVERED, SERVERS, 16), ("us-east-1", SERVERS, 20)]
 )
 def test_each_combination_works_or_is_refused_before_anything_is_made(
     region: str, choices: dict[str, tuple[str, ...]], working: int, template: Node
@@ -116,7 +140,7 @@ def test_each_combination_works_or_is_refused_before_anything_is_made(
     for values in product(*choices.values()):
         chosen = dict(zip(choices, values, strict=True))
         given = Given(template, region=region, **chosen)
-        defaults = {"CreateEndpoints": "auto", "DatabaseTlsCa": "", **NO_NETWORK}
+        defaults = {"DatabaseEngine": "mysql", "CreateEndpoints": "auto", "DatabaseTlsCa": "", **NO_NETWORK}
         why, refused = list(failures(defaults | chosen, region, given.made())), given.refusals()
         assert bool(why) == bool(refused), (chosen, why, refused)
         works += not why
@@ -145,6 +169,10 @@ def test_the_regions_of_the_rule_are_those_of_the_bundle(template: Node) -> None
         ({"HasS3Endpoint": "true"}, ["MadeNetworkHasItsEndpoints"]),
         ({"DatabaseSecretKmsKeyArn": "arn:aws:kms:us-east-1:1:key/k"}, ["KeyBelongsToASecret"]),
         ({"DatabaseEngineVersion": "8.0.40"}, ["DatabaseEngineVersion"]),
+        ({"PostgresqlVersion": "16.4"}, ["PostgresqlVersion"]),
+        ({"DatabasePort": "0"}, ["DatabasePort"]),
+        ({"DatabaseEngine": "postgresql", "PythonRuntime": "python3.11"}, ["DriverFitsTheRuntime"]),
+        ({"DatabaseEngine": "postgresql", "PythonRuntime": "python3.11", "Architecture": "x86_64"}, []),
         ({"KeepSeconds": "301"}, ["KeepSeconds"]),
         ({"DatabaseName": "a name"}, ["DatabaseName"]),
     ],

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from importlib.util import cache_from_source, source_hash
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,43 @@ def test_the_governor_layer_holds_the_client_its_driver_and_nothing_else(built_l
     assert inside == {"connection_governor", "pymysql"}
 
 
+def test_the_drivers_layer_fits_each_python_and_processor_of_the_template(built_layers: Layers) -> None:
+    """Psycopg without its compiled part looks for a libpq, which Lambda's runtimes lack: each connection would fail."""
+    parameters = load(TEMPLATE)["Parameters"]
+    versions = [name.removeprefix("python").replace(".", "") for name in parameters["PythonRuntime"]["AllowedValues"]]
+    processors = {"arm64": "aarch64", "x86_64": "x86_64"}
+    python = built_layers["PostgresqlLayer"] / "python"
+    for version, processor in product(versions, parameters["Architecture"]["AllowedValues"]):
+        for module in ("_psycopg", "pq"):
+            compiled = f"{module}.cpython-{version}-{processors[processor]}-linux-gnu.so"
+            assert (python / "psycopg_binary" / compiled).is_file(), compiled
+    for library in ("libpq", "libssl"):
+        assert len(list((python / "psycopg_binary.libs").glob(f"{library}-*.so*"))) == len(processors), library
+
+
+def test_a_function_connects_with_what_the_drivers_layer_brings(built_layers: Layers) -> None:
+    """Here the system has a libpq as well: a function that used it would work here, and on AWS not."""
+    python = built_layers["PostgresqlLayer"] / "python"
+    code = (
+        f"import sys; sys.path.insert(0, {str(python)!r}); import psycopg; print(psycopg.pq.__impl__, psycopg.__file__)"
+    )
+    command = [sys.executable, "-S", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["binary", str(python / "psycopg" / "__init__.py")]
+
+
+@pytest.mark.parametrize(("processor", "runtimes"), [("x86_64", 26), ("aarch64", 34)])
+def test_the_drivers_layer_needs_no_newer_libc_than_the_runtimes_have(
+    processor: str, runtimes: int, built_layers: Layers
+) -> None:
+    """Amazon Linux 2 (python3.11) has glibc 2.26, Amazon Linux 2023 2.34. For aarch64 a rule excludes the first."""
+    machine = {"x86_64": b"\x3e\x00", "aarch64": b"\xb7\x00"}[processor]
+    files = [path.read_bytes() for path in (built_layers["PostgresqlLayer"] / "python").rglob("*.so*")]
+    needed = {int(n) for file in files if file[18:20] == machine for n in re.findall(rb"GLIBC_2\.(\d+)", file)}
+    assert needed
+    assert max(needed) <= runtimes
+
+
 def test_every_module_and_certificate_of_the_package_is_in_the_layer(built_layers: Layers) -> None:
     """A bundle left out would make every verified connection fail, on AWS alone."""
     source = ROOT / "layers" / "governor" / "connection_governor"
@@ -55,7 +93,7 @@ def test_extensions_stand_where_lambda_runs_them_and_may_be_run(built_layers: La
     assert all((target / name).stat().st_mode & 0o111 for name in built)
 
 
-@pytest.mark.parametrize("layer", ["GovernorLayer", "PowertoolsLayer"])
+@pytest.mark.parametrize("layer", ["GovernorLayer", "PowertoolsLayer", "PostgresqlLayer"])
 def test_a_layer_brings_its_byte_code(layer: str, built_layers: Layers) -> None:
     """Lambda mounts layers read-only: every cold start would compile it all again, and spend half of its time so."""
     for source in (built_layers[layer] / "python").rglob("*.py"):
@@ -85,7 +123,7 @@ def test_a_build_says_where_the_runtimes_byte_code_is_missing(tmp_path: Path) ->
 def test_the_makefiles_expect_the_templates_runtime() -> None:
     """A warning about another runtime than the functions' would be worse than none."""
     parameter = load(TEMPLATE)["Parameters"]["PythonRuntime"]
-    for layer in ("governor", "powertools"):
+    for layer in ("governor", "powertools", "postgresql"):
         text = (ROOT / "layers" / layer / "Makefile").read_text()
         assert f"$(or $(PYTHON_RUNTIME),{parameter['Default']})" in text
         assert set(parameter["AllowedValues"]) <= set(re.findall(r"python3\.\d+", text))
@@ -94,12 +132,12 @@ def test_the_makefiles_expect_the_templates_runtime() -> None:
 def test_sam_builds_the_layers_in_a_container_of_the_templates_runtime(resources: dict[str, dict[str, Any]]) -> None:
     """`sam build --use-container` takes the first of a makefile layer's runtimes, and compiles for that one."""
     default = load(TEMPLATE)["Parameters"]["PythonRuntime"]["Default"]
-    for layer in ("GovernorLayer", "PowertoolsLayer"):
+    for layer in ("GovernorLayer", "PowertoolsLayer", "PostgresqlLayer"):
         assert resources[layer]["Properties"]["CompatibleRuntimes"][0] == default
 
 
 def test_a_layer_version_outlives_the_stacks_next_one(resources: dict[str, dict[str, Any]]) -> None:
     """A consumer that names a deleted version fails at its own next update."""
-    for layer in ("GovernorLayer", "PowertoolsLayer"):
+    for layer in ("GovernorLayer", "PowertoolsLayer", "PostgresqlLayer"):
         assert resources[layer]["Properties"]["RetentionPolicy"] == "Retain"
     assert resources["LayerParameter"]["Properties"]["Value"] == {"Ref": "GovernorLayer"}

@@ -28,6 +28,7 @@ OUTPUTS = [
     "TableName",
     "DashboardName",
     "LayerArn",
+    "PostgresqlLayerArn",
     "DatabaseEndpoint",
     "FunctionsSecurityGroupId",
     "SubnetIds",

@@ -64,8 +64,8 @@ class Administrator(Protocol):
     def make_sample(self) -> None:
         """Create and fill the example's table where there is none."""
 
-    def make_worker(self, *, limit: int) -> None:
-        """Create or change the worker's user: its password, its rights, and how many connections it may have."""
+    def make_worker(self, *, limit: int) -> Sequence[str]:
+        """Create or change the worker's user: its password, rights and limit; return what it cannot do, as notes."""
 
     def make_monitor(self) -> Sequence[str]:
         """Create or change the monitoring user and what it needs; return what the janitor cannot do, as notes."""

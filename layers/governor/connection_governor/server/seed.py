@@ -41,8 +41,8 @@ class Seeder:
         """Create or change the schema, the users and the budget.
 
         Returns:
-            What the janitor cannot do on this server. That loses no slot and grants none twice, but a statement that
-            outlives its lease is only counted.
+            What the worker or the janitor cannot do on this server. That loses no slot and grants none twice, but for
+            example a statement that outlives its lease is only counted.
 
         Raises:
             SeedError: the server cannot be reached, cannot hold the budget, or refuses a password that was just set.
@@ -55,8 +55,7 @@ class Seeder:
             if wanted.with_example:
                 administrator.make_sample()
             before = self._allowed_now(wanted.database)
-            administrator.make_worker(limit=max(before, wanted.allowed))
-            notes = administrator.make_monitor()
+            notes = [*administrator.make_worker(limit=max(before, wanted.allowed)), *administrator.make_monitor()]
             self._operations.set_budget(
                 wanted.database,
                 wanted.allowed,

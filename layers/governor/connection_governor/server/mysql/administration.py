@@ -106,13 +106,14 @@ class MySQLAdministrator:
         """Create and fill the example's table where there is none."""
         sample_table.make(self._cursor, self._wanted.schema)
 
-    def make_worker(self, *, limit: int) -> None:
-        """Create or change the worker's user, its rights and its limit."""
+    def make_worker(self, *, limit: int) -> tuple[str, ...]:
+        """Create or change the worker's user, its rights and its limit; it can do all that it should."""
         wanted = self._wanted
         user = self._make_user(wanted.worker_secret, limit)
         if wanted.with_example:
             self._cursor.execute(f"GRANT SELECT ON `{wanted.schema}`.`Employees` TO %s@'%%'", (user,))
         _grant_schema(self._cursor, user, wanted.schema, wanted.rights)
+        return ()
 
     def make_monitor(self) -> tuple[str, ...]:
         """Create or change the monitoring user, its rights and the limit's procedure; return what it cannot do."""

@@ -1,0 +1,1 @@
+"""What the functions ask of PostgreSQL: seeding, the janitor's view, and an operator's actions."""
