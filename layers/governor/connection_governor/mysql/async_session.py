@@ -15,7 +15,7 @@ from pymysql.constants import CLIENT, CR
 from connection_governor.errors import GovernorError
 from connection_governor.mysql.close import CLOSE_SECONDS, GOODBYE, peer_has_closed, reply_in
 from connection_governor.mysql.fence import SessionStart, set_statement
-from connection_governor.mysql.governed import GovernedSession, out_of_step
+from connection_governor.mysql.governed import GovernedSession, out_of_step, plugin_needs_tls
 from connection_governor.mysql.state import Phase, Reply
 from connection_governor.mysql.tls import context_for
 
@@ -176,7 +176,11 @@ class AsyncFencedConnection(GovernedSession, Connection):  # type: ignore[misc] 
     async def _request_authentication(self) -> None:
         if self._ssl_context is not None and not self.server_capabilities & CLIENT.SSL:
             raise err.OperationalError(CR.CR_SSL_CONNECTION_ERROR, "TLS is required, and the server does not offer it")
-        await super()._request_authentication()
+        try:
+            await super()._request_authentication()
+        except RuntimeError as error:
+            self._state.login_given_up()
+            raise plugin_needs_tls() from error
 
     async def _execute_command(self, command: int, sql: str | bytes) -> None:
         self._refuse_if_late()

@@ -31,6 +31,15 @@ def out_of_step() -> OutOfStep:
     )
 
 
+def plugin_needs_tls() -> err.OperationalError:
+    """Return the error of a sign-in for which the driver raises RuntimeError, since it cannot encrypt the password."""
+    return err.OperationalError(
+        CR.CR_AUTH_PLUGIN_ERR,
+        "without TLS, caching_sha2_password needs the package `cryptography`: set DB_TLS to verify or require, bring "
+        "that package, or make the account with mysql_native_password (not in MySQL 9)",
+    )
+
+
 class GovernedSession:
     """The part that the sessions of both drivers share.
 

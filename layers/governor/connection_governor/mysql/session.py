@@ -21,7 +21,7 @@ from connection_governor.errors import LeaseLost
 from connection_governor.mysql.close import RESET, peer_has_closed, say_goodbye
 from connection_governor.mysql.driver import ReportingConnection
 from connection_governor.mysql.fence import set_statement
-from connection_governor.mysql.governed import OutOfStep
+from connection_governor.mysql.governed import OutOfStep, plugin_needs_tls
 from connection_governor.mysql.server import has_roles, restoring_statements, roles_query, server_of, server_query
 from connection_governor.mysql.state import Phase
 from connection_governor.mysql.tls import ResumingContext, host_name
@@ -153,7 +153,11 @@ class FencedConnection(ReportingConnection):
         ):  # older PyMySQL would send the password in plain text
             raise err.OperationalError(CR.CR_SSL_CONNECTION_ERROR, "TLS is required, and the server does not offer it")
         self._limit_step()
-        super()._request_authentication()
+        try:
+            super()._request_authentication()
+        except RuntimeError as error:
+            self._state.login_given_up()
+            raise plugin_needs_tls() from error
 
     def set_character_set(self, charset: str, collation: str | None = None) -> None:
         """Set it as PyMySQL does; while connecting, send all of the session's settings in place of SET NAMES."""

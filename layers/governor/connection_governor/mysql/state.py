@@ -143,6 +143,11 @@ class SessionState:
         if self.phase is Phase.CONNECTING:
             self.phase = Phase.LOGIN
 
+    def login_given_up(self) -> None:
+        """Report that the client does not send what the server waits for before it accepts the login."""
+        if self.phase is Phase.LOGIN:
+            self.phase = Phase.CONNECTING
+
     def commands_sent(self, count: int = 1) -> None:
         """Report, before they are sent, commands that go out in one write."""
         if self._on_work is not None and not self._reported_work:
