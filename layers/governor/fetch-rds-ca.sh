@@ -2,7 +2,7 @@
 # Replaces the bundled certificate authorities of Amazon RDS by the ones that AWS publishes today, for all partitions.
 # Then put the regions that it prints into the rule AuthorityIsInTheBundle of template.yaml: a test compares them.
 set -eu
-bundle="$(dirname "$0")/connection_governor/mysql/rds-ca-bundle.pem"
+bundle="$(dirname "$0")/connection_governor/database/rds-ca-bundle.pem"
 fetch() {
     curl --fail --silent --show-error "$1" >"$bundle.part"
     openssl x509 -noout -in "$bundle.part"  # refuse anything that is no certificate, such as a proxy's error page

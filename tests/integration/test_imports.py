@@ -33,6 +33,7 @@ NEVER = (
     "dataclasses",
     "inspect",
     "urllib",
+    "psycopg",
     "pymysql",
     "ssl",
     "encodings.idna",
@@ -177,7 +178,8 @@ TRANSPORT = {
         core.shard_stats core.store server server.service""",
     "lambda": "wiring.function aws.invoke client.remote core.codec",
 }
-SESSION = """wiring.mysql aws.secrets database.credentials database.patience database.server database.target mysql
+SESSION = """wiring.database wiring.mysql aws.secrets database.authorities database.credentials database.patience
+    database.server database.target mysql
     mysql.close mysql.connect mysql.driver mysql.fence mysql.governed mysql.opener mysql.server mysql.session
     mysql.state mysql.stream mysql.tls"""
 

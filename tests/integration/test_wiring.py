@@ -9,7 +9,7 @@ import pytest
 
 from connection_governor.core.lease import Grant, Wanted
 from connection_governor.errors import GovernorUnavailable, InvalidRequest
-from connection_governor.wiring import Environment, function, mysql, table
+from connection_governor.wiring import Environment, database, function, table
 from tests.support.answers import settings_item, shard_item
 from tests.support.scripted_server import ScriptedServer, answer
 from tests.support.virtual import NOW_MS
@@ -74,7 +74,7 @@ def test_a_function_that_may_not_be_invoked_is_an_outage_that_is_not_retried(cod
 def test_a_secret_is_read_from_secrets_manager() -> None:
     """User and password come from there, and never from the environment."""
     with ScriptedServer([answer({"SecretString": '{"username":"u","password":"p"}'})]) as server:
-        fetch = mysql.secret_fetcher(Environment({**DIRECT, "AWS_ENDPOINT_URL_SECRETS_MANAGER": server.url}))
+        fetch = database.secret_fetcher(Environment({**DIRECT, "AWS_ENDPOINT_URL_SECRETS_MANAGER": server.url}))
         assert fetch("arn:secret") == '{"username":"u","password":"p"}'
         assert fetch._endpoint is not None
         fetch._endpoint.close()
@@ -87,7 +87,7 @@ def test_a_passing_fault_of_secrets_manager_is_passed_over() -> None:
     """One answer of 500 would fail an invocation that has a lease already."""
     fault = answer({"__type": "InternalServiceError"}, "500 Internal Server Error")
     with ScriptedServer([fault, answer({"SecretString": "{}"})]) as server:
-        fetch = mysql.secret_fetcher(Environment({**DIRECT, "AWS_ENDPOINT_URL_SECRETS_MANAGER": server.url}))
+        fetch = database.secret_fetcher(Environment({**DIRECT, "AWS_ENDPOINT_URL_SECRETS_MANAGER": server.url}))
         assert fetch("arn:secret") == "{}"
         assert fetch._endpoint is not None
         fetch._endpoint.close()
@@ -96,7 +96,7 @@ def test_a_passing_fault_of_secrets_manager_is_passed_over() -> None:
 def test_a_binary_secret_is_reported_by_its_variable() -> None:
     """A KeyError would name neither the secret nor its fault."""
     with ScriptedServer([answer({"SecretBinary": "eA=="})]) as server:
-        fetch = mysql.secret_fetcher(Environment({**DIRECT, "AWS_ENDPOINT_URL_SECRETS_MANAGER": server.url}))
+        fetch = database.secret_fetcher(Environment({**DIRECT, "AWS_ENDPOINT_URL_SECRETS_MANAGER": server.url}))
         assert missing(lambda: fetch("arn:secret")) == "DB_SECRET_ARN"
         assert fetch._endpoint is not None
         fetch._endpoint.close()
@@ -106,7 +106,7 @@ def test_a_secret_that_cannot_be_read_is_reported_by_its_variable() -> None:
     """A missing right shows at the first connection: it must say which secret's."""
     refusal = answer({"__type": "AccessDeniedException", "message": "not yours"}, "400 Bad Request")
     with ScriptedServer([refusal]) as server:
-        fetch = mysql.secret_fetcher(Environment({**DIRECT, "AWS_ENDPOINT_URL_SECRETS_MANAGER": server.url}))
+        fetch = database.secret_fetcher(Environment({**DIRECT, "AWS_ENDPOINT_URL_SECRETS_MANAGER": server.url}))
         assert missing(lambda: fetch("arn:secret")) == "DB_SECRET_ARN"
         assert fetch._endpoint is not None
         fetch._endpoint.close()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from botocore.session import Session
 
-from connection_governor.mysql.tls import RDS_BUNDLE
+from connection_governor.database.authorities import RDS_BUNDLE
 from harness.paths import ROOT
 from tests.support.cloudformation import Given
 

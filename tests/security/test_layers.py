@@ -80,7 +80,7 @@ def test_every_module_and_certificate_of_the_package_is_in_the_layer(built_layer
     kept = {path.relative_to(source) for path in source.rglob("*") if path.is_file() and path.suffix != ".pyc"}
     target = built_layers["GovernorLayer"] / "python" / "connection_governor"
     assert kept == {path.relative_to(target) for path in target.rglob("*") if path.is_file() and path.suffix != ".pyc"}
-    assert Path("mysql/rds-ca-bundle.pem") in kept
+    assert Path("database/rds-ca-bundle.pem") in kept
 
 
 def test_extensions_stand_where_lambda_runs_them_and_may_be_run(built_layers: Layers) -> None:

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from connection_governor.database.authorities import RDS_BUNDLE, rds_authorities
 from connection_governor.errors import InvalidRequest
 from connection_governor.mysql import tls
-from connection_governor.mysql.tls import RDS_BUNDLE, context_for, rds_authorities
+from connection_governor.mysql.tls import context_for
 
 RDS_HOST = "orders.c1abcdefgh.eu-west-1.rds.amazonaws.com"
 

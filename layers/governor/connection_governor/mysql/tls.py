@@ -5,25 +5,15 @@ A new context costs as much as ten connects; PyMySQL makes one for each connect.
 
 from __future__ import annotations
 
-import base64
-import os.path
-import re
 import ssl
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from connection_governor.database.authorities import MODES, RDS_BUNDLE, rds_authorities, region_of
 from connection_governor.errors import InvalidRequest
 
 if TYPE_CHECKING:
     import socket
-
-RDS_BUNDLE = os.path.join(os.path.dirname(__file__), "rds-ca-bundle.pem")  # noqa: PTH118, PTH120  # pathlib costs 3 ms
-MODES = ("verify", "require", "off")
-"""`DB_TLS`: `verify` checks the certificate and the host's name, `require` only encrypts, `off` does without."""
-
-_REGION = r"[a-z]+(?:-[a-z]+)+-[0-9]"
-_RDS_HOST = re.compile(rf"\.(?:({_REGION})\.rds|rds\.({_REGION}))\.amazonaws\.com(?:\.cn)?$")  # China's put it last
-_CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----(.+?)-----END CERTIFICATE-----", re.DOTALL)
 
 
 class ResumingContext(ssl.SSLContext):
@@ -58,7 +48,7 @@ def context_for(mode: str, ca_path: str | None, host: str) -> ResumingContext | 
     """Return the process's context for this mode, these authorities and this host's region; None for `off`.
 
     Args:
-        mode: one of `MODES`. None of them falls back to plain text by itself.
+        mode: one of `authorities.MODES`. None of them falls back to plain text by itself.
         ca_path: PEM file of the authorities to trust; None for those of Amazon RDS (of the region in the host's name,
             if any: reading all of the bundle costs 12 ms CPU, its region's 3).
         host: the name or address to connect to.
@@ -66,8 +56,7 @@ def context_for(mode: str, ca_path: str | None, host: str) -> ResumingContext | 
     Raises:
         InvalidRequest: unknown mode (`tls`), or a file that is missing or holds no certificate (`tls_ca`).
     """
-    named = _RDS_HOST.search(host)
-    return _shared_context(mode, ca_path, named[1] or named[2] if named else None)
+    return _shared_context(mode, ca_path, region_of(host))
 
 
 @lru_cache(maxsize=16)
@@ -100,13 +89,3 @@ def _trust(context: ssl.SSLContext, ca_path: str | None, region: str | None) -> 
 def host_name(host: str) -> str | bytes:
     """Return a host as `socket` and `ssl` need it: of a text they load the codec of international names (1.5 ms)."""
     return host.encode() if host.isascii() else host
-
-
-def rds_authorities(region: str) -> bytes:
-    """Return the bundle's certificates, DER, of one region and of no region (RDS Proxy); all if it has none."""
-    with open(RDS_BUNDLE, encoding="ascii") as file:  # noqa: PTH123  # as above
-        bundle = [base64.b64decode(text) for text in _CERTIFICATE.findall(file.read())]
-    own = [certificate for certificate in bundle if b"Amazon RDS %b " % region.encode() in certificate]
-    if not own:
-        return b"".join(bundle)
-    return b"".join(own + [certificate for certificate in bundle if b"Amazon RDS " not in certificate])

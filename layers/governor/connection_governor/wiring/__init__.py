@@ -31,6 +31,7 @@ TRANSPORTS = {
 }
 ENGINES = {
     "mysql": "connection_governor.wiring.mysql",
+    "postgresql": "connection_governor.wiring.postgresql",
 }
 LONGEST_RESERVE_MS = 60_000
 

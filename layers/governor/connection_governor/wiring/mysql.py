@@ -5,33 +5,23 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from connection_governor.aws.secrets import SecretFetcher
-from connection_governor.core.retry import Retry
 from connection_governor.database.credentials import DatabaseCredentials
-from connection_governor.database.server import ROLES
-from connection_governor.database.target import Target
 from connection_governor.mysql.connect import is_denied
 from connection_governor.mysql.opener import Opener
-from connection_governor.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
+from connection_governor.system import SYSTEM_CLOCK
+from connection_governor.wiring.database import secret_fetcher, target
 
 if TYPE_CHECKING:
     from connection_governor.server.ports import Administration, KeptWatch
     from connection_governor.wiring.environment import Environment
 
+_PORT = 3_306
+
 
 def opener(environment: Environment) -> Opener:
     """Return the opener of sessions of the database that the variables name."""
-    target = Target(
-        host=environment.required("DB_HOST"),
-        port=environment.number("DB_PORT", 3306, most=65_535),
-        database=environment.get("DB_NAME") or None,
-        tls=environment.choice("DB_TLS", "verify", "verify", "require", "off"),
-        tls_ca=environment.get("DB_TLS_CA") or None,
-        resume_seconds=environment.number("DB_RESUME_SECONDS", 45, most=900),
-        role=environment.choice("DB_ROLE", "any", *ROLES),
-    )
     credentials = DatabaseCredentials(secret_fetcher(environment), is_denied)
-    return Opener(target, credentials, environment.required("DB_SECRET_ARN"), SYSTEM_CLOCK)
+    return Opener(target(environment, _PORT), credentials, environment.required("DB_SECRET_ARN"), SYSTEM_CLOCK)
 
 
 def watch(environment: Environment) -> KeptWatch:
@@ -46,9 +36,3 @@ def administration(environment: Environment) -> Administration:
     from connection_governor.server.mysql.administration import MySQLAdministration  # noqa: PLC0415 - no worker seeds
 
     return MySQLAdministration(secret_fetcher(environment))
-
-
-def secret_fetcher(environment: Environment) -> SecretFetcher:
-    """Return the reader of secrets; it connects to Secrets Manager at the first read."""
-    endpoint = partial(environment.endpoint, "secretsmanager")
-    return SecretFetcher(endpoint, Retry(SYSTEM_CLOCK, SYSTEM_ENTROPY))

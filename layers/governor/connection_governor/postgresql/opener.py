@@ -1,0 +1,81 @@
+"""Open governed sessions of one PostgreSQL database, with credentials that may be rotated meanwhile."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from connection_governor.postgresql.fence import session_options
+from connection_governor.postgresql.session import FencedConnection
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from connection_governor.core.clock import Clock
+    from connection_governor.core.deadline import Deadline
+    from connection_governor.database.credentials import Attempts, DatabaseCredentials
+    from connection_governor.database.fence import Fence
+    from connection_governor.database.target import Target
+    from connection_governor.postgresql.async_session import AsyncFencedConnection
+
+
+class Opener:
+    """Opens sessions of one target with one secret.
+
+    Args:
+        target: the server.
+        credentials: the environment's cache of secrets.
+        secret_arn: the secret with user and password.
+        clock: what `usable_until_ms` is compared with.
+    """
+
+    def __init__(self, target: Target, credentials: DatabaseCredentials, secret_arn: str, clock: Clock) -> None:
+        self.target = target
+        self.credentials = credentials
+        self.secret_arn = secret_arn
+        self.clock = clock
+
+    def session_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a caller's options, see `fence.session_options`."""
+        return session_options(options)
+
+    def attempts(self, deadline: Deadline | None = None) -> Attempts:
+        """Return the attempts to sign in; the deadline bounds the requests for the credentials."""
+        return lambda: self.credentials.attempts(self.secret_arn, deadline)
+
+    def new_session(
+        self,
+        fence: Fence,
+        session_name: str,
+        usable_until_ms: int | None,
+        deadline: Deadline | None = None,
+        **options: Any,  # noqa: ANN401 - see `session_options`
+    ) -> FencedConnection:
+        """Return a session that is not open yet; it will use the newest credentials."""
+        return FencedConnection(self, fence, session_name, usable_until_ms, deadline, **options)
+
+    def new_async_session(
+        self, fence: Fence, session_name: str, usable_until_ms: int | None, deadline: Deadline | None = None
+    ) -> AsyncFencedConnection:
+        """Return a session for coroutines that is not open yet."""
+        from connection_governor.postgresql.async_session import (  # noqa: PLC0415 - most workers have no loop
+            AsyncFencedConnection,
+        )
+
+        return AsyncFencedConnection(self, fence, session_name, usable_until_ms, deadline)
+
+    def open(
+        self,
+        fence: Fence,
+        session_name: str,
+        usable_until_ms: int | None,
+        deadline: Deadline | None = None,
+        **options: Any,  # noqa: ANN401 - see `session_options`
+    ) -> FencedConnection:
+        """Open a session behind the fence. Raises as `FencedConnection.connect`, with the newest credentials."""
+        session = self.new_session(fence, session_name, usable_until_ms, deadline, **options)
+        try:
+            session.connect()
+        except BaseException:
+            session.close()
+            raise
+        return session

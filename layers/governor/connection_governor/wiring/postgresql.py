@@ -1,0 +1,35 @@
+"""Sessions of PostgreSQL, as the `DB_...` variables name the database."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from connection_governor.database.credentials import DatabaseCredentials
+from connection_governor.errors import InvalidRequest
+from connection_governor.system import SYSTEM_CLOCK
+from connection_governor.wiring.database import secret_fetcher, target
+
+if TYPE_CHECKING:
+    from connection_governor.postgresql.opener import Opener
+    from connection_governor.wiring.environment import Environment
+
+_PORT = 5_432
+
+
+def opener(environment: Environment) -> Opener:
+    """Return the opener of sessions of the database that the variables name.
+
+    Raises:
+        InvalidRequest: psycopg is missing, or the libpq that it needs; or a variable is.
+    """
+    try:
+        from connection_governor.postgresql.opener import Opener  # noqa: PLC0415 - an optional extra
+        from connection_governor.postgresql.refusal import is_denied  # noqa: PLC0415 - the same
+    except ImportError as error:
+        raise InvalidRequest(
+            "DB_ENGINE",
+            "postgresql needs psycopg 3 and libpq in the function's package: install"
+            f" connection-governor[postgresql] with psycopg[binary], or a system's libpq ({error})",
+        ) from error
+    credentials = DatabaseCredentials(secret_fetcher(environment), is_denied)
+    return Opener(target(environment, _PORT), credentials, environment.required("DB_SECRET_ARN"), SYSTEM_CLOCK)

@@ -1,0 +1,129 @@
+"""A governor whose database is a real PostgreSQL: what it yields, keeps, refuses and releases."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+
+from connection_governor.client.aio import AsyncGovernor
+from connection_governor.client.governor import Governor
+from connection_governor.client.ports import Dependencies
+from connection_governor.core.engine import Engine
+from connection_governor.core.memory import MemoryStore
+from connection_governor.core.operations import Operations
+from connection_governor.database.fence import Fence
+from connection_governor.errors import InvalidRequest, LeaseLost, NoConnectionsLeft
+from connection_governor.metrics import Reporter
+from connection_governor.server.service import Service
+from connection_governor.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
+from tests.integration.postgresql.conftest import opener_of
+from tests.support.invocation import Invocation
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from connection_governor.database.target import Target
+
+SHORT = Fence(idle_seconds=1, statement_seconds=0.5, write_seconds=1)
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    """Return a table with a budget of one connection."""
+    store = MemoryStore()
+    Operations(store, SYSTEM_CLOCK, SYSTEM_ENTROPY).set_budget("orders", 1)
+    return store
+
+
+@pytest.fixture
+def governor(store: MemoryStore, target: Target) -> Governor:
+    """Return a governor of that table and of the server."""
+    quiet = Reporter(write=lambda _line: None)
+    operations = Operations(store, SYSTEM_CLOCK, SYSTEM_ENTROPY)
+    service = Service(Engine(store, SYSTEM_CLOCK, SYSTEM_ENTROPY), lambda: operations, quiet, SYSTEM_CLOCK)
+    opener = opener_of(target)
+    dependencies = Dependencies(
+        SYSTEM_CLOCK, SYSTEM_ENTROPY, quiet, make_opener=lambda: opener, operations=lambda: operations
+    )
+    return Governor(service, dependencies, holder="shop/test", database="orders", fence=SHORT)
+
+
+def in_use(governor: Governor) -> int:
+    """Return how many connections are in use."""
+    return governor.status().in_use
+
+
+def test_a_body_gets_a_psycopg_connection_and_leaves_nothing_behind(
+    governor: Governor, listed: Callable[[], int]
+) -> None:
+    """The promise of the package, on PostgreSQL."""
+    with governor.connection(context=Invocation()) as connection:
+        assert isinstance(connection, psycopg.Connection)
+        assert connection.execute("SELECT 1").fetchone() == (1,)
+        assert (in_use(governor), listed()) == (1, 1)
+        with pytest.raises(NoConnectionsLeft), governor.connection(timeout=0):
+            pass
+    assert (in_use(governor), listed()) == (0, 0)
+
+
+def test_a_kept_session_serves_the_next_body(governor: Governor, listed: Callable[[], int]) -> None:
+    """Each invocation would open a connection of its own: on PostgreSQL that forks a process."""
+    governor.set_budget("orders", 10)  # else there is pressure
+    numbers = set()
+    for _ in range(5):
+        with governor.connection(context=Invocation(), keep_seconds=2) as connection:
+            numbers.add(connection.info.backend_pid)
+            assert connection.execute("SHOW search_path").fetchone() == ('"$user", public',)
+            connection.execute("SET search_path = pg_catalog")
+    assert (len(numbers), listed()) == (1, 1)
+    governor.close()
+    assert (in_use(governor), listed()) == (0, 0)
+
+
+def test_a_body_with_an_error_of_the_driver_is_not_kept(governor: Governor, listed: Callable[[], int]) -> None:
+    """The next body might get a session in an unknown state."""
+
+    def failing() -> None:
+        with governor.connection(context=Invocation(), keep_seconds=2) as connection:
+            connection.execute("SELECT nonsense")
+
+    with pytest.raises(psycopg.errors.UndefinedColumn):
+        failing()
+    assert (in_use(governor), listed()) == (0, 0)
+
+
+def test_a_late_statement_is_refused(governor: Governor) -> None:
+    """It could still run when the lease has expired, and another worker has the slot."""
+    with governor.connection(context=Invocation()) as connection:
+        connection.execute("SELECT 1")
+        connection.usable_until_ms = SYSTEM_CLOCK.now_ms() - 1
+        with pytest.raises(LeaseLost):
+            connection.execute("SELECT 1")
+        with pytest.raises(LeaseLost):
+            connection.commit()
+    assert in_use(governor) == 0
+
+
+@pytest.mark.parametrize("option", [{"password": "x"}, {"settings": {"statement_timeout": "0"}}])
+def test_what_the_governor_sets_cannot_be_set_by_a_caller(governor: Governor, option: dict[str, Any]) -> None:
+    """A caller would leave the fence without knowing it."""
+    with pytest.raises(InvalidRequest), governor.connection(**option):
+        pass
+    assert in_use(governor) == 0
+
+
+def test_coroutines_get_a_psycopg_connection(governor: Governor, listed: Callable[[], int]) -> None:
+    """The promise of the package, for asyncio."""
+
+    async def work() -> None:
+        async with AsyncGovernor(governor).connection(context=Invocation()) as connection:
+            assert isinstance(connection, psycopg.AsyncConnection)
+            cursor = await connection.execute("SELECT current_setting('statement_timeout')")
+            assert await cursor.fetchone() == ("500ms",)
+            assert await asyncio.to_thread(lambda: (in_use(governor), listed())) == (1, 1)
+        assert await asyncio.to_thread(lambda: (in_use(governor), listed())) == (0, 0)
+
+    asyncio.run(work())
