@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 FOR_MONITORING = 3  # connections beside the budget: the janitor's, an operator's, a deployment's
-WORKER_TIMEOUT_S = 6  # at least; a lease reaches 15 s past it
+WORKER_TIMEOUT_S = 6  # at least; a lease reaches 16 s past it
 WORKERS_A_SECOND = 4  # more of that time where more workers share this machine
 ADMINISTRATOR = "administrator"
 
@@ -99,7 +99,7 @@ def running_stack(  # noqa: PLR0913 - each is a choice of the caller
 
     Args:
         allowed: the budget.
-        worker_timeout_s: the worker's time-out, and so the lease's length less 15 s; None, one that fits `concurrency`.
+        worker_timeout_s: the worker's time-out, and so the lease's length less 16 s; None, one that fits `concurrency`.
         janitor: whether the janitor's schedule runs.
         authorization: whether the functions' roles are enforced.
         concurrency: how many workers are to run at a time.

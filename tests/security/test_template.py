@@ -13,6 +13,7 @@ import pytest
 
 from connection_governor.client.keepalive import LONGEST_KEEP_S
 from connection_governor.metrics import METRICS, NAMESPACE, Reporter, gauges
+from connection_governor.server.mysql import statement_limit
 from harness.paths import ROOT, TEMPLATE
 from harness.stack.tools import tool
 from tests.support.cloudformation import NO_VALUE, Given, walk
@@ -146,6 +147,19 @@ def test_the_janitor_watches_the_users_of_an_operators_own_functions(functions: 
     watched = functions["JanitorFunction"]["Environment"]["Variables"]["DB_WORKER_USERS"]
     both = {"Fn::Sub": "${WorkerUser},${GovernedUsers}"}
     assert watched == {"Fn::If": ["HasGovernedUsers", both, {"Ref": "WorkerUser"}]}
+
+
+def test_a_release_with_another_event_runs_the_seed(resources: Resources) -> None:
+    """CloudFormation runs the seed only if a property has changed: an old event would stay, and the alarm be raised."""
+    seed = resources["Seed"]["Properties"]
+    assert seed["StatementLimit"] == statement_limit.VERSION
+    assert seed["GovernedUsers"] == {"Ref": "GovernedUsers"}  # checked for a right that the event cannot overcome
+
+
+def test_the_event_runs_on_a_database_that_is_made(resources: Resources) -> None:
+    """Without the scheduler, or without the server's own list of statements, only a SELECT has a time limit."""
+    parameters = resources["DatabaseParameters"]["Properties"]["Parameters"]
+    assert (parameters["event_scheduler"], parameters["performance_schema"]) == ("ON", 1)
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ CONTRACT = {
     "Drift",
     "UngovernedConnections",
     "SessionNamesUnknown",
+    "StatementLimitMissing",
     "WrongClock",
 }
 

@@ -34,6 +34,7 @@ METRICS: Final[dict[str, dict[str, str | int]]] = {
     "Drift": {"Unit": "Count"},
     "UngovernedConnections": {"Unit": "Count"},
     "SessionNamesUnknown": {"Unit": "Count"},
+    "StatementLimitMissing": {"Unit": "Count"},
     "WrongClock": {"Unit": "Count"},
 }
 

@@ -11,7 +11,7 @@ from pymysql import err
 from connection_governor.database.credentials import Login
 from connection_governor.database.target import Target
 from connection_governor.mysql.connect import open_session
-from connection_governor.server.mysql import limit_procedure
+from connection_governor.server.mysql import limit_procedure, own_schema
 from connection_governor.server.mysql.watch import MySQLWatch
 from harness.stack.mariadb import PrivateMariaDB
 from tests.support.database import opener_for
@@ -84,8 +84,8 @@ def test_the_limit_is_set_and_nothing_else_can_be(watch: MySQLWatch, target: Tar
     with contextlib.closing(open_session(target, MONITOR)) as session, session.cursor() as cursor:
         for statement in (
             f"ALTER USER '{WORKER.username}'@'%' WITH MAX_USER_CONNECTIONS 1",
-            f"CALL {limit_procedure.SCHEMA}.`limit_{WORKER.username}`('1; DROP USER root')",
-            f"DROP PROCEDURE {limit_procedure.SCHEMA}.`limit_{WORKER.username}`",
+            f"CALL {own_schema.SCHEMA}.`limit_{WORKER.username}`('1; DROP USER root')",
+            f"DROP PROCEDURE {own_schema.SCHEMA}.`limit_{WORKER.username}`",
         ):
             with pytest.raises(err.MySQLError):
                 cursor.execute(statement)

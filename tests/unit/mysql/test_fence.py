@@ -14,9 +14,9 @@ def test_the_times_are_those_of_the_design() -> None:
     """A shorter lease could be granted again while MySQL still counts the old session: one too many."""
     fence = Fence(idle_seconds=5, statement_seconds=8.0, write_seconds=2, lock_seconds=4)
     assert fence.idle_ms == 5_000
-    assert fence.statement_bound_ms == 8_000 + 2_000
-    assert fence.margin_ms == 10_000 + 5_000
-    assert fence.guard_ms == 10_000 + 2 * 5_000
+    assert fence.statement_bound_ms == 8_000 + 1_000 + 2_000
+    assert fence.margin_ms == 11_000 + 5_000
+    assert fence.guard_ms == 11_000 + 2 * 5_000
     assert fence.required_margin_ms(may_freeze=False) == fence.margin_ms
     assert fence.required_margin_ms(may_freeze=True) == fence.guard_ms
 

@@ -36,12 +36,13 @@ class Sessions:
         self.listed = [Session(n, "worker", "host", "Sleep", 1, name) for n, name in enumerate(names)]
         self.killed: list[str | None] = []
         self.refuses_to = ""  # observe, or kill a second session
+        self.statement_limit_missing: str | None = None
 
     def observe(self) -> Observation:
         """Return all of them."""
         if self.refuses_to == "observe":
             raise DENIED
-        return Observation(tuple(self.listed), names_known=self.names_known)
+        return Observation(tuple(self.listed), self.names_known, self.statement_limit_missing)
 
     def kill(self, session: Session) -> bool:
         """Kill as the server does."""
@@ -114,6 +115,18 @@ def test_a_session_whose_lease_has_just_ended_and_is_stored_is_left_alone(
     sessions = Sessions(slow.session_name)
     line = round_of(store, sessions)
     assert (sessions.killed, line["ConnectionsInUse"]) == ([], 1)
+
+
+@pytest.mark.parametrize("reason", [None, "event_scheduler is OFF"])
+def test_a_server_that_does_not_limit_every_statement_is_reported_with_the_reason(
+    reason: str | None, store: MemoryStore
+) -> None:
+    """A statement may then hold its connection longer than its lease, and nothing else shows it beforehand."""
+    sessions = Sessions()
+    sessions.statement_limit_missing = reason
+    line = round_of(store, sessions)
+    assert (line["StatementLimitMissing"], line.get("statement_limit")) == (int(reason is not None), reason)
+    assert "StatementLimitMissing" not in round_of(store, None)
 
 
 def test_another_databases_sessions_on_the_same_server_are_left_alone(store: MemoryStore) -> None:

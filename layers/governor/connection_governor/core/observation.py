@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+from typing import Final
 
 from connection_governor.core.values import dataclass
 
-_SESSION_NAME = re.compile(r"governor:(?P<lease_id>[A-Za-z0-9_-]{8,16}):(?P<database>[A-Za-z0-9_-]{1,32})#[0-9]+")
+SESSION_NAME: Final = "governor:([A-Za-z0-9_-]{8,16}):([A-Za-z0-9_-]{1,32})#[0-9]+"
+"""A governed session's name, with its lease and database; written so that the servers' regular expressions know it."""
+
+_NAMED: Final = re.compile(SESSION_NAME)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +36,14 @@ class Session:
     @property
     def lease_id(self) -> str | None:
         """The lease it was opened under; None for an ungoverned one."""
-        named = _SESSION_NAME.fullmatch(self.program_name or "")
-        return named["lease_id"] if named else None
+        named = _NAMED.fullmatch(self.program_name or "")
+        return named[1] if named else None
 
     @property
     def database(self) -> str | None:
         """The governed database whose budget granted the lease: one server may hold several."""
-        named = _SESSION_NAME.fullmatch(self.program_name or "")
-        return named["database"] if named else None
+        named = _NAMED.fullmatch(self.program_name or "")
+        return named[2] if named else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +54,12 @@ class Observation:
         sessions: all of them, other than the observer's own.
         names_known: whether the server keeps the names of sessions. If not, no session can be matched to a lease: then
             nothing may be concluded about leases, and no session may be killed.
+        statement_limit_missing: why the server limits not every kind of statement; None if it does.
     """
 
     sessions: tuple[Session, ...]
     names_known: bool
+    statement_limit_missing: str | None = None
 
     @property
     def ungoverned(self) -> int | None:

@@ -154,11 +154,14 @@ class Janitor:
             values["ObservedConnections"] = observed
             values["Drift"] = observed - status.in_use
             values["SessionNamesUnknown"] = 0 if outcome.observation.names_known else 1
+            values["StatementLimitMissing"] = 1 if outcome.observation.statement_limit_missing else 0
             if outcome.observation.ungoverned is not None:
                 values["UngovernedConnections"] = outcome.observation.ungoverned
-        details = {
+        details: dict[str, object] = {
             "reclaimed": [lease.lease_id for lease in outcome.reclaimed],
             "killed": [session.connection_id for session in outcome.killed],
             "settled": status.settled,
         }
+        if outcome.observation is not None and outcome.observation.statement_limit_missing:
+            details["statement_limit"] = outcome.observation.statement_limit_missing
         self._reporter.emit(status.settings.database, values, now_ms=self._clock.now_ms(), **details)

@@ -30,6 +30,7 @@ class SeedProperties:
     removes: bool
     with_example: bool = True
     rights: str = "none"
+    governed_users: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, properties: Mapping[str, Any]) -> SeedProperties:
@@ -52,4 +53,5 @@ class SeedProperties:
             removes=properties["OnDelete"] == "remove",
             with_example=properties.get("Example", "true") == "true",
             rights=properties.get("WorkerRights", "none"),
+            governed_users=tuple(user for user in properties.get("GovernedUsers", "").split(",") if user),
         )

@@ -14,10 +14,12 @@ from connection_governor.database.target import Target
 from connection_governor.mysql.connect import is_denied, open_session
 from connection_governor.mysql.fence import SessionStart
 from connection_governor.mysql.observe import keeps_names
-from connection_governor.server.mysql import limit_procedure, sample_table
+from connection_governor.server.mysql import limit_procedure, sample_table, statement_limit
 from connection_governor.server.ports import SeedError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from pymysql.cursors import Cursor
 
     from connection_governor.database.credentials import Fetch, Login
@@ -30,11 +32,16 @@ NAMES_UNKNOWN: Final = (
     "and cannot tell sessions without a lease"
 )
 LIMIT_FIXED: Final = "the administrator may not create a procedure: `governor limit` will not work, deployments will"
+UNLIMITED: Final = "on this server only a SELECT is stopped at its time limit, because "
+SYSTEM_USERS: Final = (
+    "the right SYSTEM_USER keeps a user's statements from being stopped at their time limit; it is held by "
+)
 _PATIENT: Final = Fence(idle_seconds=120, statement_seconds=20)
 _MONITOR_CONNECTIONS: Final = 3  # a round's, an operator's action, and one that MySQL has not yet seen closed
 # A server that is new, that fails over, or whose security group was changed a second ago.
 _NOT_YET_REACHED: Final = (ER.CON_COUNT_ERROR, CR.CR_CONN_HOST_ERROR, CR.CR_SERVER_GONE_ERROR, CR.CR_SERVER_LOST)
-# The right to end another user's session: MariaDB's name for it, MySQL's, and what RDS has in its place.
+# The right to end another user's session: MariaDB's name for it, MySQL's, and what RDS has in its place. Where a server
+# knows two, both are granted: whom the first admits finds a place even if `max_connections` is used up.
 _KILL_RIGHTS: Final = ("CONNECTION ADMIN ON *.*", "CONNECTION_ADMIN ON *.*", "EXECUTE ON PROCEDURE mysql.rds_kill")
 _RIGHTS: Final = {"none": (), "read": ("SELECT",), "write": ("SELECT", "INSERT", "UPDATE", "DELETE")}
 
@@ -125,18 +132,31 @@ class MySQLAdministrator:
             NAMES_UNKNOWN: keeps_names(self._cursor),
             LIMIT_FIXED: _make_limit(self._cursor, self._wanted),
         }
-        return tuple(note for note, able in can.items() if not able)
+        return (*(note for note, able in can.items() if not able), *self._limit_statements())
+
+    def _limit_statements(self) -> Iterator[str]:
+        """Have MySQL stop every kind of statement at its limit, as MariaDB does by itself; yield what it cannot."""
+        if self._session.is_mariadb:
+            return
+        wanted = self._wanted
+        worker, monitor = wanted.users
+        if (reason := statement_limit.make(self._cursor, worker=worker, monitor=monitor)) is not None:
+            yield UNLIMITED + reason
+        elif beyond := statement_limit.beyond_its_reach(self._cursor, {worker, *wanted.governed_users}):
+            yield SYSTEM_USERS + ", ".join(beyond)
 
     def leave(self, replaced: tuple[str, str]) -> None:
-        """Drop the earlier users and the earlier worker's procedure, where they have other names now."""
+        """Drop the earlier users and the earlier worker's programs, where they have other names now."""
         users = self._wanted.users
         _drop_users(self._cursor, set(replaced) - set(users))
         if replaced[0] != users[0]:
+            statement_limit.remove(self._cursor, worker=replaced[0])
             limit_procedure.remove(self._cursor, worker=replaced[0])
 
     def remove(self) -> None:
-        """Drop the users, the procedure, and the table and schema that the seed created."""
+        """Drop the users, their programs, and the table and schema that the seed created."""
         sample_table.remove(self._cursor, self._wanted.schema)
+        statement_limit.remove(self._cursor, worker=self._wanted.users[0])
         limit_procedure.remove(self._cursor, worker=self._wanted.users[0])
         _drop_users(self._cursor, set(self._wanted.users))
 
@@ -160,11 +180,12 @@ def _target(wanted: SeedProperties) -> Target:
 
 
 def _may_kill(cursor: Cursor, user: str) -> bool:
+    granted = False
     for right in _KILL_RIGHTS:
-        with suppress(err.MySQLError):  # each server knows only one of them
+        with suppress(err.MySQLError):  # no server knows all of them
             cursor.execute(f"GRANT {right} TO %s@'%%'", (user,))
-            return True
-    return False
+            granted = True
+    return granted
 
 
 def _grant_schema(cursor: Cursor, user: str, schema: str, rights: str) -> None:

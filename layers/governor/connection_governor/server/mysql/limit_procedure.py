@@ -5,17 +5,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
+
+from connection_governor.server.mysql import own_schema
+from connection_governor.server.mysql.own_schema import SCHEMA
 
 if TYPE_CHECKING:
     from pymysql.cursors import Cursor
 
-SCHEMA: Final = "connection_governor"
-
 
 def make(cursor: Cursor, *, worker: str, monitor: str) -> None:
     """Create the procedure for this worker, and let the janitor's user call it. Raises if MySQL refuses."""
-    cursor.execute(f"CREATE DATABASE IF NOT EXISTS {SCHEMA}")
+    own_schema.make(cursor)
     cursor.execute(f"DROP PROCEDURE IF EXISTS {_name(worker)}")
     cursor.execute(
         f"""
@@ -32,11 +33,9 @@ def make(cursor: Cursor, *, worker: str, monitor: str) -> None:
 
 
 def remove(cursor: Cursor, *, worker: str) -> None:
-    """Drop the procedure, and its schema if no other stack has one there."""
+    """Drop the procedure, and its schema if nothing else is in it."""
     cursor.execute(f"DROP PROCEDURE IF EXISTS {_name(worker)}")
-    cursor.execute("SELECT COUNT(*) FROM information_schema.routines WHERE routine_schema = %s", (SCHEMA,))
-    if cursor.fetchone() == (0,):
-        cursor.execute(f"DROP DATABASE IF EXISTS {SCHEMA}")
+    own_schema.remove_if_empty(cursor)
 
 
 def call(cursor: Cursor, *, worker: str, connections: int) -> None:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Final
 from pymysql import err
 from pymysql.constants import ER
 
+from connection_governor.server.mysql.own_schema import count_in
+
 if TYPE_CHECKING:
     from pymysql.cursors import Cursor
 
@@ -19,11 +21,6 @@ _BOTH_MADE: Final = "made by connection-governor, with its schema"
 _COMMENT: Final = """
     SELECT table_comment FROM information_schema.tables WHERE table_schema = %s AND table_name = 'Employees'
 """
-_EVERYTHING: Final = """
-    SELECT (SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = %s)
-         + (SELECT COUNT(*) FROM information_schema.routines WHERE routine_schema = %s)
-         + (SELECT COUNT(*) FROM information_schema.events WHERE event_schema = %s)
-"""  # information_schema.tables lists views as well
 
 
 def make(cursor: Cursor, schema: str) -> None:
@@ -42,8 +39,7 @@ def remove(cursor: Cursor, schema: str) -> None:
     (mark,) = cursor.fetchone() or ("",)
     if mark not in (_TABLE_MADE, _BOTH_MADE):
         return
-    cursor.execute(_EVERYTHING, (schema, schema, schema))
-    if mark == _BOTH_MADE and cursor.fetchone() == (1,):
+    if mark == _BOTH_MADE and count_in(cursor, schema) == 1:
         cursor.execute(f"DROP DATABASE `{schema}`")  # in one statement with the table: its comment is the only proof
     else:
         cursor.execute(f"DROP TABLE `{schema}`.`Employees`")

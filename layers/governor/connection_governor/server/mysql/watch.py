@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Final
 
 from pymysql import err
 
+from connection_governor.core.values import replace
 from connection_governor.database.fence import Fence
 from connection_governor.mysql.observe import end, kill, observe
-from connection_governor.server.mysql import limit_procedure
+from connection_governor.server.mysql import limit_procedure, statement_limit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -44,7 +45,12 @@ class MySQLWatch:
     def observe(self) -> Observation:
         """Return the governed users' sessions at this moment."""
         users = tuple(self._users())
-        return observe(self._connection(), users)
+        connection = self._connection()
+        observation = observe(connection, users)
+        if connection.is_mariadb:
+            return observation
+        with connection.cursor() as cursor:
+            return replace(observation, statement_limit_missing=statement_limit.missing(cursor, worker=users[0]))
 
     def kill(self, session: Session) -> bool:
         """End a session, if it is still the same one."""
