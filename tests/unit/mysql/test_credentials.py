@@ -60,7 +60,7 @@ def test_after_a_rotation_it_is_read_again_and_the_session_opens() -> None:
 
 
 def test_an_unchanged_secret_is_not_tried_twice() -> None:
-    """MySQL blocks a host that keeps failing: a wrong secret must not lock out the right ones."""
+    """A wrong secret costs each invocation two denials, and MySQL two sign-ins of its `max_connections`."""
     vault, tried = Vault("wrong"), list[str]()
     with pytest.raises(OperationalError, match="1045"):
         DatabaseCredentials(vault, is_denied).sign_in(ARN, server("right", tried))

@@ -15,7 +15,7 @@ from pymysql.constants import CLIENT, CR
 from connection_governor.errors import GovernorError
 from connection_governor.mysql.close import CLOSE_SECONDS, GOODBYE, peer_has_closed, reply_in
 from connection_governor.mysql.fence import SessionStart, set_statement
-from connection_governor.mysql.governed import GovernedSession, out_of_step, plugin_needs_tls
+from connection_governor.mysql.governed import GovernedSession, explain, out_of_step, plugin_needs_tls
 from connection_governor.mysql.state import Phase, Reply
 from connection_governor.mysql.tls import context_for
 
@@ -224,9 +224,10 @@ class AsyncFencedConnection(GovernedSession, Connection):  # type: ignore[misc] 
             raise out_of_step()
         try:
             packet = await super()._read_packet(packet_type)
-        except err.MySQLError:
+        except err.MySQLError as error:
             if self._writer is not None:  # else the stream has ended
                 self._state.received(_ERROR)
+            explain(error)
             raise
         self._state.received(packet.get_all_data())
         return packet

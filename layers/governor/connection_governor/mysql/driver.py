@@ -16,7 +16,7 @@ from pymysql.constants import COMMAND, CR
 from pymysql.protocol import MysqlPacket
 
 from connection_governor.mysql.close import hang_up, peer_has_closed
-from connection_governor.mysql.governed import GovernedSession, out_of_step
+from connection_governor.mysql.governed import GovernedSession, explain, out_of_step
 from connection_governor.mysql.server import READ_ONLY_ERRORS
 from connection_governor.mysql.state import Stream
 from connection_governor.mysql.stream import DeadlineReader
@@ -215,6 +215,7 @@ class ReportingConnection(GovernedSession, DriverConnection):
         except err.MySQLError as error:
             self._is_demoted = self._is_demoted or error.args[0] in READ_ONLY_ERRORS
             self._state.received(packet.get_all_data())  # type: ignore[no-untyped-call] # as the stubs have it
+            explain(error)
             raise
 
     def _read_query_result(self, unbuffered: bool = False) -> int:

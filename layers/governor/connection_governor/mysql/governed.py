@@ -31,6 +31,13 @@ def out_of_step() -> OutOfStep:
     )
 
 
+def explain(error: err.MySQLError) -> None:
+    """Add to the error what to do about it, where the server's message does not say so."""
+    from connection_governor.mysql.refusals import add_advice  # noqa: PLC0415 - only errors need it
+
+    add_advice(error)
+
+
 def plugin_needs_tls() -> err.OperationalError:
     """Return the error of a sign-in for which the driver raises RuntimeError, since it cannot encrypt the password."""
     return err.OperationalError(
