@@ -18,12 +18,13 @@ class Session:
     """One session as the server lists it.
 
     Attributes:
-        connection_id: the server's number for it, what KILL takes.
+        connection_id: the server's number for it: MySQL's for KILL, the process on PostgreSQL.
         user: the user that signed in.
         host: the client's address.
         command: its present command, such as `Sleep` or `Query`.
         seconds: for how long.
         program_name: the name it gave itself on connecting, or None if it gave none or the server keeps none.
+        started: when it began, where numbers are used again; empty on MySQL.
     """
 
     connection_id: int
@@ -32,6 +33,7 @@ class Session:
     command: str
     seconds: int
     program_name: str | None
+    started: str = ""
 
     @property
     def lease_id(self) -> str | None:

@@ -15,15 +15,22 @@ if TYPE_CHECKING:
     from psycopg.pq.abc import PGconn, PGresult
 
 
-def carried_out(pgconn: PGconn, commands: Sequence[bytes]) -> PQGen[list[PGresult]]:
+def carried_out(
+    pgconn: PGconn, commands: Sequence[bytes], values: Sequence[bytes] | None = None
+) -> PQGen[list[PGresult]]:
     """Carry commands out, each in a transaction of its own; return their results. Yields what to wait for.
+
+    Args:
+        pgconn: libpq's connection.
+        commands: one statement each.
+        values: for the places `$1` and so on, as text.
 
     Raises:
         psycopg.Error: the first that the server refused.
     """
     pgconn.enter_pipeline_mode()
     for command in commands:
-        pgconn.send_query_params(command, None)
+        pgconn.send_query_params(command, values)
         pgconn.pipeline_sync()
     yield from _sent(pgconn)
     results: list[PGresult] = []

@@ -6,6 +6,7 @@ proxies also refuse the start-up packet's `options`, and with them the fence.
 
 from __future__ import annotations
 
+import re
 import socket
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +22,10 @@ from connection_governor.postgresql.governed import PING_SECONDS, RESET_SECONDS,
 from connection_governor.postgresql.wire import peer_closes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from psycopg.abc import PQGen
+    from psycopg.pq.abc import PGresult
 
     from connection_governor.core.deadline import Deadline
     from connection_governor.database.credentials import Login
@@ -174,9 +176,29 @@ class FencedConnection(GovernedSession, psycopg.Connection[Any]):
             raise psycopg.InterfaceError("this session was closed, or is another process's")
         self._refuse_if_not_ready()
 
-    def _exchange(self, commands: list[bytes], seconds: float) -> None:
+    def end_sessions(self, names: Collection[str]) -> int:
+        """End this role's other sessions with these names, such as that of a lease that was taken over; count them.
+
+        It needs no right. A session that has not ended within `observe.END_MS` counts as well.
+
+        Raises:
+            psycopg.Error: the server refused.
+            LeaseLost: it is too late to use this session.
+        """
+        from connection_governor.core.observation import SESSION_NAME  # noqa: PLC0415 - few sessions end others
+        from connection_governor.postgresql.observe import END_MS, END_NAMED  # noqa: PLC0415 - as above
+
+        self._refuse_if_late()
+        self._refuse_if_copy_or_not_ready()
+        listed = "{" + ",".join(f'"{name}"' for name in names if re.fullmatch(SESSION_NAME, name)) + "}"
+        (result,) = self._exchange([END_NAMED], self._patience_s(), [str(END_MS).encode(), listed.encode()])
+        return result.ntuples
+
+    def _exchange(self, commands: list[bytes], seconds: float, values: list[bytes] | None = None) -> list[PGresult]:
         with self.lock:
-            super().wait(self._bounded(carried_out(self.pgconn, commands), seconds))
+            steps = carried_out(self.pgconn, commands, values)
+            results: list[PGresult] = super().wait(self._bounded(steps, seconds))
+            return results
 
     def rollback(self) -> None:
         """Roll back as psycopg does; if no statement can be sent, close the session, which also rolls back.
