@@ -11,20 +11,15 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pymysql import err
-
 from connection_governor import NoConnectionsLeft
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pymysql.connections import Connection
-    from pymysql.cursors import Cursor
-
-    from connection_governor import GovernorError, Lease
+    from connection_governor import Lease
 
 SAMPLE_HOLD_MS = (1_000, 3_000)  # as the published sample's worker
-PING_EACH_SECONDS = 2.0  # MySQL ends a governed session that is idle for longer
+SPEAK_EACH_SECONDS = 2.0  # the database ends a governed session that is idle for longer
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +54,12 @@ class Job:
         )
 
     def do(
-        self, connection: Connection[Cursor], *, lease: Lease | None, asked_ms: int, acquired_ms: int
+        self,
+        connection: Any,  # noqa: ANN401 - any driver's
+        *,
+        lease: Lease | None,
+        asked_ms: int,
+        acquired_ms: int,
     ) -> dict[str, Any]:
         """Read, hold, and die if asked to; return the report of the hold, with the rows read and its end.
 
@@ -68,7 +68,8 @@ class Job:
         report = hold_report(lease, asked_ms=asked_ms, acquired_ms=acquired_ms)
         log({"worker": "holding", **report})
         with connection.cursor() as cursor:
-            rows = cursor.execute("SELECT EmployeeID, FirstName, LastName FROM Employees")
+            cursor.execute("SELECT EmployeeID, FirstName, LastName FROM Employees")
+            rows = len(cursor.fetchall())
         _hold(connection, self.hold_ms / 1000)
         if self.crash:
             log({"worker": "crashing", **report, "held_to_ms": now_ms()})
@@ -77,7 +78,7 @@ class Job:
 
 
 def hold_report(lease: Lease | None, *, asked_ms: int, acquired_ms: int) -> dict[str, Any]:
-    """Return what this worker holds, by its own clock: from the grant on, before it connects to MySQL."""
+    """Return what this worker holds, by its own clock: from the grant on, before it connects to the database."""
     report = {
         "outcome": "granted",
         "statusCode": 200,
@@ -92,13 +93,18 @@ def hold_report(lease: Lease | None, *, asked_ms: int, acquired_ms: int) -> dict
     return {**report, **identity, "expires_at_ms": lease.expires_at_ms}
 
 
-def failure_report(error: GovernorError | err.MySQLError, *, acquire_ms: int) -> dict[str, Any]:
+def failure_report(error: Exception, *, acquire_ms: int) -> dict[str, Any]:
     """Return a refusal or an error as an answer, for callers that asked for one."""
     if isinstance(error, NoConnectionsLeft):
         counts = {"retry_after_ms": error.retry_after_ms, "allowed": error.allowed, "in_use": error.in_use}
         return {"outcome": "refused", "statusCode": 429, "acquire_ms": acquire_ms, **counts}
-    number = error.args[0] if isinstance(error, err.MySQLError) and error.args else None
-    return {"outcome": "error", "statusCode": 503, "reason": type(error).__name__, "mysql_error": number}
+    return {"outcome": "error", "statusCode": 503, "reason": type(error).__name__, "mysql_error": _code(error)}
+
+
+def _code(error: Exception) -> int | str | None:
+    """Return the code of a driver's error: psycopg's errors carry `sqlstate`, PyMySQL's begin with their number."""
+    number = error.args[0] if error.args and isinstance(error.args[0], int) else None
+    return getattr(error, "sqlstate", None) or number
 
 
 def log(report: Mapping[str, Any]) -> None:
@@ -112,8 +118,9 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def _hold(connection: Connection[Cursor], seconds: float) -> None:
+def _hold(connection: Any, seconds: float) -> None:  # noqa: ANN401 - any driver's
     ends_at = time.monotonic() + seconds
     while (left := ends_at - time.monotonic()) > 0:
-        time.sleep(min(left, PING_EACH_SECONDS))
-        connection.ping(reconnect=False)
+        time.sleep(min(left, SPEAK_EACH_SECONDS))
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")

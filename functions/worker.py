@@ -1,16 +1,14 @@
-"""The published sample's worker, corrected: a governed MySQL connection for each call, and a visible refusal."""
+"""The published sample's worker, corrected: a governed connection for each call, and a visible refusal."""
 
 from __future__ import annotations
 
+from contextlib import closing
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from pymysql import err
-
-from connection_governor import Governor, GovernorError
+from connection_governor import Governor
 from connection_governor.database.fence import Fence
-from connection_governor.wiring import Environment
-from connection_governor.wiring.mysql import opener
+from connection_governor.wiring import Environment, opener
 from job import Job, failure_report, now_ms
 
 if TYPE_CHECKING:
@@ -27,12 +25,13 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Do the job on a governed connection; see `job.Job` for what an event may ask."""
     job, asked_ms = Job.of(event or {}), now_ms()
     try:
-        if not job.governed:  # for comparison: MySQL itself refuses connections above the budget
-            with opener(Environment.current()).open(Fence(), "", None) as connection:
+        if not job.governed:  # for comparison: the database itself refuses connections above the budget
+            with closing(opener(Environment.current()).new_session(Fence(), "", None)) as connection:
+                connection.connect()
                 return job.do(connection, lease=None, asked_ms=asked_ms, acquired_ms=now_ms())
         with governor().connection(timeout=job.timeout_ms / 1000, context=context) as connection:
             return job.do(connection, lease=connection.lease, asked_ms=asked_ms, acquired_ms=connection.acquired_ms)
-    except (GovernorError, err.MySQLError) as error:
+    except Exception as error:
         if not job.answers:
             raise  # Lambda then retries an asynchronous event, and counts an error: a refusal never passes for success
         return failure_report(error, acquire_ms=now_ms() - asked_ms)

@@ -7,6 +7,8 @@ from typing import Self
 
 from harness.errors import StackError
 
+ENGINES = ("mysql", "mariadb", "postgresql")
+
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
@@ -18,7 +20,8 @@ class RunOptions:
         concurrency: how many of them at a time.
         seed: what the random draws start from.
         stack_port: the local AWS's port, or None for a free one.
-        database_port: MariaDB's port, or None for a free one.
+        database_port: the database's port, or None for a free one.
+        engine: which database server.
     """
 
     allowed: int = 10
@@ -27,13 +30,14 @@ class RunOptions:
     seed: int = 7
     stack_port: int | None = None
     database_port: int | None = None
+    engine: str = "mysql"
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Self:
-        """Read `ALLOWED`, `ITERATIONS`, `CONCURRENCY`, `SEED`, `STACK_PORT` and `DATABASE_PORT`.
+        """Read `ALLOWED`, `ITERATIONS`, `CONCURRENCY`, `SEED`, `STACK_PORT`, `DATABASE_PORT` and `ENGINE`.
 
         Raises:
-            StackError: a value is not a whole number, or out of bounds; the message names it.
+            StackError: a value is no whole number, out of bounds, or no engine's name; the message names it.
         """
         given = os.environ if environment is None else environment
         bounds = {
@@ -45,7 +49,14 @@ class RunOptions:
             "database_port": (1024, 65535),
         }
         texts = {name: given.get(name.upper(), "").strip() for name in bounds}
-        return cls(**{name: _whole(name.upper(), text, *bounds[name]) for name, text in texts.items() if text})
+        numbers = {name: _whole(name.upper(), text, *bounds[name]) for name, text in texts.items() if text}
+        return cls(**numbers, engine=_engine(given.get("ENGINE", "").strip()))
+
+
+def _engine(name: str) -> str:
+    if name and name not in ENGINES:
+        raise StackError(f"ENGINE must be one of {', '.join(ENGINES)}, not {name!r}")
+    return name or ENGINES[0]
 
 
 def _whole(name: str, text: str, least: int, most: int) -> int:

@@ -29,6 +29,7 @@ def main() -> int:
     options = RunOptions.from_environment()
     with only_run(), progress_for() as progress:
         with running_stack(
+            engine=options.engine,
             allowed=options.allowed,
             concurrency=options.concurrency,
             janitor=False,

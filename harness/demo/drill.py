@@ -10,20 +10,12 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from harness.demo.observer import WORKER_USER, now_ms
+from harness.demo.observer import now_ms
 
 if TYPE_CHECKING:
-    from pymysql.connections import Connection
-    from pymysql.cursors import Cursor
+    from harness.demo.referee import Referee
 
-# Holders as MySQL sees them: it knows each client's process id, and a session that is silent for a while has run its
-# query and is held.
-HOLDERS = """
-    SELECT s.id, a.attr_value, s.time_ms
-    FROM information_schema.processlist s JOIN performance_schema.session_connect_attrs a ON a.processlist_id = s.id
-    WHERE s.user = %s AND s.command = 'Sleep' AND s.time_ms > %s AND a.attr_name = '_pid'
-"""
-SILENT_MS = 150
+SILENT_MS = 150  # a session that is silent for so long has run its query, and is held
 FREEZE_S = 0.05
 PATIENCE_S = 5.0
 
@@ -36,11 +28,11 @@ class Crash:
     pids: tuple[int, ...]
 
 
-def kill_holders(connection: Connection[Cursor], group: int, count: int, seed: int) -> Crash:
+def kill_holders(referee: Referee, group: int, count: int, seed: int) -> Crash:
     """Kill up to `count` workers that hold a connection now.
 
     Args:
-        connection: root's on the database.
+        referee: knows which sessions are held, and whose they are.
         group: the process group that the workers belong to; no other process is touched.
         count: how many to kill.
         seed: what the choice starts from.
@@ -49,31 +41,24 @@ def kill_holders(connection: Connection[Cursor], group: int, count: int, seed: i
     killed: list[int] = []
     deadline = time.monotonic() + PATIENCE_S
     while len(killed) < count and time.monotonic() < deadline:
-        found = [pid for pid in _holders(connection).values() if pid not in killed and _is_in(pid, group)]
+        found = [pid for pid in referee.holders(group, SILENT_MS).values() if pid not in killed and _is_in(pid, group)]
         chosen = draw.sample(sorted(found), min(count - len(killed), len(found)))
-        killed += _kill_if_holding(connection, chosen)
+        killed += _kill_if_holding(referee, group, chosen)
     return Crash(now_ms(), tuple(killed))
 
 
-def _kill_if_holding(connection: Connection[Cursor], chosen: list[int]) -> list[int]:
+def _kill_if_holding(referee: Referee, group: int, chosen: list[int]) -> list[int]:
     """Freeze the chosen workers, look again, and kill those that still hold: no worker dies between two holds."""
-    before = _holders(connection)
+    before = referee.holders(group, SILENT_MS)
     for pid in chosen:
         _send(pid, signal.SIGSTOP)
     time.sleep(FREEZE_S)
-    after = _holders(connection, least_silence_ms=SILENT_MS + int(FREEZE_S * 1000))
+    after = referee.holders(group, SILENT_MS + int(FREEZE_S * 1000))
     holding = {pid for session, pid in before.items() if after.get(session) == pid}
     victims = [pid for pid in chosen if pid in holding]
     for pid in chosen:
         _send(pid, signal.SIGKILL if pid in victims else signal.SIGCONT)
     return victims
-
-
-def _holders(connection: Connection[Cursor], *, least_silence_ms: int = SILENT_MS) -> dict[int, int]:
-    """Return the client's process id of each session that is held."""
-    with connection.cursor() as cursor:
-        cursor.execute(HOLDERS, (WORKER_USER, least_silence_ms))
-        return {int(session): int(pid) for session, pid, _ in cursor.fetchall()}
 
 
 def _is_in(pid: int, group: int) -> bool:

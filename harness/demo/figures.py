@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from harness.demo.summary import bound_s
+from harness.demo.summary import bound_s, label
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,18 +32,19 @@ class Group:
 
 def groups(summary: Mapping[str, Any]) -> tuple[Group, ...]:
     """Return all figures of `summary.json`."""
-    return (_promised(summary), _accounted(summary), _times(summary), _without(summary["without_governor"]))
+    return (_promised(summary), _accounted(summary), _times(summary), _without(summary))
 
 
 def headline(summary: Mapping[str, Any], concurrency: int) -> tuple[str, str]:
     """Return what the run shows, in two sentences."""
     without = summary["without_governor"]
+    engine = label(summary)
     connections = "connection" if summary["allowed"] == 1 else "connections"
-    title = f"{concurrency} Lambda workers at a time share {summary['allowed']} MySQL {connections}"
+    title = f"{concurrency} Lambda workers at a time share {summary['allowed']} {engine} {connections}"
     return title, (
         f"Governed: {summary['granted']} of {summary['invocations']} served, {summary['refused']} refused with a time "
-        f"to retry, {summary['mysql_refused_1040']} refused by MySQL. "
-        f"Without the governor: {without['succeeded']} served, {without['mysql_refused_1040']} refused by MySQL."
+        f"to retry, {summary['mysql_refused_1040']} refused by {engine}. "
+        f"Without the governor: {without['succeeded']} served, {without['mysql_refused_1040']} refused by {engine}."
     )
 
 
@@ -53,8 +54,8 @@ def _promised(summary: Mapping[str, Any]) -> Group:
         (
             _must_be_zero("over-granted", summary["over_grants"]),
             _must_be_zero("leases leaked", summary["leaked_leases"]),
-            _must_be_zero("refused by MySQL", summary["mysql_refused_1040"]),
-            _within("MySQL's highest count", summary["mysql_peak_connections"], summary["allowed"], ""),
+            _must_be_zero(f"refused by {label(summary)}", summary["mysql_refused_1040"]),
+            _within(f"{label(summary)}'s highest count", summary["mysql_peak_connections"], summary["allowed"], ""),
             _within("full after the crash", summary["seconds_to_full_capacity_after_crash"], bound_s(summary), " s"),
         ),
     )
@@ -87,14 +88,15 @@ def _times(summary: Mapping[str, Any]) -> Group:
     )
 
 
-def _without(without: Mapping[str, int]) -> Group:
+def _without(summary: Mapping[str, Any]) -> Group:
+    without = summary["without_governor"]
     refused = without["mysql_refused_1040"]
     return Group(
         "The same load without it",
         (
             Row("asked for and made", str(without["invocations"])),
             Row("succeeded", str(without["succeeded"])),
-            Row("refused by MySQL", str(refused), "bad" if refused else "plain"),
+            Row(f"refused by {label(summary)}", str(refused), "bad" if refused else "plain"),
         ),
     )
 

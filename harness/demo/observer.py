@@ -1,4 +1,4 @@
-"""Look at the demo from outside, repeatedly: MySQL's own count, and the lease table."""
+"""Look at the demo from outside, repeatedly: the database's own count, and the lease table."""
 
 from __future__ import annotations
 
@@ -13,13 +13,8 @@ from connection_governor.wiring.table import dynamodb_store
 from harness.stack.deployment import DATABASE_NAME
 
 if TYPE_CHECKING:
-    from pymysql.connections import Connection
-    from pymysql.cursors import Cursor
-
+    from harness.demo.referee import Referee
     from harness.stack.local_stack import Reachable
-
-WORKER_USER = "governed_worker"  # the template's default
-SESSIONS = "SELECT COUNT(*) FROM information_schema.processlist WHERE user = %s"
 
 
 def now_ms() -> int:
@@ -28,45 +23,25 @@ def now_ms() -> int:
 
 
 @dataclass(slots=True)
-class MySQLObserver:
-    """Counts the worker's sessions, on a connection of its own.
+class DatabaseObserver:
+    """Has the worker's sessions counted.
 
     Attributes:
-        connection: root's.
+        referee: the server's figures, on a connection that nothing else uses.
         samples: (milliseconds since 1970, sessions).
     """
 
-    connection: Connection[Cursor]
+    referee: Referee
     samples: list[tuple[int, int]] = field(default_factory=list)
 
     def sample(self) -> None:
         """Count once."""
-        with self.connection.cursor() as cursor:
-            cursor.execute(SESSIONS, (WORKER_USER,))
-            row = cursor.fetchone()
-        assert row is not None
-        self.samples.append((now_ms(), int(row[0])))
+        count = self.referee.sessions()
+        self.samples.append((now_ms(), count))
 
     def latest(self) -> int:
         """Return the latest count; 0 before the first."""
         return self.samples[-1][1] if self.samples else 0
-
-
-def sessions_begun(connection: Connection[Cursor]) -> int:
-    """Return how many sessions the worker's user has had since MySQL was started."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT total_connections FROM performance_schema.users WHERE user = %s", (WORKER_USER,))
-        row = cursor.fetchone()
-    return int(row[0]) if row else 0
-
-
-def global_status(connection: Connection[Cursor], name: str) -> int:
-    """Return a counter of SHOW GLOBAL STATUS."""
-    with connection.cursor() as cursor:
-        cursor.execute("SHOW GLOBAL STATUS LIKE %s", (name,))
-        row = cursor.fetchone()
-    assert row is not None
-    return int(row[1])
 
 
 @dataclass(slots=True)

@@ -12,6 +12,8 @@ from matplotlib.ticker import MaxNLocator
 
 from harness.demo.figures import groups, headline
 from harness.demo.slots import in_slots
+from harness.demo.summary import label
+from harness.demo.words import REFUSALS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,9 +22,9 @@ if TYPE_CHECKING:
 
     from harness.demo.recording import Recording, Samples
 
-REMAINING, MYSQL, REFUSED, REFUSED_BY_MYSQL = "#1f5fbf", "#e9a13b", "#e0574f", "#8f1414"
+REMAINING, DATABASE, REFUSED, REFUSED_BY_DATABASE = "#1f5fbf", "#e9a13b", "#e0574f", "#8f1414"
 GOOD, INK, GREY, FAINT = "#237a4b", "#1f2328", "#57606a", "#c9d1d9"
-VERDICTS = {"good": GOOD, "bad": REFUSED_BY_MYSQL, "plain": INK}
+VERDICTS = {"good": GOOD, "bad": REFUSED_BY_DATABASE, "plain": INK}
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 10.5,
@@ -110,7 +112,7 @@ def _title(figure: Figure, drawing: Drawing) -> None:
 def _connections(axes: Axes, drawing: Drawing) -> None:
     allowed = drawing.recording.allowed
     axes.axvspan(drawing.change, drawing.end, color=REFUSED, alpha=0.08, linewidth=0)
-    _mysql_count(axes, drawing)
+    _database_count(axes, drawing)
     axes.step(*drawing.points(remaining_over_time(drawing.recording)), where="post", color=REMAINING, linewidth=2)
     axes.axhline(allowed, color=INK, linewidth=1.2, linestyle=BUDGET_LINE)
     axes.annotate(f"budget {allowed}", (0, allowed), (5, 3), textcoords="offset points", fontsize=9.5)
@@ -119,16 +121,16 @@ def _connections(axes: Axes, drawing: Drawing) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel("Remaining Connections", color=REMAINING)
     _refusals(axes.twinx(), drawing)
-    _refused_by_mysql(axes, drawing)
+    _refused_by_database(axes, drawing)
     _without_governor(axes, drawing)
     _marks(axes, drawing)
-    _legend(axes)
+    _legend(axes, label(drawing.summary))
 
 
-def _mysql_count(axes: Axes, drawing: Drawing) -> None:
+def _database_count(axes: Axes, drawing: Drawing) -> None:
     times, counts = drawing.points(drawing.recording.mysql_sessions)
-    axes.fill_between(times, counts, step="post", color=MYSQL, alpha=0.3, linewidth=0)
-    axes.step(times, counts, where="post", color=MYSQL, linewidth=0.7)
+    axes.fill_between(times, counts, step="post", color=DATABASE, alpha=0.3, linewidth=0)
+    axes.step(times, counts, where="post", color=DATABASE, linewidth=0.7)
 
 
 def remaining_over_time(recording: Recording) -> Samples:
@@ -151,13 +153,13 @@ def _refusals(right: Axes, drawing: Drawing) -> None:
     right.spines["right"].set_visible(True)
 
 
-def _refused_by_mysql(axes: Axes, drawing: Drawing) -> None:
-    """Draw each refusal by MySQL itself as a stroke above the budget."""
+def _refused_by_database(axes: Axes, drawing: Drawing) -> None:
+    """Draw each refusal by the database itself as a stroke above the budget."""
     recording = drawing.recording
     times = [
         drawing.seconds(at_ms) for at_ms in recording.governed.mysql_refused_ms + recording.ungoverned.mysql_refused_ms
     ]
-    axes.vlines(times, recording.allowed * 1.02, recording.allowed * 1.1, color=REFUSED_BY_MYSQL, linewidth=0.8)
+    axes.vlines(times, recording.allowed * 1.02, recording.allowed * 1.1, color=REFUSED_BY_DATABASE, linewidth=0.8)
 
 
 def _each_second(drawing: Drawing, samples: Samples) -> dict[int, float]:
@@ -172,11 +174,11 @@ def _without_governor(axes: Axes, drawing: Drawing) -> None:
     refused = f"{without['mysql_refused_1040']} of {without['invocations']}"
     axes.text(
         *(drawing.end * 0.995, high * 0.985),
-        f"without: MySQL refuses\n{refused} workers\n(errors 1040, 1226)",
+        f"without: {label(drawing.summary)} refuses\n{refused} workers\n({REFUSALS[drawing.recording.engine]})",
         va="top",
         ha="right",
         fontweight="bold",
-        color=REFUSED_BY_MYSQL,
+        color=REFUSED_BY_DATABASE,
     )
 
 
@@ -197,12 +199,12 @@ def _marks(axes: Axes, drawing: Drawing) -> None:
     axes.text(full - 0.4, high, f"full budget again\nafter {took:.1f} s", va="top", ha="right", color=GOOD)
 
 
-def _legend(axes: Axes) -> None:
+def _legend(axes: Axes, engine: str) -> None:
     handles = [
         Patch(color=REMAINING, label="Remaining Connections (left)"),
-        Patch(color=MYSQL, alpha=0.5, label="MySQL's own count of them in use (left)"),
+        Patch(color=DATABASE, alpha=0.5, label=f"{engine}'s own count of them in use (left)"),
         Patch(color=REFUSED, alpha=0.75, label="No Connections Left: refused by the governor (right)"),
-        Patch(color=REFUSED_BY_MYSQL, alpha=0.75, label="refused by MySQL, each"),
+        Patch(color=REFUSED_BY_DATABASE, alpha=0.75, label=f"refused by {engine}, each"),
     ]
     axes.legend(handles=handles, loc="lower left", bbox_to_anchor=(-0.008, 1.0), ncols=4, frameon=False, fontsize=9.5)
 
@@ -212,7 +214,7 @@ def _holds(axes: Axes, drawing: Drawing) -> None:
     slots = drawing.recording.allowed
     for hold, slot in in_slots(drawing.recording.ungoverned.holds):
         start, end = drawing.seconds(hold.from_ms), drawing.seconds(hold.to_ms)
-        axes.barh(slot + 0.5, end - start, left=start, height=0.76, color=MYSQL, edgecolor="white", linewidth=0.6)
+        axes.barh(slot + 0.5, end - start, left=start, height=0.76, color=DATABASE, edgecolor="white", linewidth=0.6)
     axes.axvspan(drawing.change, drawing.end, color=REFUSED, alpha=0.08, linewidth=0)
     for hold, slot in in_slots(drawing.recording.governed.holds):
         start, end = drawing.seconds(hold.from_ms), drawing.seconds(hold.to_ms)

@@ -26,13 +26,14 @@ BLOCKS = " ▁▂▃▄▅▆▇█"
 class Figures:
     """A load's figures at one moment."""
 
+    engine: str
     what: str
     done: int
     asked: int
     allowed: int
     remaining: int
     refused: int
-    mysql_sessions: int
+    sessions: int
     acquire_ms: float | None
 
     def words(self) -> str:
@@ -40,7 +41,7 @@ class Figures:
         latency = "-" if self.acquire_ms is None else f"{self.acquire_ms:.0f} ms"
         return (
             f"{self.what}: {self.done}/{self.asked} done, {self.remaining} of {self.allowed} remaining, "
-            f"MySQL counts {self.mysql_sessions}, {self.refused} refused, acquire p50 {latency}"
+            f"{self.engine} counts {self.sessions}, {self.refused} refused, acquire p50 {latency}"
         )
 
 
@@ -95,7 +96,7 @@ class PlainLines:
 
 
 class LivePanel:
-    """For a terminal: steps scroll by; below them a bar, the figures and MySQL's count over time, in place."""
+    """For a terminal: steps scroll by; below them a bar, the figures and the database's count over time, in place."""
 
     def __init__(self) -> None:
         self._console = Console()
@@ -122,13 +123,14 @@ class LivePanel:
 
     def show(self, figures: Figures) -> None:
         """Draw the panel anew."""
-        self._history.append(figures.mysql_sessions)
-        self._live.update(Group(_bar(figures), _table(figures), Text(sparkline(self._history, figures.allowed))))
+        self._history.append(figures.sessions)
+        history = Text(f"{figures.engine} {sparkline(self._history, figures.allowed)}")
+        self._live.update(Group(_bar(figures), _table(figures), history))
 
 
 def sparkline(counts: deque[int], top: int) -> str:
     """Return counts as a row of blocks, `top` as a full one."""
-    return "MySQL " + "".join(BLOCKS[min(len(BLOCKS) - 1, round(count / top * (len(BLOCKS) - 1)))] for count in counts)
+    return "".join(BLOCKS[min(len(BLOCKS) - 1, round(count / top * (len(BLOCKS) - 1)))] for count in counts)
 
 
 def _bar(figures: Figures) -> Table:
@@ -142,7 +144,7 @@ def _table(figures: Figures) -> Table:
     latency = "-" if figures.acquire_ms is None else f"{figures.acquire_ms:.0f} ms"
     table.add_row(
         f"remaining [bold]{figures.remaining}[/bold] of {figures.allowed}",
-        f"MySQL counts [bold]{figures.mysql_sessions}[/bold]",
+        f"{figures.engine} counts [bold]{figures.sessions}[/bold]",
         f"refused [bold red]{figures.refused}[/bold red]",
         f"acquire p50 [bold]{latency}[/bold]",
     )

@@ -34,7 +34,7 @@ class Load:
         error_reasons: of the errors, with how often.
         acquire_ms: how long each worker took to be granted or refused.
         holds: each worker's hold.
-        mysql_refused_ms: start times of the workers that MySQL itself refused (errors 1040 and 1226).
+        mysql_refused_ms: start times of the workers that the database itself refused (too many connections).
     """
 
     from_ms: int
@@ -61,12 +61,13 @@ class Recording:
         killed: how many workers it killed.
         full_again_at_ms: when the whole budget was granted again, or None if it was not in time.
         leaked: connections that no acquire could get when lease + skew had passed since the last holder.
-        mysql_sessions: the worker's sessions, by MySQL's own count.
-        mysql_refused: connections that MySQL refused in the governed part, by its own count.
+        mysql_sessions: the worker's sessions, by the database's own count.
+        mysql_refused: connections that the database refused in the governed part, by its own count.
         lent: connections in use, read from the table.
         remaining: the metric `Remaining Connections` as the functions emitted it.
         refusals: the metric `NoConnLeftError`.
         metric_totals: sums of the forwarded counters.
+        engine: the kind of the database that was loaded, a name of the variable ENGINE.
     """
 
     allowed: int
@@ -85,6 +86,7 @@ class Recording:
     remaining: Samples
     refusals: Samples
     metric_totals: dict[str, int]
+    engine: str = "mysql"
 
     def write(self, path: Path) -> None:
         """Write all of it as JSON."""

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from harness.demo.figures import Group, groups, headline
 from harness.demo.picture import draw, draw_chart
+from harness.demo.summary import label
+from harness.demo.words import LAST_LINE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,19 +30,20 @@ HOW_TO_READ = """
 <dt>Remaining Connections (blue)</dt>
 <dd>The rest of the budget: from the metric that the functions write to their logs and, while no function runs,
 from the lease table.</dd>
-<dt>MySQL's own count (orange)</dt>
-<dd>The workers' sessions, counted by MySQL itself fifty times a second. The workers' MySQL user may hold no more
-connections than the budget. One too many would be refused with error 1226, which counts as 1040 here.</dd>
+<dt>{engine}'s own count (orange)</dt>
+<dd>The workers' sessions, counted by {engine} itself fifty times a second. The workers' database user may hold no more
+connections than the budget. {last_line}</dd>
 <dt>No Connections Left (red)</dt>
 <dd>Workers that waited for a connection and were refused by the governor, with a time to retry.</dd>
 <dt>The slots</dt>
 <dd>Each bar is one worker's hold of a connection, as the worker reported it. Over-granting is judged by these reports,
 never by the governor's own counter.</dd>
 <dt>The crash</dt>
-<dd>SIGKILL ends worker processes that hold a connection, as MySQL shows them: no clean-up code runs. Their slots come
-back only when their leases expire; the janitor is off. The clock stops when the whole budget is granted at once.</dd>
+<dd>SIGKILL ends worker processes that hold a connection, as {engine} shows them: no clean-up code runs. Their
+slots come back only when their leases expire; the janitor is off. The clock stops when the whole budget is
+granted at once.</dd>
 <dt>Without the governor</dt>
-<dd>The same load from the same seed connects without asking. MySQL refuses connections above the budget, and workers
+<dd>The same load from the same seed connects without asking. {engine} refuses connections above the budget, and workers
 fail.</dd>
 """
 
@@ -62,6 +65,7 @@ def write_report(recording: Recording, summary: dict[str, Any], broken: list[str
 
 
 def _page(recording: Recording, summary: dict[str, Any], broken: list[str], svg: str) -> str:
+    how_to_read = HOW_TO_READ.format(engine=label(summary), last_line=LAST_LINE[recording.engine])
     title, subtitle = (html.escape(words) for words in headline(summary, recording.concurrency))
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
@@ -70,7 +74,7 @@ def _page(recording: Recording, summary: dict[str, Any], broken: list[str], svg:
 {_verdict(broken)}
 {svg[svg.index("<svg") :]}
 <div class="groups">{"".join(_group(group) for group in groups(summary))}</div>
-<h2>How to read it</h2><dl>{HOW_TO_READ}</dl>
+<h2>How to read it</h2><dl>{how_to_read}</dl>
 </body></html>
 """
 

@@ -11,18 +11,16 @@ from harness.demo.background import in_background
 from harness.demo.capacity import leaked, wait_for_full_budget
 from harness.demo.drill import Crash, kill_holders
 from harness.demo.load import Wave, run, together
-from harness.demo.observer import global_status, now_ms, operations_of, sessions_begun
+from harness.demo.observer import now_ms, operations_of
 from harness.demo.progress import Figures
 from harness.demo.recording import Load, Recording
+from harness.demo.referee import Referee, referee_of
 from harness.demo.summary import longest_lease_ms
 from harness.demo.watch import Watch, watching
 from harness.stack.deployment import DATABASE_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from pymysql.connections import Connection
-    from pymysql.cursors import Cursor
 
     from harness.demo.progress import Progress
     from harness.run_options import RunOptions
@@ -33,14 +31,13 @@ SHARE_KILLED = 0.4  # of the budget
 LEFT_AT_CRASH_S = 6.0  # of the first wave: it continues with the rest, and ends before the lost leases expire
 PATIENCE_S = 10.0  # beyond lease + skew, before the demo stops waiting for the full budget
 POLL_S = 0.1
-REFUSED = "Aborted_connects"  # MariaDB counts each error 1040 and 1226 here, once
 BREATH_S = 1.5  # between two parts, so that each is seen
 
 
 def play(stack: Stack, options: RunOptions, progress: Progress) -> Recording:
     """Play the whole scenario; return the recording."""
-    with watching(stack) as watch, contextlib.closing(stack.database.root()) as root:
-        return _Play(stack, options, progress, watch, root).all()
+    with watching(stack) as watch, contextlib.closing(referee_of(stack.database)) as referee:
+        return _Play(stack, options, progress, watch, referee).all()
 
 
 @dataclass(slots=True)
@@ -49,19 +46,19 @@ class _Play:
     options: RunOptions
     progress: Progress
     watch: Watch
-    root: Connection[Cursor]
+    referee: Referee
     crash: Crash = field(default_factory=lambda: Crash(0, ()))
 
     def all(self) -> Recording:
         """Return the parts in their order."""
         options, skew_ms = self.options, operations_of(self.stack).status(DATABASE_NAME).settings.skew_ms
-        refused_before = self._refused_by_mysql()
+        refused_before = self.referee.refused()
         self.progress.step(f"{options.concurrency} workers at a time share {options.allowed} connections")
         first = self._first_wave()
         lease_ms = longest_lease_ms(first.holds)
         full_at_ms = self._recover((lease_ms + skew_ms) / 1000 + PATIENCE_S)
         governed = together(first, self._second_wave())
-        refused = self._refused_by_mysql() - refused_before
+        refused = self.referee.refused() - refused_before
         time.sleep(BREATH_S)
         ungoverned = self._without_governor()
         lost = self._leaked(governed, lease_ms + skew_ms)
@@ -95,7 +92,7 @@ class _Play:
 
     def _crash(self) -> None:
         count = max(1, round(self.options.allowed * SHARE_KILLED))
-        self.crash = kill_holders(self.root, self.stack.aws.group, count, self.options.seed)
+        self.crash = kill_holders(self.referee, self.stack.aws.group, count, self.options.seed)
         self.progress.step(f"Killed {len(self.crash.pids)} workers while they held a connection (SIGKILL)")
 
     def _second_wave(self) -> Load:
@@ -110,16 +107,13 @@ class _Play:
 
     def _without_governor(self) -> Load:
         self.progress.step("The same load without the governor")
-        begun, refused = sessions_begun(self.root), self._refused_by_mysql()
+        begun, refused = self.referee.begun(), self.referee.refused()
 
         def show() -> None:
-            refused_now = self._refused_by_mysql() - refused
-            self._show("ungoverned", sessions_begun(self.root) - begun + refused_now, refused=refused_now)
+            refused_now = self.referee.refused() - refused
+            self._show("ungoverned", self.referee.begun() - begun + refused_now, refused=refused_now)
 
         return together(*(self._run(wave, show) for wave in self._waves(governed=False)))
-
-    def _refused_by_mysql(self) -> int:
-        return global_status(self.root, REFUSED)
 
     def _leaked(self, governed: Load, longest_ms: int) -> int:
         """Return the connections that are lost after every worker has ended."""
@@ -133,6 +127,7 @@ class _Play:
         bridge = self.watch.bridge
         bridge.pump()
         return Recording(
+            engine=self.stack.database.ENGINE,
             allowed=self.options.allowed,
             concurrency=self.options.concurrency,
             asked=self.options.iterations,
@@ -143,7 +138,7 @@ class _Play:
             killed=len(self.crash.pids),
             full_again_at_ms=full_at_ms,
             leaked=lost,
-            mysql_sessions=list(self.watch.mysql.samples),
+            mysql_sessions=list(self.watch.database.samples),
             mysql_refused=refused,
             lent=list(self.watch.table.samples),
             remaining=bridge.values("Remaining Connections"),
@@ -156,13 +151,14 @@ class _Play:
         watch, options = self.watch, self.options
         self.progress.show(
             Figures(
+                engine=self.stack.database.LABEL,
                 what=what,
                 done=watch.ended if done is None else done,
                 asked=options.iterations,
                 allowed=options.allowed,
                 remaining=options.allowed - watch.table.latest(),
                 refused=watch.refused if refused is None else refused,
-                mysql_sessions=watch.mysql.latest(),
+                sessions=watch.database.latest(),
                 acquire_ms=watch.acquire_ms,
             ),
         )

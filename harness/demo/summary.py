@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from harness.load_function.load.tally import most_at_once, percentiles
+from harness.stack.engines import SERVERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -16,9 +17,10 @@ CLEAR_PRESSURE = 2  # times the budget: with so many workers at a time, some mus
 
 
 def summarise(recording: Recording) -> dict[str, Any]:
-    """Return the figures of `summary.json`; the fields are public (see docs)."""
+    """Return the figures of `summary.json`; the fields are public (see docs), and named after MySQL on every engine."""
     governed, without = recording.governed, recording.ungoverned
     return {
+        "engine": recording.engine,
         "allowed": recording.allowed,
         **governed.counts,
         "over_grants": max(0, peak_held(recording.governed.holds) - recording.allowed),
@@ -40,6 +42,11 @@ def summarise(recording: Recording) -> dict[str, Any]:
     }
 
 
+def label(summary: Mapping[str, Any]) -> str:
+    """Return the engine's name in messages and reports."""
+    return SERVERS[summary["engine"]].LABEL
+
+
 def peak_held(holds: Iterable[Hold]) -> int:
     """Return the most holds that overlapped."""
     return most_at_once((hold.from_ms, hold.to_ms, 1) for hold in holds)
@@ -51,7 +58,7 @@ def longest_lease_ms(holds: list[Hold]) -> int:
 
 
 def mysql_peak(recording: Recording) -> int:
-    """Return MySQL's highest count of the worker's sessions in the governed part."""
+    """Return the database's highest count of the worker's sessions in the governed part."""
     first, last = recording.governed.from_ms, recording.ungoverned.from_ms
     return int(max((count for at_ms, count in recording.mysql_sessions if first <= at_ms < last), default=0))
 
@@ -81,9 +88,9 @@ def _broken(summary: dict[str, Any], recording: Recording) -> Iterator[str]:
     if summary["errors"]:
         yield f"{summary['errors']} invocations failed: {recording.governed.error_reasons}"
     if summary["mysql_refused_1040"]:
-        yield f"MySQL refused {summary['mysql_refused_1040']} governed connections"
+        yield f"{label(summary)} refused {summary['mysql_refused_1040']} governed connections"
     if summary["mysql_peak_connections"] > summary["allowed"]:
-        yield f"MySQL counted {summary['mysql_peak_connections']} connections, more than the budget"
+        yield f"{label(summary)} counted {summary['mysql_peak_connections']} connections, more than the budget"
     accounted = sum(summary[name] for name in ("granted", "refused", "errors", "throttled"))
     if not summary["invocations"] == accounted == recording.asked:
         yield f"{recording.asked} invocations asked for, {summary['invocations']} made, {accounted} accounted for"
@@ -108,7 +115,7 @@ def _not_shown(summary: dict[str, Any], recording: Recording) -> Iterator[str]:
         if not summary["refused"]:
             yield "no worker was refused: the load was too small for the budget"
         if not summary["without_governor"]["mysql_refused_1040"]:
-            yield "MySQL refused no worker without the governor: the load would not have needed one"
+            yield f"{label(summary)} refused no worker without the governor: the load would not have needed one"
 
 
 def _while_governed(recording: Recording) -> Iterator[tuple[int, float]]:

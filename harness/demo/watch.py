@@ -1,4 +1,4 @@
-"""The observers of a running demo: MySQL's own count, the lease table, and the forwarded metrics."""
+"""The observers of a running demo: the database's own count, the lease table, and the forwarded metrics."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from harness.demo.background import repeating
-from harness.demo.observer import MySQLObserver, TableObserver, now_ms, operations_of
+from harness.demo.observer import DatabaseObserver, TableObserver, now_ms, operations_of
+from harness.demo.referee import referee_of
 from harness.stack.bridge import MetricsBridge
 
 if TYPE_CHECKING:
@@ -16,14 +17,14 @@ if TYPE_CHECKING:
 
     from harness.stack.local_stack import Stack
 
-MYSQL_EACH_S, TABLE_EACH_S, METRICS_EACH_S = 0.02, 0.2, 0.4
+DATABASE_EACH_S, TABLE_EACH_S, METRICS_EACH_S = 0.02, 0.2, 0.4
 
 
 @dataclass(frozen=True, slots=True)
 class Watch:
     """The figures known from outside, at any moment."""
 
-    mysql: MySQLObserver
+    database: DatabaseObserver
     table: TableObserver
     bridge: MetricsBridge
 
@@ -48,14 +49,14 @@ class Watch:
 def watching(stack: Stack) -> Iterator[Watch]:
     """Observe until the end of the block."""
     groups = [f"/aws/lambda/{stack.deployment.outputs[f'{name}FunctionName']}" for name in ("Governor", "Worker")]
-    with contextlib.closing(stack.database.root()) as connection:
+    with contextlib.closing(referee_of(stack.database)) as referee:
         watch = Watch(
-            MySQLObserver(connection),
+            DatabaseObserver(referee),
             TableObserver(operations_of(stack)),
             MetricsBridge(stack.aws, groups, since_ms=now_ms()),
         )
         with (
-            repeating(watch.mysql.sample, MYSQL_EACH_S),
+            repeating(watch.database.sample, DATABASE_EACH_S),
             repeating(watch.table.sample, TABLE_EACH_S),
             repeating(watch.bridge.pump, METRICS_EACH_S),
         ):

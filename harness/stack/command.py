@@ -25,6 +25,7 @@ def describe(stack: Stack) -> dict[str, Any]:
         "stack_name": stack.deployment.stack_name,
         "outputs": dict(stack.deployment.outputs),
         "database": {
+            "engine": stack.database.ENGINE,
             "name": DATABASE_NAME,
             "host": stack.database.host,
             "port": stack.database.port,
@@ -50,6 +51,7 @@ def main() -> int:
 
 def _keep(options: RunOptions) -> None:
     with running_stack(
+        engine=options.engine,
         allowed=options.allowed,
         concurrency=options.concurrency,
         stack_port=options.stack_port,

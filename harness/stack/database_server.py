@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from harness.stack.processes import LOOPBACK, Server, free_port, kill, short_folder, start, stop, wait_until_ready
 from harness.stack.tls import ServerCertificate, make_server_certificate
@@ -105,6 +105,14 @@ class DatabaseServer(ABC):
         """Stop and start: same port, same data."""
         self.stop()
         self.start()
+
+    @abstractmethod
+    def root(self, database: str | None = None) -> Any:  # noqa: ANN401 - each driver's own connection
+        """Return a new connection with all rights, in autocommit, by the local socket."""
+
+    @abstractmethod
+    def create_administrator(self, name: str, password: str) -> None:
+        """Create the user that the seed signs in as, with the rights of Amazon RDS's administrator."""
 
     @abstractmethod
     def execute(self, *statements: str) -> None:

@@ -70,6 +70,7 @@ def outputs(aws: LocalAws, stack_name: str) -> dict[str, str]:
 
 def local_parameters(  # one place for what a local deployment needs
     *,
+    engine: str,
     allowed: int,
     endpoint: tuple[str, int],
     administrator_secret_arn: str,
@@ -80,8 +81,9 @@ def local_parameters(  # one place for what a local deployment needs
     """Return the template's parameters for a local stack that brings its database.
 
     Args:
+        engine: which database server.
         allowed: the budget.
-        endpoint: MariaDB's host and port.
+        endpoint: its host and port.
         administrator_secret_arn: the secret with the administrator's user and password.
         authority: the file of the certificate authority, which local functions read where it stands.
         worker_timeout_s: the worker's time-out; a lease reaches some seconds past it.
@@ -91,6 +93,7 @@ def local_parameters(  # one place for what a local deployment needs
     return {
         "DatabaseName": DATABASE_NAME,
         "AllowedConnections": str(allowed),
+        "DatabaseEngine": "mysql" if engine == "mariadb" else engine,
         "DatabaseEndpoint": host,
         "DatabasePort": str(port),
         "DatabaseSecretArn": administrator_secret_arn,

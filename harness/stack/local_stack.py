@@ -1,4 +1,4 @@
-"""The whole local stack: a private MariaDB and the local AWS, with the project's template deployed and seeded."""
+"""The whole local stack: a private database and the local AWS, with the project's template deployed and seeded."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from harness.errors import StackError
 from harness.stack.deployment import DATABASE_NAME, Deployment, build_template, deploy, local_parameters
+from harness.stack.engines import SERVERS
 from harness.stack.local_aws import LocalAws, local_aws
 from harness.stack.lock import only_run
-from harness.stack.mariadb import PrivateMariaDB
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from harness.stack.database_server import DatabaseServer
 
 FOR_MONITORING = 3  # connections beside the budget: the janitor's, an operator's, a deployment's
 WORKER_TIMEOUT_S = 6  # at least; a lease reaches 16 s past it
@@ -40,14 +42,14 @@ class Stack:
 
     Attributes:
         aws: the local AWS.
-        database: MariaDB.
+        database: the database server.
         deployment: what was deployed, with its outputs.
         allowed: the budget that it was deployed with.
         parameters: the template's parameters, to deploy again with some changed.
     """
 
     aws: LocalAws
-    database: PrivateMariaDB
+    database: DatabaseServer
     deployment: Deployment
     allowed: int
     parameters: dict[str, str]
@@ -85,6 +87,7 @@ class Stack:
 @contextlib.contextmanager
 def running_stack(  # noqa: PLR0913 - each is a choice of the caller
     *,
+    engine: str = "mysql",
     allowed: int = 10,
     worker_timeout_s: int | None = None,
     janitor: bool = True,
@@ -98,27 +101,30 @@ def running_stack(  # noqa: PLR0913 - each is a choice of the caller
     """Start, build, deploy and seed; stop everything on leaving.
 
     Args:
+        engine: which database server, a name of `engines.SERVERS`.
         allowed: the budget.
         worker_timeout_s: the worker's time-out, and so the lease's length less 16 s; None, one that fits `concurrency`.
         janitor: whether the janitor's schedule runs.
         authorization: whether the functions' roles are enforced.
         concurrency: how many workers are to run at a time.
         stack_port: the local AWS's port, or None for a free one.
-        database_port: MariaDB's port, or None for a free one.
+        database_port: the database's port, or None for a free one.
         changed_parameters: template parameters that are to differ from `local_parameters`.
         say: called with each step.
     """
-    say("Starting MariaDB and the local AWS")
+    server = SERVERS[engine](max_connections=allowed + FOR_MONITORING, port=database_port)
+    say(f"Starting {server.LABEL} and the local AWS")
     threads = {"MINISTACK_WORKER_THREADS": str(max(64, 2 * concurrency + 16))}
     with (
         only_run(),
-        PrivateMariaDB(max_connections=allowed + FOR_MONITORING, port=database_port) as database,
+        server as database,
         local_aws(port=stack_port, authorization=authorization, settings=threads) as aws,
     ):
         say("Building the template with sam")
         template = build_template()
         say("Deploying it with sam")
         parameters = local_parameters(
+            engine=engine,
             allowed=allowed,
             endpoint=(database.host, _port(database)),
             administrator_secret_arn=_make_administrator(database, aws),
@@ -130,16 +136,15 @@ def running_stack(  # noqa: PLR0913 - each is a choice of the caller
         yield Stack(aws, database, deploy(aws, parameters, template=template), allowed, parameters)
 
 
-def _port(database: PrivateMariaDB) -> int:
+def _port(database: DatabaseServer) -> int:
     assert database.port is not None
     return database.port
 
 
-def _make_administrator(database: PrivateMariaDB, aws: LocalAws) -> str:
+def _make_administrator(database: DatabaseServer, aws: LocalAws) -> str:
     """Make the user that the seed function signs in as, and its secret; return the secret's ARN."""
     password = secrets.token_urlsafe(24)
-    database.create_user(ADMINISTRATOR, password, grants=["ALL ON *.*"])
-    database.execute(f"GRANT GRANT OPTION ON *.* TO '{ADMINISTRATOR}'@'%'")
+    database.create_administrator(ADMINISTRATOR, password)
     secret = json.dumps({"username": ADMINISTRATOR, "password": password})
     made = aws.client("secretsmanager").create_secret(Name=f"{DATABASE_NAME}/{ADMINISTRATOR}", SecretString=secret)
     return str(made["ARN"])

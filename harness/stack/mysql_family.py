@@ -45,6 +45,11 @@ class MySQLFamilyServer(DatabaseServer):
         """Return a new connection with all rights, in autocommit, by the local socket; the server counts it as one."""
         return pymysql.connect(unix_socket=str(self.socket), user="root", database=database, autocommit=True)
 
+    def create_administrator(self, name: str, password: str) -> None:
+        """Create the user that the seed signs in as; unlike RDS's, it lacks no right."""
+        self.create_user(name, password, grants=["ALL ON *.*"])
+        self.execute(f"GRANT GRANT OPTION ON *.* TO '{name}'@'%'")
+
     def execute(self, *statements: str) -> None:
         """Run statements as root, on a connection that is closed again."""
         with contextlib.closing(self.root()) as connection, connection.cursor() as cursor:

@@ -67,6 +67,11 @@ class PrivatePostgreSQL(DatabaseServer):
             autocommit=True,
         )
 
+    def create_administrator(self, name: str, password: str) -> None:
+        """Create the role that the seed signs in as: no superuser, as on RDS."""
+        self.create_user(name, password)
+        self.execute(f"ALTER ROLE {name} CREATEROLE CREATEDB")
+
     def execute(self, *statements: str, database: str | None = None) -> None:
         """Run statements as the administrator, on a connection to a database that is closed again."""
         with contextlib.closing(self.root(database)) as connection:
@@ -173,6 +178,8 @@ class PrivatePostgreSQL(DatabaseServer):
             "shared_buffers": "32MB",
             "fsync": "off",
             "jit": "off",
+            "log_connections": "on",
+            "log_line_prefix": "%e %u ",  # SQLSTATE and role, by which logins and refusals are counted
         }
         given = [f"--{name}={value}" for name, value in settings.items()]
         return [str(self._programs.folder / "postgres"), "-D", str(self._data), *given, *self.options]

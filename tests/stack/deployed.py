@@ -17,8 +17,9 @@ from connection_governor.core.operations import Operations
 from connection_governor.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
 from harness.demo.background import in_background
 from harness.demo.load import Wave, load_of, together
-from harness.demo.observer import SESSIONS, WORKER_USER, now_ms
+from harness.demo.observer import now_ms
 from harness.demo.recording import Hold
+from harness.demo.referee import WORKER_USER, referee_of
 from harness.demo.summary import longest_lease_ms
 from harness.load_function.load.tally import TOO_MANY_CONNECTIONS
 from harness.stack.deployment import DATABASE_NAME
@@ -70,10 +71,8 @@ class Deployed:
 
     def sessions(self) -> int:
         """Return the workers' sessions, by MySQL's count."""
-        with closing(self.stack.database.root()) as root, root.cursor() as cursor:
-            cursor.execute(SESSIONS, (WORKER_USER,))
-            ((count,),) = cursor.fetchall()
-        return int(count)
+        with closing(referee_of(self.stack.database)) as referee:
+            return referee.sessions()
 
     def wait_for_sessions(self, count: int) -> None:
         """Wait until MySQL counts so many sessions."""

@@ -15,8 +15,9 @@ import pytest
 
 from harness.demo.background import in_background
 from harness.demo.drill import kill_holders
-from harness.demo.observer import WORKER_USER, now_ms
+from harness.demo.observer import now_ms
 from harness.demo.recording import Hold
+from harness.demo.referee import WORKER_USER, referee_of
 from tests.stack.deployed import GOVERNOR, WORKER, Deployed, changed_function, deployed_ground, processes_of
 from tests.support.fault_proxy import ANSWERS_WITHHELD, HEALTHY, REFUSED, WRITES_WITHHELD, Fault
 
@@ -41,8 +42,8 @@ def ground(stack: Stack) -> Iterator[Deployed]:
 
 def test_deployed_workers_killed_while_they_hold_cost_nothing_but_time(ground: Deployed) -> None:
     """On Lambda, an environment that crashes would take its connection with it until an operator cleans up."""
-    with ground.load() as load, closing(ground.stack.database.root()) as root:
-        crash = kill_holders(root, ground.stack.aws.group, VICTIMS, seed=3)
+    with ground.load() as load, closing(referee_of(ground.stack.database)) as referee:
+        crash = kill_holders(referee, ground.stack.aws.group, VICTIMS, seed=3)
         fleet = load.end()
     assert fleet.load.counts["crashed"] == len(crash.pids) > 0
     what_happened = fleet.in_words(f"{len(crash.pids)} workers killed")

@@ -26,7 +26,7 @@ class Outcome:
         expires_at_ms: end of its lease.
         lease_id: its lease.
         pid: the worker's process.
-        mysql_error: number of the MySQL error, if MySQL refused or failed.
+        mysql_error: the database's error, if it refused or failed: MySQL's number, or PostgreSQL's SQLSTATE.
         reason: of an error, in a few words.
     """
 
@@ -39,7 +39,7 @@ class Outcome:
     expires_at_ms: int | None = None
     lease_id: str | None = None
     pid: int | None = None
-    mysql_error: int | None = None
+    mysql_error: int | str | None = None
     reason: str | None = None
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from .plan import Plan
 
-TOO_MANY_CONNECTIONS: Final = frozenset({1040, 1226})  # the server's limit, and the user's own
+TOO_MANY_CONNECTIONS: Final[frozenset[int | str]] = frozenset({1040, 1226, "53300"})  # MySQL's, MariaDB's; PostgreSQL's
 MAX_DETAILS: Final = 30_000  # rows; an answer may have 6 MB
 _PERCENTILES: Final = (50, 95, 99)
 

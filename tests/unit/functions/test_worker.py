@@ -9,6 +9,7 @@ import signal
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from psycopg import errors
 from pymysql import err
 
 import job
@@ -33,21 +34,20 @@ class FakeConnection:
     acquired_ms = NOW_MS + 30
 
     def __init__(self) -> None:
-        self.pings = 0
+        self.statements: list[str] = []
 
     @contextlib.contextmanager
     def cursor(self) -> Iterator[FakeConnection]:
         """Return itself."""
         yield self
 
-    def execute(self, _query: str) -> int:
-        """Return the number of rows, as PyMySQL does."""
-        return 3
+    def execute(self, query: str) -> None:
+        """Note the statement."""
+        self.statements.append(query)
 
-    def ping(self, *, reconnect: bool) -> None:
-        """Count the ping; never open a new session."""
-        assert not reconnect
-        self.pings += 1
+    def fetchall(self) -> list[tuple[int]]:
+        """Return the rows."""
+        return [(1,), (2,), (3,)]
 
 
 class FakeGovernor:
@@ -144,11 +144,19 @@ def test_an_error_of_mysql_is_answered_with_its_number(monkeypatch: pytest.Monke
     assert (answer["outcome"], answer["statusCode"], answer["mysql_error"]) == ("error", 503, 1226)
 
 
+def test_an_error_of_postgresql_is_answered_with_its_sqlstate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same, where the role's CONNECTION LIMIT refuses."""
+    refused = errors.TooManyConnections("too many connections for role")
+    _use(monkeypatch, FakeGovernor(refused))
+    answer = _handle({"on_refusal": "return"})
+    assert (answer["outcome"], answer["mysql_error"]) == ("error", "53300")
+
+
 def test_a_long_hold_keeps_the_session_alive(clock: VirtualClock) -> None:
     """MySQL ends a governed session that idles for five seconds: a longer hold would fail at its end."""
     connection = FakeConnection()
-    Job.of({"hold_ms": 7_000}).do(connection, lease=None, asked_ms=0, acquired_ms=0)  # type: ignore[arg-type]  # the part that is used
-    assert (max(clock.naps), sum(clock.naps), connection.pings) == (2.0, 7.0, 4)
+    Job.of({"hold_ms": 7_000}).do(connection, lease=None, asked_ms=0, acquired_ms=0)
+    assert (max(clock.naps), sum(clock.naps), connection.statements.count("SELECT 1")) == (2.0, 7.0, 4)
 
 
 def test_a_victim_says_what_it_holds_before_it_dies(

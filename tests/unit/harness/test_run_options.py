@@ -4,7 +4,8 @@ import pytest
 
 from harness.demo.capacity import pieces_of
 from harness.errors import StackError
-from harness.run_options import RunOptions
+from harness.run_options import ENGINES, RunOptions
+from harness.stack.engines import SERVERS
 
 
 def test_sizes_are_taken_from_the_command_line_and_the_rest_by_default() -> None:
@@ -19,6 +20,14 @@ def test_a_size_that_cannot_be_is_named(name: str, value: str) -> None:
     """The error names the wrong setting before anything is started."""
     with pytest.raises(StackError, match=rf"^{name} must be a whole number from .* not '{value}'$"):
         RunOptions.from_environment({name: value})
+
+
+def test_the_engine_is_one_that_this_machine_can_run() -> None:
+    """A wrong name would show after the stack is half built; and each engine needs a default of the same name."""
+    assert RunOptions.from_environment({"ENGINE": ""}).engine == "mysql"
+    assert set(ENGINES) == SERVERS.keys()
+    with pytest.raises(StackError, match=r"^ENGINE must be one of mysql, mariadb, postgresql, not 'oracle'$"):
+        RunOptions.from_environment({"ENGINE": "oracle"})
 
 
 @pytest.mark.parametrize(("shares", "pieces"), [([10], [10]), ([19, 18], [18, 18, 1]), ([3, 3, 2], [2, 2, 2, 1, 1])])
