@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from connection_governor.database.credentials import DatabaseCredentials
@@ -11,6 +12,7 @@ from connection_governor.wiring.database import secret_fetcher, target
 
 if TYPE_CHECKING:
     from connection_governor.postgresql.opener import Opener
+    from connection_governor.server.ports import Administration, KeptWatch
     from connection_governor.wiring.environment import Environment
 
 _PORT = 5_432
@@ -33,3 +35,19 @@ def opener(environment: Environment) -> Opener:
         ) from error
     credentials = DatabaseCredentials(secret_fetcher(environment), is_denied)
     return Opener(target(environment, _PORT), credentials, environment.required("DB_SECRET_ARN"), SYSTEM_CLOCK)
+
+
+def watch(environment: Environment) -> KeptWatch:
+    """Return the janitor's view of the server; the governed users are named by `DB_WORKER_USERS`."""
+    from connection_governor.server.postgresql.watch import PostgreSQLWatch  # noqa: PLC0415 - no worker watches
+
+    return PostgreSQLWatch(partial(opener, environment), lambda: environment.required("DB_WORKER_USERS").split(","))
+
+
+def administration(environment: Environment) -> Administration:
+    """Return what signs in to a server for the seed."""
+    from connection_governor.server.postgresql.administration import (  # noqa: PLC0415 - no worker seeds
+        PostgreSQLAdministration,
+    )
+
+    return PostgreSQLAdministration(secret_fetcher(environment))

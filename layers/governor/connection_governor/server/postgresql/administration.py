@@ -12,15 +12,21 @@ import psycopg
 from psycopg import errors, sql
 
 from connection_governor.database.credentials import DatabaseCredentials
+from connection_governor.database.fence import Fence
+from connection_governor.database.target import Target
+from connection_governor.postgresql.opener import Opener
+from connection_governor.postgresql.refusal import is_denied
 from connection_governor.server.ports import SeedError
 from connection_governor.server.postgresql import database, limit_function, rights, roles, sample_table
+from connection_governor.system import SYSTEM_CLOCK
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from psycopg import Connection, Cursor
+    from psycopg import Cursor
 
-    from connection_governor.database.credentials import Fetch, Login
+    from connection_governor.database.credentials import Fetch
+    from connection_governor.postgresql.session import FencedConnection
     from connection_governor.server.seed_properties import SeedProperties
 
 ONLY_COUNTED: Final = "the administrator may not grant pg_signal_backend: the janitor will only count overdue sessions"
@@ -32,6 +38,9 @@ RIGHTS_PARTIAL: Final = (
 )
 _MAINTENANCE: Final = "postgres"  # the database that every server has, to sign in to before there is another
 _MONITOR_CONNECTIONS: Final = 3  # a round's, an operator's action, and one that the server has not yet seen closed
+_PATIENT: Final = Fence(idle_seconds=120, statement_seconds=20)
+# No answer, or a server that is new, full, or fails over: a security group may have been changed a second ago.
+_NOT_YET_REACHED: Final = (None, "53300", "57P01", "57P02", "57P03")
 _SIGNAL: Final = "pg_signal_backend"
 _STATISTICS: Final = "pg_read_all_stats"
 _ROOM: Final = """
@@ -57,29 +66,29 @@ class PostgreSQLAdministration:
     def connect(self, wanted: SeedProperties) -> PostgreSQLAdministrator:
         """Sign in as the administrator. Raises `psycopg.Error`."""
 
-        def in_database(database: str) -> Connection:
-            return self._credentials.sign_in(
-                wanted.administrator_secret, lambda login: _open(wanted, login, database=database)
-            )
-
-        return PostgreSQLAdministrator(in_database, self._credentials, wanted)
+        secret = wanted.administrator_secret
+        return PostgreSQLAdministrator(lambda name: self._open(wanted, secret, name), self._credentials, wanted)
 
     def may_answer_later(self, refused: Exception) -> bool:
         """Return whether the server is new, full, fails over, or was not reachable a second ago."""
-        return isinstance(refused, psycopg.OperationalError) and not is_denied(refused)
+        return isinstance(refused, psycopg.OperationalError) and refused.sqlstate in _NOT_YET_REACHED
 
     def check_sign_in(self, wanted: SeedProperties, secret: str) -> None:
         """Sign in as a role that was just made: a line of pg_hba.conf may ask for another proof than a password."""
-        login = self._credentials.get(secret)
         try:
-            _open(wanted, login, database=wanted.schema).close()
+            self._open(wanted, secret, wanted.schema).close()
         except psycopg.OperationalError as refused:
             if is_denied(refused):
                 raise SeedError(
-                    f"PostgreSQL refuses the password of {login.username} that was just set: "
+                    f"PostgreSQL refuses the password of {self._credentials.get(secret).username} that was just set: "
                     "does a line of pg_hba.conf ask for something else?"
                 ) from None
             # Any other error, such as a limit that is used up, says nothing about the password.
+
+    def _open(self, wanted: SeedProperties, secret: str, name: str) -> FencedConnection:
+        target = Target(host=wanted.host, port=wanted.port, database=name, tls=wanted.tls, tls_ca=wanted.tls_ca)
+        opener = Opener(target, self._credentials, secret, SYSTEM_CLOCK)
+        return opener.open(_PATIENT, "governor-seed", None, autocommit=True)
 
 
 class PostgreSQLAdministrator:
@@ -92,7 +101,7 @@ class PostgreSQLAdministrator:
     """
 
     def __init__(
-        self, in_database: Callable[[str], Connection], credentials: DatabaseCredentials, wanted: SeedProperties
+        self, in_database: Callable[[str], FencedConnection], credentials: DatabaseCredentials, wanted: SeedProperties
     ) -> None:
         self._in_database = in_database
         self._credentials = credentials
@@ -188,23 +197,3 @@ def _granted(cursor: Cursor, right: str, role: str) -> bool:
         return False
     return True
 
-
-def _open(wanted: SeedProperties, login: Login, *, database: str) -> Connection:
-    return psycopg.connect(
-        host=wanted.host,
-        port=wanted.port,
-        dbname=database,
-        user=login.username,
-        password=login.password,
-        sslmode={"off": "disable", "require": "require", "verify": "verify-full"}[wanted.tls],
-        sslrootcert=wanted.tls_ca or "",
-        connect_timeout=3,
-        application_name="governor-seed",
-        options="-c idle_session_timeout=120s -c statement_timeout=20s",
-        autocommit=True,
-    )
-
-
-def is_denied(refused: Exception) -> bool:
-    """Interim."""
-    return "password authentication failed" in str(refused)
