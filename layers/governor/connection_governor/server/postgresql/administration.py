@@ -30,7 +30,10 @@ if TYPE_CHECKING:
     from connection_governor.server.seed_properties import SeedProperties
 
 ONLY_COUNTED: Final = "the administrator may not grant pg_signal_backend: the janitor will only count overdue sessions"
-ACTIVITY_HIDDEN: Final = "the administrator may not grant pg_read_all_stats: `governor sessions` shows no times"
+NAMES_UNKNOWN: Final = (
+    "the administrator may not grant pg_read_all_stats: the janitor will end no session, and cannot tell sessions "
+    "without a lease"
+)
 LIMIT_FIXED: Final = "the administrator may not create a function: `governor limit` will not work, deployments will"
 RIGHTS_PARTIAL: Final = (
     "the administrator may not grant WorkerRights on the tables of every owner: each owner must (GRANT, and ALTER "
@@ -65,7 +68,6 @@ class PostgreSQLAdministration:
 
     def connect(self, wanted: SeedProperties) -> PostgreSQLAdministrator:
         """Sign in as the administrator. Raises `psycopg.Error`."""
-
         secret = wanted.administrator_secret
         return PostgreSQLAdministrator(lambda name: self._open(wanted, secret, name), self._credentials, wanted)
 
@@ -132,7 +134,7 @@ class PostgreSQLAdministrator:
         monitor = self._make_role(self._wanted.monitor_secret, _MONITOR_CONNECTIONS)
         can = {
             ONLY_COUNTED: _granted(cursor, _SIGNAL, monitor),
-            ACTIVITY_HIDDEN: _granted(cursor, _STATISTICS, monitor),
+            NAMES_UNKNOWN: _granted(cursor, _STATISTICS, monitor),
             LIMIT_FIXED: self._made_limit(cursor, monitor),
         }
         return tuple(note for note, able in can.items() if not able)
@@ -196,4 +198,3 @@ def _granted(cursor: Cursor, right: str, role: str) -> bool:
     except errors.InsufficientPrivilege:
         return False
     return True
-
