@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import ssl
 from contextlib import ExitStack, closing, redirect_stdout
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -125,7 +126,8 @@ class _Bench:
         parts = governor_parts(governed_table(self._url))
         secret = json.dumps({"username": USER, "password": PASSWORD})
         target = Target(self._server.host, self._server.port or 0, tls_ca=str(self._server.ca_path))
-        opener = Opener(target, DatabaseCredentials(lambda *_, **__: secret, is_denied), "arn", SYSTEM_CLOCK)
+        credentials = DatabaseCredentials(lambda *_, **__: secret, is_denied)
+        opener = Opener(target, partial(credentials.attempts, "arn"), SYSTEM_CLOCK)
         parts["dependencies"] = _with_opener(parts["dependencies"], lambda: opener)
         return Governor(**(parts | {"keep_seconds": keep_seconds}))
 

@@ -18,7 +18,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 UV = ROOT / "build/tools/uv/bin/uv"
 FOLDER = ROOT / "build" / "driver-versions"
-TESTS = ("opening", "closing", "reset", "lingering", "interruptions", "drivers")
+TESTS = ("opening", "plugins", "closing", "reset", "lingering", "interruptions", "drivers")
 DRIVERS = ("pymysql", "aiomysql")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 

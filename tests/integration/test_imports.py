@@ -179,9 +179,8 @@ TRANSPORT = {
     "lambda": "wiring.function aws.invoke client.remote core.codec",
 }
 SESSION = """wiring.database wiring.mysql aws.secrets database.authorities database.credentials database.patience
-    database.server database.target mysql
-    mysql.close mysql.connect mysql.driver mysql.fence mysql.governed mysql.opener mysql.server mysql.session
-    mysql.state mysql.stream mysql.tls"""
+    database.server database.target mysql mysql.close mysql.connect mysql.driver mysql.fence mysql.governed mysql.opener
+    mysql.plugins mysql.server mysql.session mysql.state mysql.stream mysql.tls"""
 
 
 @pytest.mark.parametrize("use", ["lease", "connection"])

@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from connection_governor.client.governor import Governor
@@ -80,7 +81,8 @@ def seconds_until_gone(root: Connection[Cursor], connection_id: int, *, at_most:
 def opener_for(target: Target, credentials: Login) -> mysql_opener.Opener:
     """Open real sessions of a user."""
     secret = json.dumps({"username": credentials.username, "password": credentials.password})
-    return mysql_opener.Opener(target, DatabaseCredentials(lambda *_, **__: secret, is_denied), "arn", SYSTEM_CLOCK)
+    secrets = DatabaseCredentials(lambda *_, **__: secret, is_denied)
+    return mysql_opener.Opener(target, partial(secrets.attempts, "arn"), SYSTEM_CLOCK)
 
 
 def governor_on(store: LeaseStore, target: Target, **options: Any) -> Governor:  # noqa: ANN401 - the governor's own

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -31,7 +32,9 @@ NAME = "governor:abcdefgh:orders#0"
 def opener_of(target: Target, login: Login = WORKER) -> Opener:
     """Return an opener with a secret that does not change."""
     secret = json.dumps({"username": login.username, "password": login.password})
-    return Opener(target, DatabaseCredentials(lambda *_, **__: secret, is_denied), "arn", SYSTEM_CLOCK)
+    return Opener(
+        target, partial(DatabaseCredentials(lambda *_, **__: secret, is_denied).attempts, "arn"), SYSTEM_CLOCK
+    )
 
 
 def until(found: Callable[[], Any], timeout_s: float = 10.0) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -83,7 +84,7 @@ def test_a_rotated_password_is_read_again_once(target: Target, shop: PrivatePost
         reads.append(arn)
         return secrets[min(len(reads), len(secrets)) - 1]
 
-    opener = Opener(target, DatabaseCredentials(fetch, is_denied), "arn", SYSTEM_CLOCK)
+    opener = Opener(target, partial(DatabaseCredentials(fetch, is_denied).attempts, "arn"), SYSTEM_CLOCK)
     for _ in range(2):
         opener.open(Fence(), NAME, None).close()
     assert reads == ["arn", "arn"]

@@ -22,10 +22,16 @@ Session = TypeVar("Session")
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """User and password of a database. The password is kept out of `repr`, and so out of logs and tracebacks."""
+    """User and password of a database. The password is kept out of `repr`, and so out of logs and tracebacks.
+
+    Attributes:
+        is_token: whether the password is a token, which ends by itself. Only a token is ever sent in clear text where
+            the server asks for that, and only over TLS.
+    """
 
     username: str
     password: str = field(repr=False)
+    is_token: bool = False
 
 
 class Fetch(Protocol):

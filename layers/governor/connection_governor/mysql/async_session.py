@@ -16,6 +16,7 @@ from connection_governor.errors import GovernorError
 from connection_governor.mysql.close import CLOSE_SECONDS, GOODBYE, peer_has_closed, reply_in
 from connection_governor.mysql.fence import SessionStart, set_statement
 from connection_governor.mysql.governed import GovernedSession, explain, out_of_step, plugin_needs_tls
+from connection_governor.mysql.plugins import plugin_in
 from connection_governor.mysql.state import Phase, Reply
 from connection_governor.mysql.tls import context_for
 
@@ -103,6 +104,8 @@ class AsyncFencedConnection(GovernedSession, Connection):  # type: ignore[misc] 
         left_s = self._patience.left_s
         if left_s is not None:
             self.connect_timeout = left_s
+        self._secure = False  # an earlier attempt may have begun TLS
+        self._credentials = credentials
         self._user = credentials.username
         self._password = credentials.password.encode().decode("latin-1")  # aiomysql encodes it so: UTF-8 goes out
         try:
@@ -176,6 +179,8 @@ class AsyncFencedConnection(GovernedSession, Connection):  # type: ignore[misc] 
     async def _request_authentication(self) -> None:
         if self._ssl_context is not None and not self.server_capabilities & CLIENT.SSL:
             raise err.OperationalError(CR.CR_SSL_CONNECTION_ERROR, "TLS is required, and the server does not offer it")
+        greeting = self._server_auth_plugin.encode()
+        self._refuse_plugin(greeting, is_secure=self._ssl_context is not None)
         try:
             await super()._request_authentication()
         except RuntimeError as error:
@@ -229,6 +234,8 @@ class AsyncFencedConnection(GovernedSession, Connection):  # type: ignore[misc] 
                 self._state.received(_ERROR)
             explain(error)
             raise
+        if self._state.phase is Phase.LOGIN and packet.is_auth_switch_request():
+            self._refuse_plugin(plugin_in(packet.get_all_data()), is_secure=self._secure)
         self._state.received(packet.get_all_data())
         return packet
 

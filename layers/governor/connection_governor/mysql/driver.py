@@ -44,7 +44,10 @@ if TYPE_CHECKING:
         _write_timeout: float | None
         _next_seq_id: int
 
+        _auth_plugin_name: str
+
         def _request_authentication(self) -> None: ...
+        def _process_auth(self, plugin_name: bytes, auth_packet: MysqlPacket, *more: Any) -> Any: ...  # noqa: ANN401
         def _execute_command(self, command: int, sql: str | bytes) -> None: ...
         def _read_packet(self, packet_type: type[MysqlPacket] = ...) -> Any: ...  # noqa: ANN401 - of that type
         def _read_ok_packet(self) -> object: ...

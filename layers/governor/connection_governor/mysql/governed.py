@@ -9,6 +9,7 @@ from pymysql import err
 from pymysql.constants import CR
 
 from connection_governor.errors import LeaseLost
+from connection_governor.mysql.plugins import is_answered, refused_plugin
 from connection_governor.mysql.state import SessionState
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from connection_governor.core.clock import Clock
     from connection_governor.core.lease import Lease
+    from connection_governor.database.credentials import Login
     from connection_governor.database.fence import Fence
     from connection_governor.database.server import DatabaseServer
 
@@ -73,6 +75,7 @@ class GovernedSession:
     server: DatabaseServer | None = None
     on_login: Callable[[Any], object] | None = None
     on_work: Callable[..., None] | None = None
+    _credentials: Login
     _state: SessionState
     _now_ms: Callable[[], int]
     _opened = False
@@ -118,6 +121,12 @@ class GovernedSession:
     def _refuse_if_out_of_step(self) -> None:
         if not self._state.is_ready:
             raise out_of_step()
+
+    def _refuse_plugin(self, name: bytes, *, is_secure: bool) -> None:
+        """Raise if the credentials must not be sent in the way that the server asks for, see `plugins`."""
+        if not is_answered(name, self._credentials, is_secure=is_secure):
+            self._state.login_given_up()
+            raise refused_plugin(name)
 
     def _login_sent(self) -> None:
         self._state.login_sent()

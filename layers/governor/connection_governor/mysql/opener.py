@@ -8,31 +8,29 @@ from connection_governor.mysql.connect import FencedConnection, new_session
 from connection_governor.mysql.fence import session_options
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Generator, Mapping
 
     from connection_governor.core.clock import Clock
     from connection_governor.core.deadline import Deadline
-    from connection_governor.database.credentials import Attempts, DatabaseCredentials
+    from connection_governor.database.credentials import Attempts, Login
     from connection_governor.database.fence import Fence
     from connection_governor.database.target import Target
     from connection_governor.mysql.async_session import AsyncFencedConnection
 
 
 class Opener:
-    """Opens sessions of one target with one secret.
+    """Opens sessions of one target as one user.
 
     Args:
         target: the server.
-        credentials: the environment's cache of secrets.
-        secret_arn: the secret with user and password.
+        logins: the credentials to try, for each opening anew; the deadline bounds what is asked for them.
         clock: what `usable_until_ms` is compared with.
     """
 
-    def __init__(self, target: Target, credentials: DatabaseCredentials, secret_arn: str, clock: Clock) -> None:
+    def __init__(self, target: Target, logins: Callable[[Deadline | None], Generator[Login]], clock: Clock) -> None:
         self.target = target
-        self.credentials = credentials
-        self.secret_arn = secret_arn
         self.clock = clock
+        self._logins = logins
 
     def session_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Return a caller's options, see `fence.session_options`."""
@@ -40,7 +38,7 @@ class Opener:
 
     def attempts(self, deadline: Deadline | None = None) -> Attempts:
         """Return the attempts to sign in; the deadline bounds the requests for the credentials."""
-        return lambda: self.credentials.attempts(self.secret_arn, deadline)
+        return lambda: self._logins(deadline)
 
     def new_session(
         self,

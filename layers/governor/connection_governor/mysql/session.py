@@ -29,6 +29,8 @@ from connection_governor.mysql.tls import ResumingContext, host_name
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from pymysql.protocol import MysqlPacket
+
     from connection_governor.core.clock import Clock
     from connection_governor.database.credentials import Attempts, Login
     from connection_governor.database.fence import Fence
@@ -120,6 +122,8 @@ class FencedConnection(ReportingConnection):
 
     def _sign_in(self, credentials: Login, sock: socket.socket | None) -> None:
         self._begin()
+        self._secure = False  # an earlier attempt may have begun TLS
+        self._credentials = credentials
         self.user = credentials.username
         self.password = credentials.password.encode()  # PyMySQL would encode a text as latin-1
         try:
@@ -152,12 +156,17 @@ class FencedConnection(ReportingConnection):
             self.ssl and not self.server_capabilities & CLIENT.SSL
         ):  # older PyMySQL would send the password in plain text
             raise err.OperationalError(CR.CR_SSL_CONNECTION_ERROR, "TLS is required, and the server does not offer it")
+        self._refuse_plugin(self._auth_plugin_name.encode(), is_secure=bool(self.ssl))
         self._limit_step()
         try:
             super()._request_authentication()
         except RuntimeError as error:
             self._state.login_given_up()
             raise plugin_needs_tls() from error
+
+    def _process_auth(self, plugin_name: bytes, auth_packet: MysqlPacket, *more: Any) -> Any:  # noqa: ANN401 - as PyMySQL
+        self._refuse_plugin(plugin_name, is_secure=self._secure)
+        return super()._process_auth(plugin_name, auth_packet, *more)
 
     def set_character_set(self, charset: str, collation: str | None = None) -> None:
         """Set it as PyMySQL does; while connecting, send all of the session's settings in place of SET NAMES."""

@@ -21,7 +21,8 @@ _PORT = 3_306
 def opener(environment: Environment) -> Opener:
     """Return the opener of sessions of the database that the variables name."""
     credentials = DatabaseCredentials(secret_fetcher(environment), is_denied)
-    return Opener(target(environment, _PORT), credentials, environment.required("DB_SECRET_ARN"), SYSTEM_CLOCK)
+    logins = partial(credentials.attempts, environment.required("DB_SECRET_ARN"))
+    return Opener(target(environment, _PORT), logins, SYSTEM_CLOCK)
 
 
 def watch(environment: Environment) -> KeptWatch:

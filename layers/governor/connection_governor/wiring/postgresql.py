@@ -34,7 +34,8 @@ def opener(environment: Environment) -> Opener:
             f" connection-governor[postgresql] with psycopg[binary], or a system's libpq ({error})",
         ) from error
     credentials = DatabaseCredentials(secret_fetcher(environment), is_denied)
-    return Opener(target(environment, _PORT), credentials, environment.required("DB_SECRET_ARN"), SYSTEM_CLOCK)
+    logins = partial(credentials.attempts, environment.required("DB_SECRET_ARN"))
+    return Opener(target(environment, _PORT), logins, SYSTEM_CLOCK)
 
 
 def watch(environment: Environment) -> KeptWatch:

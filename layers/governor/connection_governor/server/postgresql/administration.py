@@ -6,6 +6,7 @@ needs one to sign in to. The seed makes it where it is missing, and works in it;
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import psycopg
@@ -89,7 +90,7 @@ class PostgreSQLAdministration:
 
     def _open(self, wanted: SeedProperties, secret: str, name: str) -> FencedConnection:
         target = Target(host=wanted.host, port=wanted.port, database=name, tls=wanted.tls, tls_ca=wanted.tls_ca)
-        opener = Opener(target, self._credentials, secret, SYSTEM_CLOCK)
+        opener = Opener(target, partial(self._credentials.attempts, secret), SYSTEM_CLOCK)
         return opener.open(_PATIENT, "governor-seed", None, autocommit=True)
 
 
