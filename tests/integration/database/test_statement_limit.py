@@ -251,7 +251,7 @@ def test_the_taker_works_right_after_the_leases_end(server: PrivateMySQL) -> Non
             assert ask(free, "SELECT 1") == 1
 
 
-def test_it_works_at_a_full_server_and_both_kill_rights_count(opened: Open, server: PrivateMySQL) -> None:
+def test_it_works_at_a_full_server(opened: Open, server: PrivateMySQL) -> None:
     """An overrun statement is one of those that fill the server: the net must not need a connection to stop it."""
     session = opened()
     with contextlib.ExitStack() as filled:
