@@ -90,7 +90,7 @@ def governor_on(store: LeaseStore, target: Target, **options: Any) -> Governor: 
     quiet = Reporter(write=lambda _line: None)
     operations = Operations(store, SYSTEM_CLOCK, SYSTEM_ENTROPY)
     service = Service(Engine(store, SYSTEM_CLOCK, SYSTEM_ENTROPY), lambda: operations, quiet, SYSTEM_CLOCK)
-    opener = opener_for(target, options.pop("credentials", WORKER))
+    opener = options.pop("opener", None) or opener_for(target, options.pop("credentials", WORKER))
     dependencies = Dependencies(
         SYSTEM_CLOCK, SYSTEM_ENTROPY, quiet, make_opener=lambda: opener, operations=lambda: operations
     )
