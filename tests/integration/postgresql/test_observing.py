@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from typing import TYPE_CHECKING, Any
@@ -121,6 +122,24 @@ def test_a_taker_ends_the_session_of_the_lease_that_it_took_over(
         taker.execute("UPDATE stock SET pieces = pieces WHERE id = 1")  # its lock is free
         assert is_gone(zombie)
         assert not is_gone(bystander)
+
+
+def test_a_coroutine_ends_the_session_of_the_lease_that_it_took_over(
+    target: Target, opened: Callable[..., FencedConnection]
+) -> None:
+    """As above, for asyncio."""
+    zombie = opened(LONG)
+
+    async def take() -> int:
+        taker = opener_of(target).new_async_session(LONG, "governor:taker000:orders#0", None)
+        await taker.open()
+        try:
+            return await taker.end_sessions([NAME])
+        finally:
+            await taker.take_leave()
+
+    assert asyncio.run(take()) == 1
+    assert is_gone(zombie)
 
 
 def test_a_statement_is_ended_within_its_work(

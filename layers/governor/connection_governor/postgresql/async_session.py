@@ -11,10 +11,13 @@ import psycopg
 from psycopg import waiting
 
 from connection_governor.postgresql import login
+from connection_governor.postgresql.commands import carried_out
 from connection_governor.postgresql.governed import GovernedSession
 from connection_governor.postgresql.wire import CLOSE_SECONDS
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from psycopg.abc import PQGen
 
     from connection_governor.core.deadline import Deadline
@@ -92,6 +95,18 @@ class AsyncFencedConnection(GovernedSession, psycopg.AsyncConnection[Any]):
         answer = await super().wait(self._guarded(gen), *args, **more)
         self._rested()
         return answer
+
+    async def end_sessions(self, names: Collection[str]) -> int:
+        """End sessions as `session.FencedConnection.end_sessions` does."""
+        from connection_governor.postgresql.observe import END_NAMED, named  # noqa: PLC0415 - few sessions end others
+
+        self._refuse_if_late()
+        self._refuse_if_not_ready()
+        async with self.lock:
+            steps = carried_out(self.pgconn, [END_NAMED], named(names))
+            (result,) = await super().wait(self._bounded(steps, self._patience_s()))
+        ended: int = result.ntuples
+        return ended
 
     async def take_leave(self) -> None:
         """Say goodbye, and wait up to `wire.CLOSE_SECONDS` for the server to have ended the session."""

@@ -196,6 +196,8 @@ class GovernedSession:
 
     def _refuse_if_not_ready(self) -> None:
         """Raise if the session cannot be used for another command."""
+        if self._is_copy or not self.is_open:
+            raise psycopg.InterfaceError("this session was closed, or is another process's")
         pipeline = PipelineStatus(self.pgconn.pipeline_status)
         if not self._state.is_ready(self._transaction, pipeline):
             raise psycopg.InterfaceError("a command was interrupted or is still at work: close the session")

@@ -9,9 +9,10 @@ without a lease, and is never ended by the janitor.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, Final
 
-from connection_governor.core.observation import Observation, Session
+from connection_governor.core.observation import SESSION_NAME, Observation, Session
 from connection_governor.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -75,6 +76,12 @@ def end(connection: Connection[Any], session: Session) -> bool:
         psycopg.Error: the server refused, such as for a missing right.
     """
     return _end(connection, session, None)
+
+
+def named(names: Collection[str]) -> list[bytes]:
+    """Return the values of `END_NAMED` for governed sessions of these names; other names are left out."""
+    listed = ",".join(f'"{name}"' for name in names if re.fullmatch(SESSION_NAME, name))
+    return [str(END_MS).encode(), f"{{{listed}}}".encode()]
 
 
 def _end(connection: Connection[Any], session: Session, name: str | None) -> bool:

@@ -6,7 +6,6 @@ proxies also refuse the start-up packet's `options`, and with them the fence.
 
 from __future__ import annotations
 
-import re
 import socket
 from typing import TYPE_CHECKING, Any
 
@@ -145,7 +144,7 @@ class FencedConnection(GovernedSession, psycopg.Connection[Any]):
             psycopg.Error: the session is unusable, and closed; also if the answers take `RESET_SECONDS`.
         """
         try:
-            self._refuse_if_copy_or_not_ready()
+            self._refuse_if_not_ready()
             rollback = [] if self._transaction == TransactionStatus.IDLE else [b"ROLLBACK"]
             self._exchange([*rollback, b"DISCARD ALL"], RESET_SECONDS)
             psycopg.Connection.__init__(self, self.pgconn)
@@ -164,17 +163,12 @@ class FencedConnection(GovernedSession, psycopg.Connection[Any]):
         """
         self._refuse_if_late()
         try:
-            self._refuse_if_copy_or_not_ready()
+            self._refuse_if_not_ready()
             self._exchange([b""], PING_SECONDS)
         except psycopg.Error:
             self.close()
             return False
         return True
-
-    def _refuse_if_copy_or_not_ready(self) -> None:
-        if self._is_copy or self.closed:
-            raise psycopg.InterfaceError("this session was closed, or is another process's")
-        self._refuse_if_not_ready()
 
     def end_sessions(self, names: Collection[str]) -> int:
         """End this role's other sessions with these names, such as that of a lease that was taken over; count them.
@@ -185,13 +179,11 @@ class FencedConnection(GovernedSession, psycopg.Connection[Any]):
             psycopg.Error: the server refused.
             LeaseLost: it is too late to use this session.
         """
-        from connection_governor.core.observation import SESSION_NAME  # noqa: PLC0415 - few sessions end others
-        from connection_governor.postgresql.observe import END_MS, END_NAMED  # noqa: PLC0415 - as above
+        from connection_governor.postgresql.observe import END_NAMED, named  # noqa: PLC0415 - few sessions end others
 
         self._refuse_if_late()
-        self._refuse_if_copy_or_not_ready()
-        listed = "{" + ",".join(f'"{name}"' for name in names if re.fullmatch(SESSION_NAME, name)) + "}"
-        (result,) = self._exchange([END_NAMED], self._patience_s(), [str(END_MS).encode(), listed.encode()])
+        self._refuse_if_not_ready()
+        (result,) = self._exchange([END_NAMED], self._patience_s(), named(names))
         return result.ntuples
 
     def _exchange(self, commands: list[bytes], seconds: float, values: list[bytes] | None = None) -> list[PGresult]:
