@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from functools import partial
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ from tests.integration.postgresql.conftest import NAME, WORKER, opener_of
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from connection_governor.database.server import DatabaseServer
     from connection_governor.postgresql.session import FencedConnection
     from harness.stack.postgresql import PrivatePostgreSQL
 
@@ -122,6 +124,40 @@ def test_a_closed_port_is_an_error_without_a_lingering_session(target: Target) -
             session.connect()
         session.close()
         assert not session.may_linger
+
+
+def test_a_session_learns_which_server_it_is_on(
+    target: Target, shop: PrivatePostgreSQL, opened: Callable[..., FencedConnection]
+) -> None:
+    """The lease of a session on a server that fell silent could only expire."""
+
+    def found() -> DatabaseServer:
+        session = opener_of(target).new_session(Fence(), NAME, None)
+        session.asks_for_server = True
+        with contextlib.closing(session):
+            session.connect()
+            assert session.server is not None
+            return session.server
+
+    before = found()
+    assert (before.is_writer, before.proves_ended(before)) == (True, False)
+    assert found() == before
+    assert opened().server is None, "each opening would cost a round trip more"
+
+
+def test_a_server_that_only_reads_is_no_writer(target: Target, shop: PrivatePostgreSQL) -> None:
+    """After a failover the address may lead to the old writer: every write would fail, and the session be kept."""
+    writer = opener_of(Target(target.host, target.port, "shop", tls_ca=target.tls_ca, role="writer"))
+    writer.open(Fence(), NAME, None).close()
+    shop.execute("ALTER ROLE worker SET default_transaction_read_only = on")
+    session = writer.new_session(Fence(), NAME, None)
+    try:
+        with pytest.raises(psycopg.OperationalError, match="read-only"):
+            session.connect()
+        session.close()
+        assert not session.may_linger
+    finally:
+        shop.execute("ALTER ROLE worker RESET default_transaction_read_only")
 
 
 def test_a_session_is_opened_once(opened: Callable[..., FencedConnection]) -> None:

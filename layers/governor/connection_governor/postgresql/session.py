@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from connection_governor.core.deadline import Deadline
     from connection_governor.database.credentials import Login
     from connection_governor.database.fence import Fence
+    from connection_governor.database.server import DatabaseServer
     from connection_governor.postgresql.opener import Opener
 
 
@@ -108,7 +109,21 @@ class FencedConnection(GovernedSession, psycopg.Connection[Any]):
         pgconn = waiting.wait_conn(self._signing_in(address, credentials), interval=login.STEPS_INTERVAL_S)
         psycopg.Connection.__init__(self, pgconn)
         self._accepted()
+        if self.asks_for_server:
+            self.server = self._read_server()
         self._start()
+
+    def _read_server(self) -> DatabaseServer | None:
+        """Return which server this is; None where it does not say."""
+        from connection_governor.postgresql.server import QUERY, server_of  # noqa: PLC0415 - only for kept sessions
+
+        try:
+            (result,) = self._exchange([QUERY], self._target.connect_seconds)
+        except psycopg.Error:
+            if not self.is_open:
+                raise
+            return None
+        return server_of(result)
 
     def _addresses(self) -> list[str]:
         host, port = self._target.host, self._target.port
