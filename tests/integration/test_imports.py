@@ -183,6 +183,22 @@ SESSION = """wiring.database wiring.mysql aws.secrets database.authorities datab
     mysql.plugins mysql.server mysql.session mysql.state mysql.stream mysql.tls"""
 
 
+BY_IAM = "wiring.iam aws.database_tokens database.tokens"
+
+
+@pytest.mark.parametrize("transport", ["direct", "lambda"])
+def test_a_worker_that_signs_in_by_iam_asks_for_no_secret(transport: str) -> None:
+    """It would need the right to read a secret, and a request more at each cold start."""
+    with ScriptedServer([*LEASED[transport], Silence()], [Silence()]) as server:
+        variables = {**(DIRECT if transport == "direct" else REMOTE), "AWS_ENDPOINT_URL": server.url}
+        variables |= {"DB_HOST": "127.0.0.1", "DB_PORT": "9", "DB_AUTH": "iam", "DB_USER": "worker"}
+        loaded = loaded_by(USED.format(variables=variables, use="connection"), DRIVER)
+    assert len(server.requests) == len(LEASED[transport]), "all were asked for, and nothing else"
+    ours = {module.removeprefix("connection_governor.") for module in of(loaded, "connection_governor")}
+    assert ours == {*CLIENT.split(), *TRANSPORT[transport].split(), *SESSION.split(), *BY_IAM.split()}
+    assert of(loaded, *NEVER) - of(loaded, "pymysql", "ssl") == set()
+
+
 @pytest.mark.parametrize("use", ["lease", "connection"])
 @pytest.mark.parametrize("transport", ["direct", "lambda"])
 def test_a_worker_loads_only_what_it_has_chosen(transport: str, use: str) -> None:

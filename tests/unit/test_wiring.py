@@ -77,11 +77,37 @@ def test_a_missing_or_wrong_variable_is_named(variables: dict[str, str], name: s
         ({"DB_TLS": "maybe"}, "DB_TLS"),
         ({"DB_PORT": "x"}, "DB_PORT"),
         ({"DB_PORT": "99999"}, "DB_PORT"),
+        ({"DB_AUTH": "ian"}, "DB_AUTH"),
+        ({"DB_AUTH": "iam"}, "DB_USER"),
+        ({"DB_AUTH": "iam", "DB_USER": "worker", "DB_TLS": "off"}, "DB_TLS"),
     ],
 )
 def test_a_missing_database_variable_is_named(change: dict[str, str], name: str) -> None:
     """The same for the worker's own connection."""
     assert missing(lambda: mysql.opener(Environment({**DIRECT, **MYSQL, **change}))) == name
+
+
+@pytest.mark.parametrize(
+    ("host", "region"),
+    [
+        ("db.example", "eu-central-1"),
+        ("orders.c1.us-east-1.rds.amazonaws.com", "us-east-1"),
+        ("orders.c1.rds.cn-north-1.amazonaws.com.cn", "cn-north-1"),
+    ],
+)
+@pytest.mark.parametrize("engine", ["mysql", "postgresql"])
+def test_by_iam_no_secret_is_named_and_the_token_is_for_the_databases_region(
+    engine: str, host: str, region: str
+) -> None:
+    """A database in another region refuses every token that names the worker's own."""
+    variables = {**DIRECT, "DB_ENGINE": engine, "DB_HOST": host, "DB_AUTH": "iam", "DB_USER": "worker"}
+    opener = env.opener(Environment(variables))
+    login = next(opener.attempts()())  # type: ignore[attr-defined]
+    assert (login.username, login.is_token) == ("worker", True)
+    assert login.password.startswith(
+        f"{host}:{5432 if engine == 'postgresql' else 3306}/?Action=connect&DBUser=worker&"
+    )
+    assert f"%2F{region}%2Frds-db%2Faws4_request" in login.password
 
 
 def test_direct_is_the_default_transport() -> None:

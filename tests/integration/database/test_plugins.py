@@ -12,9 +12,10 @@ from pymysql import err
 from connection_governor.database.credentials import Login, only
 from connection_governor.database.fence import Fence
 from connection_governor.database.target import Target
-from connection_governor.mysql.connect import new_session
+from connection_governor.database.tokens import TokenCredentials
+from connection_governor.mysql.connect import is_denied, new_session
 from connection_governor.mysql.opener import Opener
-from connection_governor.system import SYSTEM_CLOCK
+from connection_governor.system import SYSTEM_CLOCK, SystemEntropy
 from harness.stack.tls import make_server_certificate
 from tests.support.scripted_mysql import ScriptedMySQL
 
@@ -48,7 +49,11 @@ def pymysql_opens(target: Target, credentials: Login) -> None:
 
 
 def aiomysql_opens(target: Target, credentials: Login) -> None:
-    opener = Opener(target, lambda _deadline: only(credentials)(), SYSTEM_CLOCK)
+    opened_by(Opener(target, lambda _deadline: only(credentials)(), SYSTEM_CLOCK))
+
+
+def opened_by(opener: Opener) -> None:
+    """Open a session of aiomysql, and drop it."""
 
     async def opened() -> None:
         session = opener.new_async_session(Fence(), "", None)
@@ -138,3 +143,39 @@ def test_the_usual_plugins_are_answered(opens: Opening) -> None:
     with ScriptedMySQL(b"mysql_native_password", greets_with=b"caching_sha2_password") as server:
         opens(Target("127.0.0.1", server.port, tls="off"), SECRET)
     assert [len(reply) for reply in server.heard[0].replies] == [20]
+
+
+class Numbered:
+    """Tokens that are never too young to be made anew."""
+
+    def __init__(self) -> None:
+        self.number = 1
+
+    def current(self) -> str:
+        return f"token-{self.number}"
+
+    def newer_than(self, _refused: str) -> str:
+        self.number += 1
+        return self.current()
+
+
+class AtOnce(SystemEntropy):
+    """Jitter that never waits."""
+
+    def fraction(self) -> float:
+        return 0.0
+
+
+@pytest.mark.parametrize("opens", [lambda opener: opener.open(Fence(), "", None).close(), opened_by])
+@pytest.mark.parametrize("denials", [1, 3])
+def test_a_denied_token_is_made_anew_once_and_then_tried_again(
+    opens: Callable[[Opener], None], denials: int, tls: tuple[ssl.SSLContext, str]
+) -> None:
+    """An old token, or a throttled sign-in, ends the invocation."""
+    context, authority = tls
+    with ScriptedMySQL(b"mysql_clear_password", tls=context, denies=denials) as server:
+        target = Target("127.0.0.1", server.port, tls_ca=authority)
+        tokens = TokenCredentials("worker", Numbered(), is_denied, SYSTEM_CLOCK, AtOnce())
+        opens(Opener(target, tokens.attempts, SYSTEM_CLOCK))
+    sent = [reply.rstrip(b"\0").decode() for heard in server.heard for reply in heard.replies]
+    assert sent == ["token-1"] + ["token-2"] * denials

@@ -1,7 +1,8 @@
-"""Sign requests to AWS: Signature Version 4 in an Authorization header. Pure: the time is passed in.
+"""Sign requests to AWS: Signature Version 4, in an Authorization header or in the query. Pure: the time is passed in.
 
 Source: https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html
-Left out, because no request here needs it: streaming or presigned requests, S3's path rules, dot segments in paths.
+Left out, because no request here needs it: streaming requests, presigned ones with a path or a body, S3's path rules,
+dot segments in paths.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 _UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 _UNRESERVED_AND_SLASH = _UNRESERVED | frozenset(b"/")
+_ALGORITHM = "AWS4-HMAC-SHA256"
+_NO_BODY = sha256(b"").hexdigest()
+_PORT_OF_HTTPS = ":443"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +81,56 @@ class Signer:
     ) -> tuple[str, str]:
         """Return the values of the two headers that change with each request: x-amz-date and authorization."""
         timestamp = self._timestamp(now_ms // 1_000)
-        day = timestamp[:8]
-        scope = f"{day}/{self._region}/{self._service}/aws4_request"
-        to_sign = f"AWS4-HMAC-SHA256\n{timestamp}\n{scope}\n{request.digest(timestamp, body)}"
-        signature = _hmac(self._signing_key(credentials.secret_key, day), to_sign).hex()
+        scope = self._scope(timestamp)
+        signature = self._signature(timestamp, scope, request.digest(timestamp, body), credentials.secret_key)
         return timestamp, (
-            f"AWS4-HMAC-SHA256 Credential={credentials.access_key}/{scope}, "
+            f"{_ALGORITHM} Credential={credentials.access_key}/{scope}, "
             f"SignedHeaders={request.names}, Signature={signature}"
         )
+
+    def presigned(
+        self,
+        authority: str,
+        parameters: Mapping[str, str],
+        credentials: AwsCredentials,
+        now_ms: int,
+        *,
+        expires_seconds: int,
+    ) -> str:
+        """Return a GET request whose signature stands in its query, without `https://`: a token for a database.
+
+        Args:
+            authority: the host, with `:port` if there is one. As in a browser, port 443 is not signed.
+            parameters: of the query, not encoded; they keep their order and stand first.
+            credentials: whose request it is.
+            now_ms: when the token's time begins.
+            expires_seconds: how long the token is valid.
+        """
+        timestamp = self._timestamp(now_ms // 1_000)
+        scope = self._scope(timestamp)
+        named = {
+            **parameters,
+            "X-Amz-Algorithm": _ALGORITHM,
+            "X-Amz-Credential": f"{credentials.access_key}/{scope}",
+            "X-Amz-Date": timestamp,
+            "X-Amz-Expires": str(expires_seconds),
+            "X-Amz-SignedHeaders": "host",
+        }
+        if credentials.token:
+            named["X-Amz-Security-Token"] = credentials.token
+        query = "&".join([f"{name}={percent_encode(value)}" for name, value in named.items()])
+        host = authority.lower().removesuffix(_PORT_OF_HTTPS)
+        canonical = f"GET\n/\n{_canonical_query(query)}\nhost:{host}\n\nhost\n{_NO_BODY}"
+        digest = sha256(canonical.encode()).hexdigest()
+        signature = self._signature(timestamp, scope, digest, credentials.secret_key)
+        return f"{authority}/?{query}&X-Amz-Signature={signature}"
+
+    def _scope(self, timestamp: str) -> str:
+        return f"{timestamp[:8]}/{self._region}/{self._service}/aws4_request"
+
+    def _signature(self, timestamp: str, scope: str, digest: str, secret_key: str) -> str:
+        to_sign = f"{_ALGORITHM}\n{timestamp}\n{scope}\n{digest}"
+        return _hmac(self._signing_key(secret_key, timestamp[:8]), to_sign).hex()
 
     def _timestamp(self, second: int) -> str:
         known, timestamp = self._second
@@ -106,7 +152,7 @@ class Signer:
 
 
 def percent_encode(text: str) -> str:
-    """Encode one path segment as AWS wants it: all but the unreserved characters, in upper case."""
+    """Encode a path segment or a query's value as AWS wants it: all but the unreserved characters, in upper case."""
     return _encode(text, _UNRESERVED)
 
 

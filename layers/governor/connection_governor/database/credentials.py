@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from connection_governor.core.deadline import Deadline
 
     Attempts = Callable[[], Generator["Login"]]
+    Logins = Callable[[Deadline | None], Generator["Login"]]
     IsDenied = Callable[[Exception], bool]
 
 Session = TypeVar("Session")

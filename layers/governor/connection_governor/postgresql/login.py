@@ -14,6 +14,7 @@ from psycopg.conninfo import make_conninfo
 from psycopg.waiting import Wait
 
 from connection_governor.database.authorities import RDS_BUNDLE
+from connection_governor.errors import InvalidRequest
 from connection_governor.postgresql.refusal import ask_for_sqlstate, refusal_of
 from connection_governor.postgresql.wire import is_connected, second_descriptor
 
@@ -31,6 +32,7 @@ STEPS_INTERVAL_S = 0.05
 
 _NO_FILE = os.path.join(os.devnull, "none")  # noqa: PTH118 - pathlib costs 3 ms
 _SSL_MODES = {"verify": "verify-full", "require": "require", "off": "disable"}
+_FIRST_WITH_REQUIRED_WAYS = 160_000
 _IN_LOGIN = frozenset({pq.ConnStatus.AWAITING_RESPONSE, pq.ConnStatus.AUTH_OK})
 
 
@@ -70,8 +72,21 @@ def parameters(target: Target, session_name: str, options: str) -> dict[str, Any
 
 
 def conninfo(common: Mapping[str, Any], address: str, login: Login) -> str:
-    """Return the connection string for one address and one login."""
-    return make_conninfo("", **common, hostaddr=address, user=login.username, password=login.password)
+    """Return the connection string for one address and one login.
+
+    Without TLS no password goes out in clear text, though a server, or a machine between, may ask for that. A libpq
+    before version 16 cannot be told so.
+
+    Raises:
+        InvalidRequest: a token would be sent without TLS.
+    """
+    ways = {}
+    if common["sslmode"] == _SSL_MODES["off"]:
+        if login.is_token:
+            raise InvalidRequest("DB_TLS", "must be verify or require: a token is never sent without TLS")
+        if pq.version() >= _FIRST_WITH_REQUIRED_WAYS:
+            ways["require_auth"] = "!password"
+    return make_conninfo("", **common, **ways, hostaddr=address, user=login.username, password=login.password)
 
 
 def addresses(found: Iterable[tuple[Any, ...]]) -> list[str]:

@@ -8,11 +8,11 @@ from connection_governor.postgresql.fence import session_options
 from connection_governor.postgresql.session import FencedConnection
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Mapping
+    from collections.abc import Mapping
 
     from connection_governor.core.clock import Clock
     from connection_governor.core.deadline import Deadline
-    from connection_governor.database.credentials import Attempts, Login
+    from connection_governor.database.credentials import Attempts, Logins
     from connection_governor.database.fence import Fence
     from connection_governor.database.target import Target
     from connection_governor.postgresql.async_session import AsyncFencedConnection
@@ -27,7 +27,7 @@ class Opener:
         clock: what `usable_until_ms` is compared with.
     """
 
-    def __init__(self, target: Target, logins: Callable[[Deadline | None], Generator[Login]], clock: Clock) -> None:
+    def __init__(self, target: Target, logins: Logins, clock: Clock) -> None:
         self.target = target
         self.clock = clock
         self._logins = logins

@@ -22,6 +22,7 @@ _VERBOSE, _DEFAULT = 2, 1
 _FIRST_LINE = re.compile(r"^(?P<before>[^\n]*?:  )(?P<sqlstate>[0-9A-Z]{5}): (?P<after>[^\n]*)")
 _LOCATION = re.compile(r"\n\w[^\n]*: {2}\w+, \w+\.c:\d+$")
 DENIED = "28P01"
+_NOT_AUTHORIZED = "28000"
 
 
 def ask_for_sqlstate(pgconn: PGconn, *, wanted: bool) -> None:
@@ -72,3 +73,8 @@ def refusal_of(text: str) -> psycopg.OperationalError:
 def is_denied(error: Exception) -> bool:
     """Return whether the server has denied the password."""
     return isinstance(error, psycopg.Error) and error.sqlstate == DENIED
+
+
+def is_token_denied(error: Exception) -> bool:
+    """Return whether the server has denied a token: RDS checks it by PAM, whose refusal has a code of its own."""
+    return isinstance(error, psycopg.Error) and error.sqlstate in {DENIED, _NOT_AUTHORIZED}

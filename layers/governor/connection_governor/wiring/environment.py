@@ -81,11 +81,16 @@ class Environment:
         """Whether SnapStart restores this function's environments from one snapshot."""
         return self.get("AWS_LAMBDA_INITIALIZATION_TYPE") == "snap-start"
 
-    def endpoint(self, service: str, *, read_timeout_s: float = 2.0) -> Endpoint:
-        """Return one of AWS's services, reached over kept connections."""
+    def region(self) -> str:
+        """Return the region that this process works in."""
         region = self.get("AWS_REGION") or self.get("AWS_DEFAULT_REGION")
         if not region:
             raise InvalidRequest("AWS_REGION", "must be set in the environment")
+        return region
+
+    def endpoint(self, service: str, *, read_timeout_s: float = 2.0) -> Endpoint:
+        """Return one of AWS's services, reached over kept connections."""
+        region = self.region()
         url = endpoint_url(service, region, self.variables)
         source = credential_source(self.variables)
         try:

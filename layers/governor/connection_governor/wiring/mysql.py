@@ -5,11 +5,10 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from connection_governor.database.credentials import DatabaseCredentials
 from connection_governor.mysql.connect import is_denied
 from connection_governor.mysql.opener import Opener
 from connection_governor.system import SYSTEM_CLOCK
-from connection_governor.wiring.database import secret_fetcher, target
+from connection_governor.wiring.database import logins, secret_fetcher, target
 
 if TYPE_CHECKING:
     from connection_governor.server.ports import Administration, KeptWatch
@@ -20,9 +19,9 @@ _PORT = 3_306
 
 def opener(environment: Environment) -> Opener:
     """Return the opener of sessions of the database that the variables name."""
-    credentials = DatabaseCredentials(secret_fetcher(environment), is_denied)
-    logins = partial(credentials.attempts, environment.required("DB_SECRET_ARN"))
-    return Opener(target(environment, _PORT), logins, SYSTEM_CLOCK)
+    server = target(environment, _PORT)
+    found = logins(environment, server, is_denied=is_denied, is_token_denied=is_denied)
+    return Opener(server, found, SYSTEM_CLOCK)
 
 
 def watch(environment: Environment) -> KeptWatch:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from connection_governor.database.credentials import DatabaseCredentials
 from connection_governor.errors import InvalidRequest
 from connection_governor.system import SYSTEM_CLOCK
-from connection_governor.wiring.database import secret_fetcher, target
+from connection_governor.wiring.database import logins, secret_fetcher, target
 
 if TYPE_CHECKING:
     from connection_governor.postgresql.opener import Opener
@@ -26,16 +25,16 @@ def opener(environment: Environment) -> Opener:
     """
     try:
         from connection_governor.postgresql.opener import Opener  # noqa: PLC0415 - an optional extra
-        from connection_governor.postgresql.refusal import is_denied  # noqa: PLC0415 - the same
+        from connection_governor.postgresql.refusal import is_denied, is_token_denied  # noqa: PLC0415 - the same
     except ImportError as error:
         raise InvalidRequest(
             "DB_ENGINE",
             "postgresql needs psycopg 3 and libpq in the function's package: install"
             f" connection-governor[postgresql] with psycopg[binary], or a system's libpq ({error})",
         ) from error
-    credentials = DatabaseCredentials(secret_fetcher(environment), is_denied)
-    logins = partial(credentials.attempts, environment.required("DB_SECRET_ARN"))
-    return Opener(target(environment, _PORT), logins, SYSTEM_CLOCK)
+    server = target(environment, _PORT)
+    found = logins(environment, server, is_denied=is_denied, is_token_denied=is_token_denied)
+    return Opener(server, found, SYSTEM_CLOCK)
 
 
 def watch(environment: Environment) -> KeptWatch:
