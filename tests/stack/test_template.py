@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import json
 import os
@@ -239,6 +240,14 @@ def test_every_function_can_do_its_work_with_its_own_role(transport: str, enforc
     assert enforced.invoke("WorkerFunctionName", {"hold_ms": 0, "timeout_ms": 2_000})["rows"] == 3
     assert enforced.invoke("HarnessFunctionName", {"operation": "unit", "hold_ms": 0})["granted"] == 1
     assert enforced.invoke("JanitorFunctionName", {})["killed"] == 0
+
+
+def test_the_deployed_seed_limits_every_statement_and_the_deployed_janitor_sees_that(enforced: Stack) -> None:
+    """A seed that could not make the event, or a janitor that may not look at it, shows in no other answer."""
+    client, janitor = enforced.aws.client("lambda"), enforced.deployment.outputs["JanitorFunctionName"]
+    assert enforced.invoke("WorkerFunctionName", {"hold_ms": 0})["rows"] == 3  # else a later round looks at nothing
+    log = base64.b64decode(client.invoke(FunctionName=janitor, Payload=b"{}", LogType="Tail")["LogResult"])
+    assert b'"StatementLimitMissing":0' in log
 
 
 def test_an_operator_sees_and_ends_a_session_through_the_janitor(enforced: Stack) -> None:

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from connection_governor.core.deadline import Deadline
+    from harness.stack.mariadb import PrivateMariaDB
     from harness.stack.mysql import PrivateMySQL
+    from harness.stack.mysql_family import MySQLFamilyServer
 
 ADMINISTRATOR, WORKER, MONITOR = (
     Login(name, f"{name}Secret1") for name in ("master_user", "limited_worker", "limited_monitor")
@@ -46,7 +48,7 @@ MASTER = """
 class World:
     """A server, and the seed's administrator on it."""
 
-    def __init__(self, server: PrivateMySQL) -> None:
+    def __init__(self, server: MySQLFamilyServer) -> None:
         assert server.port is not None
         self.server = server
         self.target = Target(server.host, server.port, tls_ca=str(server.ca_path))
@@ -120,6 +122,18 @@ def world(mysql: PrivateMySQL) -> Iterator[World]:
     yield World(mysql)
     users = ", ".join(f"'{user.username}'@'%'" for user in (ADMINISTRATOR, WORKER, MONITOR))
     mysql.execute("DROP DATABASE IF EXISTS connection_governor", f"DROP USER IF EXISTS {DEFINER}, {users}")
+
+
+def test_mariadb_needs_no_event_and_gets_none(mariadb: PrivateMariaDB) -> None:
+    """Its own limit is for each statement; a note or an alarm there would be false."""
+    mariadb.create_user(ADMINISTRATOR.username, ADMINISTRATOR.password, grants=["ALL ON *.*"])
+    mariadb.execute(f"GRANT GRANT OPTION ON *.* TO '{ADMINISTRATOR.username}'@'%'")
+    world = World(mariadb)
+    assert world.seed() == ()
+    assert world.missing() is None
+    assert world.count("SELECT COUNT(*) FROM information_schema.events") == 0
+    world.remove()
+    mariadb.execute(f"DROP USER '{ADMINISTRATOR.username}'@'%'")
 
 
 @pytest.fixture
