@@ -25,7 +25,7 @@ from connection_governor.system import SYSTEM_CLOCK
 from tests.support.database import opener_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from contextlib import AbstractContextManager
 
     from connection_governor.client.ports import Opener
@@ -39,8 +39,17 @@ WORKER: Final = Login("kind_worker", "pässwörd €")
 MONITOR: Final = Login("kind_monitor", "another €")
 ROLE: Final = "kind_role"
 SCHEMA: Final = "kinds"
-LONG_S: Final = 60
+LONG_S: Final = 20
 """How long a statement would last that nothing stops."""
+LOCK_WAIT: Final = "a wait for a row"
+TABLES: Final = ("rows_1", "rows_2", "rows_3", "rows_4")
+
+
+def _tables() -> Iterator[str]:
+    for table in TABLES:
+        yield f"DROP TABLE IF EXISTS {table}"
+        yield f"CREATE TABLE {table} (id INT PRIMARY KEY, pieces INT)"
+        yield f"INSERT INTO {table} VALUES (1, 10)"
 
 
 @dataclass
@@ -64,6 +73,7 @@ class Kind(ABC):
     """Statements that leave something behind in a session: a variable, a table, a lock."""
     remembered: ClassVar[str]
     """A query that counts what they left."""
+    end_one: ClassVar[str]
     _root: Any = field(default=None, init=False, repr=False)
 
     @property
@@ -83,6 +93,19 @@ class Kind(ABC):
     def clear(self) -> None:
         """Drop what an interrupted statement has made: MySQL's SLEEP answers 1 where it is interrupted."""
         self.run(self._root, "DROP TABLE IF EXISTS made")
+
+    @contextlib.contextmanager
+    def locked_row(self) -> Iterator[None]:
+        """Hold the lock that `LOCK_WAIT` waits for."""
+        with contextlib.closing(self._administrator()) as holder:
+            self.run(holder, "BEGIN", "UPDATE rows_4 SET pieces = 2")
+            yield
+
+    def end_all(self, numbers: Iterable[int]) -> None:
+        """End what is left of these sessions."""
+        for number in filter(self.listed, numbers):
+            with contextlib.suppress(Exception):  # it has gone meanwhile
+                self.run(self._root, self.end_one.format(number))
 
     @abstractmethod
     def limit(self, connections: int) -> None:
@@ -162,24 +185,29 @@ class Kind(ABC):
         return time.monotonic() - since
 
 
+_SLOW: Final = "SELECT SUM(SLEEP(0.01)) FROM numbers"  # no SLEEP of it is long enough to look at its client
+
+
 @dataclass
 class _MySQLFamily(Kind):
     server: MySQLFamilyServer
     who_am_i = "SELECT CONNECTION_ID()"
+    end_one = "KILL {}"
     role_now = "SELECT COALESCE(CURRENT_ROLE(), 'NONE')"
     schema_now = "SELECT DATABASE()"
     other_schema = "USE kinds_other"
     remember = ("SET @left = 1", "CREATE TEMPORARY TABLE left_over (id INT)", "DO GET_LOCK('left', 0)")
     remembered = "SELECT (@left IS NOT NULL) + (IS_USED_LOCK('left') IS NOT NULL)"
     lingering: ClassVar[Mapping[str, str]] = {
-        "SELECT": f"SELECT SLEEP({LONG_S})",
-        "UPDATE": f"UPDATE rows_1 SET pieces = pieces + SLEEP({LONG_S})",
-        "DELETE": f"DELETE FROM rows_2 WHERE SLEEP({LONG_S}) = 0",
-        "INSERT … SELECT": f"INSERT INTO rows_3 SELECT 2, SLEEP({LONG_S})",
-        "CREATE TABLE AS": f"CREATE TABLE made AS SELECT SLEEP({LONG_S})",
-        "SET @v = (SELECT …)": f"SET @v = (SELECT SLEEP({LONG_S}))",
-        "DO": f"DO SLEEP({LONG_S})",
+        "SELECT": _SLOW,
+        "UPDATE": f"UPDATE rows_1 SET pieces = ({_SLOW})",
+        "DELETE": f"DELETE FROM rows_2 WHERE ({_SLOW}) = 7",
+        "INSERT … SELECT": f"INSERT INTO rows_3 SELECT 2, ({_SLOW})",
+        "CREATE TABLE … AS SELECT": f"CREATE TABLE made AS {_SLOW}",
+        "SET @v = (SELECT …)": f"SET @v = ({_SLOW})",
+        "DO": f"DO ({_SLOW})",
         "CALL": "CALL lasts()",
+        LOCK_WAIT: "UPDATE rows_4 SET pieces = 1",
     }
 
     def prepare(self) -> None:
@@ -187,11 +215,12 @@ class _MySQLFamily(Kind):
         self.server.execute(
             *(f"CREATE DATABASE IF NOT EXISTS {name}" for name in (SCHEMA, f"{SCHEMA}_other")),
             f"USE {SCHEMA}",
-            *(f"DROP TABLE IF EXISTS {name}" for name in ("rows_1", "rows_2", "rows_3", "made")),
-            *(f"CREATE TABLE rows_{n} (id INT PRIMARY KEY, pieces INT) ENGINE=InnoDB" for n in (1, 2, 3)),
-            *(f"INSERT INTO rows_{n} VALUES (1, 10)" for n in (1, 2, 3)),
+            "DROP TABLE IF EXISTS numbers",
+            "CREATE TABLE numbers (n INT)",
+            f"INSERT INTO numbers VALUES {', '.join(['(1)'] * LONG_S * 100)}",
+            *_tables(),
             "DROP PROCEDURE IF EXISTS lasts",
-            f"CREATE PROCEDURE lasts() SELECT SLEEP({LONG_S})",
+            f"CREATE PROCEDURE lasts() {_SLOW}",
             f"DROP ROLE IF EXISTS {ROLE}",
             f"CREATE ROLE {ROLE}",
         )
@@ -250,6 +279,10 @@ class MySQLKind(_MySQLFamily):
     def prepare(self) -> None:
         """See `Kind.prepare`."""
         super().prepare()
+        self.limit_statements()
+
+    def limit_statements(self) -> None:
+        """Make the event that the seed makes."""
         with self.server.root() as root, root.cursor() as cursor:
             assert statement_limit.make(cursor, worker=WORKER.username, monitor=MONITOR.username) is None
 
@@ -266,6 +299,7 @@ class PostgreSQLKind(Kind):
 
     server: PrivatePostgreSQL
     who_am_i = "SELECT pg_backend_pid()"
+    end_one = "SELECT pg_terminate_backend({})"
     role_now = "SELECT current_role"
     schema_now = "SELECT current_schema()"
     other_schema = "SET search_path TO other"
@@ -283,9 +317,10 @@ class PostgreSQLKind(Kind):
         "UPDATE": f"UPDATE rows_1 SET pieces = pieces + length(pg_sleep({LONG_S})::text)",
         "DELETE": f"DELETE FROM rows_2 WHERE pg_sleep({LONG_S}) IS NOT NULL",
         "INSERT … SELECT": f"INSERT INTO rows_3 SELECT 2, length(pg_sleep({LONG_S})::text)",
-        "CREATE TABLE AS": f"CREATE TABLE made AS SELECT pg_sleep({LONG_S})::text",
+        "CREATE TABLE … AS SELECT": f"CREATE TABLE made AS SELECT pg_sleep({LONG_S})::text",
         "DO": f"DO $$ BEGIN PERFORM pg_sleep({LONG_S}); END $$",
         "CALL": "CALL lasts()",
+        LOCK_WAIT: "UPDATE rows_4 SET pieces = 1",
     }
 
     def prepare(self) -> None:
@@ -297,9 +332,7 @@ class PostgreSQLKind(Kind):
                 root.execute(sql.SQL("CREATE ROLE {}").format(sql.Identifier(ROLE)))
         self.server.execute(
             "CREATE SCHEMA IF NOT EXISTS other",
-            *(f"DROP TABLE IF EXISTS {name}" for name in ("rows_1", "rows_2", "rows_3", "made")),
-            *(f"CREATE TABLE rows_{n} (id INT PRIMARY KEY, pieces INT)" for n in (1, 2, 3)),
-            *(f"INSERT INTO rows_{n} VALUES (1, 10)" for n in (1, 2, 3)),
+            *_tables(),
             "DROP PROCEDURE IF EXISTS lasts",
             f"CREATE PROCEDURE lasts() LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep({LONG_S}); END $$",
             database=SCHEMA,

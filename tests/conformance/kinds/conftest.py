@@ -31,7 +31,6 @@ def prepared_kind(request: pytest.FixtureRequest) -> Iterator[Kind]:
 @pytest.fixture
 def kind(prepared_kind: Kind) -> Kind:
     """Return the kind, with no limit on the worker's user but the server's."""
-    prepared_kind.clear()
     prepared_kind.limit(15)
     return prepared_kind
 
