@@ -39,13 +39,14 @@ def test_an_acquire_whose_answer_was_lost_holds_one_connection(world: World) -> 
 
 
 def test_a_takeover_whose_answer_was_lost_holds_one_connection(world: World) -> None:
-    """As for a plain acquire: the retried takeover finds its own lease and not the ones it took."""
-    world.lend(connections=3)
+    """As for a plain acquire: the retried takeover finds its own lease and not the ones it took. It names them."""
+    gone = world.lend(connections=3)
     world.clock.advance(LEASE_MS + SKEW_MS + 1)
     world.store.plan("grant", None, LOST_ANSWER)
     grant = world.acquire()
     assert isinstance(grant, Grant)
     assert set(world.shard().leases) == {grant.lease.lease_id}
+    assert grant.lease.taken_over == (gone.session_name,)
 
 
 def test_the_retry_of_an_acquire_asks_for_exactly_the_same_record(world: World) -> None:

@@ -155,15 +155,16 @@ def test_an_expired_lease_is_taken_over_by_the_next_acquire_that_needs_it(world:
     shard = world.shard()
     assert set(shard.leases) == {lease.lease_id}
     assert shard.remaining == 2
+    assert lease.taken_over == (gone.session_name,)
     assert not world.release(gone)
 
 
 def test_one_acquire_takes_over_several_where_it_needs_them(world: World) -> None:
     """An acquire for two connections would starve behind two crashed holders of one."""
-    for _ in range(3):
-        world.lend_long_ago(ends_in_ms=LONG_OVER)
+    gone = [world.lend_long_ago(ends_in_ms=LONG_OVER) for _ in range(3)]
     lease = world.lend(connections=2)
     assert set(world.shard().leases) == {lease.lease_id}
+    assert set(lease.taken_over) == {one.session_name for one in gone}
 
 
 def test_within_the_allowance_for_clocks_nothing_is_taken_over(world: World) -> None:
@@ -176,7 +177,7 @@ def test_within_the_allowance_for_clocks_nothing_is_taken_over(world: World) -> 
 def test_while_there_is_room_no_lease_is_taken_over(world: World) -> None:
     """Its holder may yet release it: that is one cheap write fewer for every other caller."""
     old = world.lend_long_ago(ends_in_ms=LONG_OVER)
-    world.lend()
+    assert world.lend().taken_over == ()
     assert old.lease_id in world.shard().leases
 
 

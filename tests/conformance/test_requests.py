@@ -71,6 +71,15 @@ def test_a_renew_by_length_that_is_repeated_after_both_ends_is_not_held(world: W
     assert answer(world, request) == {"renewed": False, "reason": "not_held"}
 
 
+def test_an_acquire_names_the_sessions_of_the_leases_that_it_took_over(world: World) -> None:
+    """A worker in any language ends what is left of them before it uses its own connection."""
+    request = {"action": "acquire", "database": "orders", "connections": 3, "lease_ms": 10_000}
+    first = answer(world, request | {"lease_id": LEASE_ID})
+    assert "taken_over" not in first
+    world.clock.advance(10_000 + SKEW_MS + 1)
+    assert answer(world, request)["taken_over"] == [f"governor:{LEASE_ID}:orders#0"]
+
+
 def test_an_acquire_that_is_repeated_later_is_granted_the_lease_that_is_stored(world: World) -> None:
     """A worker in any language names a length: its SDK repeats the request after a lost answer, the end has moved."""
     request = {"action": "acquire", "database": "orders", "lease_id": LEASE_ID, "lease_ms": 10_000}

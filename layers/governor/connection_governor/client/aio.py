@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -130,6 +130,8 @@ class AsyncGovernor:
             held.lease = await self._lease_or_none(request)
             connection = held.connection = self._new_session(held.lease, request)
             await connection.open()
+            if held.lease is not None and held.lease.taken_over:
+                await self._end_overdue(connection, held.lease)
             yield connection
             await held.end()
         except BaseException:
@@ -145,6 +147,11 @@ class AsyncGovernor:
         connection.lease = lease
         self._sessions.watch(connection, lease)
         return connection
+
+    async def _end_overdue(self, connection: AsyncSession, lease: Lease) -> None:
+        """As `sessions.LeasedSession.open` ends them; a connection that was lost meanwhile fails the body's command."""
+        with suppress(connection.driver_error):
+            self._sessions.note_ended(lease, await connection.end_sessions(lease.taken_over))
 
     async def _lease_or_none(self, request: LeaseRequest) -> Lease | None:
         """Return a lease; None if the governor cannot be reached and this worker chose to connect all the same."""

@@ -8,7 +8,7 @@ from connection_governor.client.lease_file import NO_LEASE_FILE
 from connection_governor.core.values import dataclass
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from connection_governor.client.lease_file import LeaseNotes
     from connection_governor.core.clock import Clock
@@ -25,11 +25,13 @@ class Watched(Protocol):
     """The part of a session that both the blocking and the asynchronous one have.
 
     Attributes:
+        driver_error: the base of the driver's errors: after one, the session is not kept.
         lease: the lease that it was opened under; None without one.
         on_login: called with the session before each login is sent. From here on the server may have one.
         on_work: called with True before the session gets work, and with False once it has none left.
     """
 
+    driver_error: type[Exception]
     lease: Lease | None
     on_login: Callable[[Any], object] | None
     on_work: Callable[..., None] | None
@@ -45,7 +47,6 @@ class Session(Watched, Protocol):
     It exists before it is opened, so that it can be ended wherever its opening was interrupted.
 
     Attributes:
-        driver_error: the base of the driver's errors: after one, the session is not kept.
         fence: the session's limits.
         usable_until_ms: statements are refused (`LeaseLost`) after this moment; moved when the lease is renewed.
         acquired_ms: when the lease was granted, milliseconds since 1970 UTC.
@@ -54,7 +55,6 @@ class Session(Watched, Protocol):
         on_close: called once, after `close` has ended the session.
     """
 
-    driver_error: type[Exception]
     fence: Fence
     usable_until_ms: int | None
     acquired_ms: int
@@ -75,6 +75,12 @@ class Session(Watched, Protocol):
     def reset(self) -> None:
         """Roll back, and forget all session state but the fence. Raises the driver's error: the session is closed."""
 
+    def end_sessions(self, names: Collection[str]) -> int:
+        """End the user's own other sessions with these names, and count them. It needs no right.
+
+        Raises the driver's error, or `LeaseLost`.
+        """
+
     def close(self) -> None:
         """End it in order, and wait shortly for the server to have ended it. Can be repeated."""
 
@@ -84,6 +90,9 @@ class AsyncSession(Watched, Protocol):
 
     async def open(self) -> None:
         """Open it, once. Raises the driver's error, or `LeaseLost`."""
+
+    async def end_sessions(self, names: Collection[str]) -> int:
+        """End sessions as `Session.end_sessions` does."""
 
     async def take_leave(self) -> None:
         """End it in order, and wait shortly for the server to have ended it."""

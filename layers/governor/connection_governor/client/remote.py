@@ -67,7 +67,8 @@ class RemoteGovernor:
         if not answer["granted"]:
             return _refusal(answer)
         totals = {name: answer[name] for name in ("allowed", "in_use", "remaining", "estimated", "pressure")}
-        return Grant(lease=_lease(answer), **totals)
+        taken_over = tuple(answer.get("taken_over", ()))
+        return Grant(lease=_lease(answer, taken_over=taken_over), **totals)
 
     def renew(self, lease: Lease, *, expires_at_ms: int, deadline: Deadline | None = None) -> Renewal | Refusal | None:
         """See `Service.renew`."""
@@ -115,9 +116,9 @@ def _parsed(answer: bytes) -> Payload:
     return parsed
 
 
-def _lease(answer: Payload) -> Lease:
+def _lease(answer: Payload, **more: Any) -> Lease:  # noqa: ANN401 - fields of a lease
     """Return the lease of an answer; fields that a newer function may add are left out."""
-    return Lease(**{name: answer["lease"][name] for name in LEASE_FIELDS})
+    return Lease(**{name: answer["lease"][name] for name in LEASE_FIELDS}, **more)
 
 
 def _refusal(answer: Payload) -> Refusal:

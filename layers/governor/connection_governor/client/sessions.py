@@ -110,6 +110,11 @@ class Sessions:
                 self._lease_file.closed(lease)
                 self._lease_client.release_at_end(lease, invocation)
 
+    def note_ended(self, lease: Lease, count: int) -> None:
+        """Log that so many sessions outlived the leases that this one took over, and were ended."""
+        if count:
+            self._reporter.note("overdue sessions ended", lease_id=lease.lease_id, database=lease.database, count=count)
+
     def watch(self, connection: Watched, lease: Lease) -> None:
         """Note the session under a lease for the extension: its socket, and whether it is working."""
         connection.on_login = partial(self._lease_file.opened, lease)
@@ -192,6 +197,8 @@ class LeasedSession:
         connection.connect()
         if connection.server is not None:
             sessions.release_ended(connection.server, request.invocation)
+        if self.lease is not None and self.lease.taken_over:
+            self._end_overdue(connection, self.lease)
         return connection
 
     def end(self) -> None:
@@ -215,6 +222,19 @@ class LeasedSession:
         if self.connection is not None:
             self.connection.close()
         self.release_or_leave()
+
+    def _end_overdue(self, connection: Session, lease: Lease) -> None:
+        """End what is left of the sessions whose leases were taken over: one may hold the row that the body needs.
+
+        A server that refuses is no obstacle: such sessions end by their own limits.
+        """
+        try:
+            ended = connection.end_sessions(lease.taken_over)
+        except connection.driver_error:
+            if not connection.open:
+                raise
+        else:
+            self._sessions.note_ended(lease, ended)
 
     def _made(self, opener: Opener, request: LeaseRequest, fence: Fence) -> Session:
         if self.lease is None:

@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from connection_governor.core import placement, rules
-from connection_governor.core.lease import Grant, Shard, record_expiry_ms
+from connection_governor.core.lease import Grant, Shard, record_expiry_ms, session_name
 from connection_governor.core.reading import Reading
 from connection_governor.core.retry import ACQUIRING, Doubt
 from connection_governor.core.store import Written
@@ -162,15 +162,16 @@ class Acquisition:
 
     def _on_shard(self, move: placement.Write) -> Grant | None:
         """Write until the shard grants, or shows that it cannot."""
-        key, taken, doubt, expired = move.key, move.taken, Doubt(), 0
+        key, taken, doubt = move.key, move.taken, Doubt()
+        ended: Leases = ()  # only what is known to be removed: a session of theirs may be ended
         for _ in range(RACES_ON_A_SHARD):
             outcome = self._write(key, taken, doubt, may_leave=move.may_leave)
             if isinstance(outcome, Written):
-                return self._granted(key, outcome, outcome.fence, expired=expired + len(taken))
+                return self._granted(key, outcome, outcome.fence, ended=ended + taken)
             shard, step, freed = self._freed(outcome.shard)
-            expired += freed
+            ended += freed
             if isinstance(step, rules.AlreadyGranted) and shard is not None:
-                return self._granted(key, shard, None)
+                return self._granted(key, shard, None, ended=ended + rules.removed(taken, shard))
             if isinstance(step, rules.IdInUse):
                 raise InvalidRequest("lease_id", "is in use: every acquire needs a new one")
             if not isinstance(step, rules.Write):
@@ -182,13 +183,14 @@ class Acquisition:
             self._note_full(shard)
         return None
 
-    def _freed(self, shard: Shard | None) -> tuple[Shard | None, rules.NextStep, int]:
-        """Reclaim expired leases until one write can take over the rest; return how many were reclaimed."""
-        freed = lost = 0
+    def _freed(self, shard: Shard | None) -> tuple[Shard | None, rules.NextStep, Leases]:
+        """Reclaim expired leases until one write can take over the rest; return those that were reclaimed."""
+        freed: Leases = ()
+        lost = 0
         while isinstance(step := self._decide(shard), rules.Reclaim) and shard is not None and lost < RACES_ON_A_SHARD:
             outcome = self._retrying(partial(self._store.remove, shard.key, step.taken))
             if isinstance(outcome, Written):
-                freed += len(step.taken)
+                freed += step.taken
                 shard = shard.without(step.taken, remaining=outcome.remaining)
             else:
                 lost += 1
@@ -220,8 +222,10 @@ class Acquisition:
             any_end=wanted.any_end,
         )
 
-    def _granted(self, key: ShardKey, shown: Written | Shard, fence: int | None, *, expired: int = 0) -> Grant:
+    def _granted(self, key: ShardKey, shown: Written | Shard, fence: int | None, *, ended: Leases) -> Grant:
         lease = self._call.wanted.granted_by(key, fence)
+        if ended:
+            lease = replace(lease, taken_over=tuple(session_name(lease_id, key) for lease_id, _ in ended))
         if isinstance(shown, Shard):  # granted by an earlier try: the stored expiry counts
             lease = replace(lease, expires_at_ms=record_expiry_ms(shown.leases[lease.lease_id]))
         total, in_use, estimated = rules.totals(self._call.settings, shown.allowed, shown.allowed - shown.remaining)
@@ -232,7 +236,7 @@ class Acquisition:
             remaining=total - in_use,
             estimated=estimated,
             pressure=rules.is_pressed(shown, now_ms=self._clock.now_ms()),
-            expired=expired,
+            expired=len(ended),
         )
 
     def _retrying(self, call: Callable[[], T]) -> T:

@@ -59,6 +59,8 @@ class Lease:
         fence: grows with each grant of this shard; None if a lost answer hid it.
         expires_at_ms: expiry of the lease, milliseconds since 1970 UTC.
         shard: index of the shard that granted it.
+        taken_over: the names of the sessions of expired leases that this grant is known to have removed: a session
+            of theirs that lives on may be ended, since no lease covers it any more.
     """
 
     lease_id: str
@@ -68,6 +70,7 @@ class Lease:
     fence: int | None
     expires_at_ms: int
     shard: int
+    taken_over: tuple[str, ...] = ()
 
     @property
     def key(self) -> ShardKey:
@@ -77,7 +80,7 @@ class Lease:
     @property
     def session_name(self) -> str:
         """The `program_name` that ties a MySQL session to it: `governor:<lease id>:<database>#<shard>`."""
-        return f"governor:{self.lease_id}:{self.database}#{self.shard}"
+        return session_name(self.lease_id, self.key)
 
     @property
     def record(self) -> str:
@@ -191,6 +194,11 @@ class Shard:
         gone = {lease_id for lease_id, _ in leases}
         kept = {lease_id: record for lease_id, record in self.leases.items() if lease_id not in gone}
         return replace(self, remaining=remaining, leases=kept)
+
+
+def session_name(lease_id: str, key: ShardKey) -> str:
+    """Return the name of the sessions of a lease, see `Lease.session_name`."""
+    return f"governor:{lease_id}:{key.database}#{key.index}"
 
 
 def pack_record(expires_at_ms: int, connections: int, tag: str) -> str:

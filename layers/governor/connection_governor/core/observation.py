@@ -13,6 +13,11 @@ SESSION_NAME: Final = "governor:([A-Za-z0-9_-]{8,16}):([A-Za-z0-9_-]{1,32})#[0-9
 _NAMED: Final = re.compile(SESSION_NAME)
 
 
+def is_session_name(name: str) -> bool:
+    """Return whether a governed session may have this name."""
+    return _NAMED.fullmatch(name) is not None
+
+
 @dataclass(frozen=True, slots=True)
 class Session:
     """One session as the server lists it.

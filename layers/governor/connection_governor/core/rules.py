@@ -168,6 +168,11 @@ def next_step(
     return room_for(shard, record_connections(record), now_ms=now_ms, skew_ms=skew_ms)
 
 
+def removed(taken: Leases, shard: Shard) -> Leases:
+    """Return those of the leases to take over that are gone: the shard no longer stores them, and ids are used once."""
+    return tuple(lease for lease in taken if lease[0] not in shard.leases)
+
+
 def room_for(shard: Shard, connections: int, *, now_ms: int, skew_ms: int) -> Write | Reclaim | Full:
     """Return whether a shard, as read, has room for so many connections, and which leases it must free for them."""
     if shard.remaining >= connections:

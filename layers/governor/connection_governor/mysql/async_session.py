@@ -21,7 +21,7 @@ from connection_governor.mysql.state import Phase, Reply
 from connection_governor.mysql.tls import context_for
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Collection
 
     from connection_governor.core.deadline import Deadline
     from connection_governor.database.credentials import Login
@@ -126,6 +126,19 @@ class AsyncFencedConnection(GovernedSession, Connection):  # type: ignore[misc] 
             self.close()
             raise
         self._opened = True
+
+    async def end_sessions(self, names: Collection[str]) -> int:
+        """End sessions as `session.FencedConnection.end_sessions` does."""
+        from connection_governor.mysql.observe import own_sessions_query  # noqa: PLC0415 - few sessions end others
+
+        await self.query(own_sessions_query(names))
+        ended = 0
+        for (number,) in self._result.rows:
+            with suppress(err.MySQLError):  # it has ended meanwhile
+                await self.query(f"KILL CONNECTION {int(number)}")
+                ended += 1
+        await self.rollback()
+        return ended
 
     async def take_leave(self) -> None:
         """Send COM_QUIT and wait up to `CLOSE_SECONDS` for the server's end of the stream."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pymysql import err
 from pymysql.constants import ER
 
-from connection_governor.core.observation import Observation, Session
+from connection_governor.core.observation import Observation, Session, is_session_name
 from connection_governor.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -46,6 +46,17 @@ _NAME_NOW = """
     SELECT attr_value FROM performance_schema.session_connect_attrs
     WHERE processlist_id = %s AND attr_name = 'program_name'
 """
+
+# The attributes of the user's own sessions: reading them, and ending those sessions, needs no right.
+_OWN_NAMED = """
+    SELECT processlist_id FROM performance_schema.session_account_connect_attrs
+    WHERE attr_name = 'program_name' AND processlist_id <> CONNECTION_ID() AND attr_value IN ({names})
+"""
+
+
+def own_sessions_query(names: Collection[str]) -> str:
+    """Return the query for the numbers of the user's own other sessions with these names."""
+    return _OWN_NAMED.format(names=", ".join(["''", *(f"'{name}'" for name in names if is_session_name(name))]))
 
 
 def observe(connection: Connection[Cursor], users: Collection[str]) -> Observation:

@@ -95,7 +95,8 @@ class Requests:
         if isinstance(outcome, Refusal):
             return {"granted": False, **_refusal(outcome)}
         flags = {"estimated": outcome.estimated, "pressure": outcome.pressure}
-        return {"granted": True, "lease": lease_payload(outcome.lease), **_totals(outcome), **flags}
+        taken_over = {"taken_over": list(outcome.lease.taken_over)} if outcome.lease.taken_over else {}
+        return {"granted": True, "lease": lease_payload(outcome.lease), **_totals(outcome), **flags, **taken_over}
 
     def _renew(self, request: Payload, deadline: Deadline | None) -> Payload:
         lease = lease_of(request.get("lease"))
