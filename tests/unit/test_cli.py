@@ -50,11 +50,13 @@ def test_a_budget_is_created_changed_and_shown(run: Callable[..., tuple[int, str
     status, out, _ = run("set-budget", "orders", "50")
     advice, shown = out.splitlines()
     assert (status, shown) == (0, "orders: 0 of 50 connections in use, 50 left")
-    assert advice.endswith("first: ALTER USER ... WITH MAX_USER_CONNECTIONS 50")
+    assert "first: ALTER USER ... WITH MAX_USER_CONNECTIONS 50" in advice
+    assert advice.endswith("ALTER ROLE ... CONNECTION LIMIT 50")
     status, out, _ = run("set-budget", "orders", "10", "--lease-ms", "5000")
     shown, advice = out.splitlines()
     assert (status, shown) == (0, "orders: 0 of 10 connections in use, 10 left")
-    assert advice.endswith("lower MySQL's limit: ALTER USER ... WITH MAX_USER_CONNECTIONS 10")
+    assert "lower the database's limit: ALTER USER ... WITH MAX_USER_CONNECTIONS 10" in advice
+    assert advice.endswith("ALTER ROLE ... CONNECTION LIMIT 10")
     assert run("status", "orders")[1] == "orders: 0 of 10 connections in use, 10 left\n"
 
 
@@ -63,8 +65,12 @@ def test_closing_a_database_advises_a_lock_and_never_a_limit_of_nothing(
 ) -> None:
     """`MAX_USER_CONNECTIONS 0` is "unlimited": the advice would open the database to every client."""
     run("set-budget", "orders", "2")
-    assert "ALTER USER ... ACCOUNT LOCK" in run("set-budget", "orders", "0")[1]
-    assert "WITH MAX_USER_CONNECTIONS 3 ACCOUNT UNLOCK" in run("set-budget", "orders", "3")[1]
+    closing = run("set-budget", "orders", "0")[1]
+    assert "ALTER USER ... ACCOUNT LOCK" in closing
+    assert "ALTER ROLE ... NOLOGIN" in closing
+    opening = run("set-budget", "orders", "3")[1]
+    assert "WITH MAX_USER_CONNECTIONS 3 ACCOUNT UNLOCK" in opening
+    assert "ALTER ROLE ... LOGIN CONNECTION LIMIT 3" in opening
 
 
 def test_the_advice_to_raise_mysqls_limit_comes_before_the_write(

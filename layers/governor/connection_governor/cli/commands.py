@@ -35,9 +35,9 @@ Shows and changes the connections that the governor grants.
   governor set-budget orders 50     allow 50 connections (creates the database's items, or changes them)
   governor adopt orders 50          the same for a restored table, after the leases that the backup lacks
   governor reclaim orders           remove expired leases now (an acquire also takes them over)
-  governor sessions orders          what MySQL lists, through the janitor function
+  governor sessions orders          what the server lists, through the janitor function
   governor kill orders --lease ID   end the sessions of one lease there (or --session N)
-  governor limit orders 80          set MySQL's own limit of the seeded worker's user there
+  governor limit orders 80          set the server's own limit of the seeded worker's user there
 
 Lowering a budget disconnects no session: it stops new grants until enough connections have come back."""
 
@@ -50,7 +50,7 @@ _LONGEST_LEASE_HELP = "how long a lease granted since the backup may last (defau
 _EPILOG = """\
 environment: GOVERNOR_TABLE (the stack's output TableName), GOVERNOR_JANITOR (its output JanitorFunctionName, for
 sessions, kill and limit), AWS_REGION, AWS credentials as for the AWS CLI, AWS_ENDPOINT_URL for a local stack.
-Exit status: 0 done, 1 the governor, DynamoDB or MySQL refused or failed, 2 wrong usage."""
+Exit status: 0 done, 1 the governor, DynamoDB or the database refused or failed, 2 wrong usage."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -107,12 +107,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     adopt.add_argument("--longest-lease-ms", type=int, default=MAX_LEASE_MS, help=_LONGEST_LEASE_HELP)
     _command(commands, "reclaim", _reclaim, "remove expired leases")
-    _by_function(commands, "sessions", janitor_function.sessions, "the governed users' sessions as MySQL lists them")
-    kill = _by_function(commands, "kill", janitor_function.kill, "end a session in MySQL")
+    _by_function(
+        commands, "sessions", janitor_function.sessions, "the governed users' sessions as the server lists them"
+    )
+    kill = _by_function(commands, "kill", janitor_function.kill, "end a session in the database")
     which = kill.add_mutually_exclusive_group(required=True)
     which.add_argument("--session", type=int, help="its number, as `governor sessions` shows it")
     which.add_argument("--lease", help="the lease that it was opened under")
-    limit = _by_function(commands, "limit", janitor_function.limit, "set MySQL's limit of the seeded worker's user")
+    limit = _by_function(
+        commands, "limit", janitor_function.limit, "set the server's limit of the seeded worker's user"
+    )
     limit.add_argument("connections", type=int, help="how many connections it may hold; the budget at least")
     return parser
 
@@ -174,11 +178,11 @@ def _set_budget(operations: Operations, options: argparse.Namespace) -> None:
     allowed, before = options.allowed, _checked_budget_before(operations, options, **lengths)
     alter = _alter_user(allowed, before)
     if before is None or allowed > before:
-        _advise(f"MySQL does not know of budgets. Raise its limit first: {alter}", options)
+        _advise(f"The database does not know of budgets. Raise its limit first: {alter}", options)
     status = operations.set_budget(options.database, allowed, shards=options.shards, **lengths)
     _show(status_report(status), options)
     if before is not None and allowed < before:
-        _advise(f"When no more than {allowed} are in use, lower MySQL's limit: {alter}", options)
+        _advise(f"When no more than {allowed} are in use, lower the database's limit: {alter}", options)
 
 
 def _adopt(operations: Operations, options: argparse.Namespace) -> None:
@@ -206,10 +210,12 @@ def _checked_budget_before(operations: Operations, options: argparse.Namespace, 
 
 
 def _alter_user(allowed: int, before: int | None) -> str:
-    """Return the statement that limits a worker's user to the budget. MySQL takes a limit of 0 for no limit at all."""
+    """Return the statements that limit a worker's user to the budget. MySQL takes a limit of 0 for no limit at all."""
     if allowed == 0:
-        return "ALTER USER ... ACCOUNT LOCK (MAX_USER_CONNECTIONS 0 would lift the limit)"
-    return f"ALTER USER ... WITH MAX_USER_CONNECTIONS {allowed}" + (" ACCOUNT UNLOCK" if before == 0 else "")
+        on_mysql = "ALTER USER ... ACCOUNT LOCK (MAX_USER_CONNECTIONS 0 would lift the limit)"
+        return f"{on_mysql}, or on PostgreSQL: ALTER ROLE ... NOLOGIN"
+    on_mysql = f"ALTER USER ... WITH MAX_USER_CONNECTIONS {allowed}" + (" ACCOUNT UNLOCK" if before == 0 else "")
+    return f"{on_mysql}, or on PostgreSQL: ALTER ROLE ... {'LOGIN ' if before == 0 else ''}CONNECTION LIMIT {allowed}"
 
 
 def _advise(advice: str, options: argparse.Namespace) -> None:

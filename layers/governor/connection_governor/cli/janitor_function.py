@@ -1,6 +1,6 @@
-"""The commands `sessions`, `kill` and `limit`, which reach MySQL itself through the janitor function.
+"""The commands `sessions`, `kill` and `limit`, which reach the database itself through the janitor function.
 
-That function runs inside the database's network, with its own rights: nothing else needs to reach MySQL.
+That function runs inside the database's network, with its own rights: nothing else needs to reach the database.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def janitor_call(invoke: Callable[[bytes], tuple[bytes, str | None]]) -> Janitor
 
 
 def sessions(call: JanitorCall, options: argparse.Namespace) -> list[str]:
-    """Return the governed users' sessions as MySQL lists them, one a line, or as JSON."""
+    """Return the governed users' sessions as the server lists them, one a line, or as JSON."""
     answer = call({"action": "sessions", "database": options.database})
     if options.json:
         return [json.dumps(answer)]
@@ -61,12 +61,12 @@ def kill(call: JanitorCall, options: argparse.Namespace) -> list[str]:
 
 
 def limit(call: JanitorCall, options: argparse.Namespace) -> list[str]:
-    """Set MySQL's own limit of the seeded worker's user; the budget stays as it is."""
+    """Set the server's own limit of the seeded worker's user; the budget stays as it is."""
     answer = call({"action": "limit", "database": options.database, "connections": options.connections})
     if options.json:
         return [json.dumps(answer)]
     return [
-        f"MySQL lets the worker's user hold {answer['limit']} connections; the budget is {answer['allowed']}",
+        f"the database lets the worker's user hold {answer['limit']} connections; the budget is {answer['allowed']}",
         "the next deployment that runs the seed sets it to the budget again",
     ]
 
