@@ -6,8 +6,10 @@ from typing import Final
 from harness.stack.database_server import DatabaseServer
 from harness.stack.mariadb import PrivateMariaDB
 from harness.stack.mysql import PrivateMySQL
+from harness.stack.mysql_family import MySQLFamilyServer
 from harness.stack.postgresql import PrivatePostgreSQL
 
-SERVERS: Final[Mapping[str, type[DatabaseServer]]] = {
-    server.ENGINE: server for server in (PrivateMySQL, PrivateMariaDB, PrivatePostgreSQL)
+MYSQL_FAMILY: Final[Mapping[str, type[MySQLFamilyServer]]] = {
+    server.ENGINE: server for server in (PrivateMySQL, PrivateMariaDB)
 }
+SERVERS: Final[Mapping[str, type[DatabaseServer]]] = {**MYSQL_FAMILY, PrivatePostgreSQL.ENGINE: PrivatePostgreSQL}

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from connection_governor import Governor
     from harness.stack.local_aws import LocalAws
-    from harness.stack.mariadb import PrivateMariaDB
+    from harness.stack.mysql_family import MySQLFamilyServer
     from tests.stack.crew import Crew
 
 BUDGET = 6
@@ -56,12 +56,12 @@ class Ground:
     """One drill's own table, with a budget of six and nothing in use; the servers are shared.
 
     Attributes:
-        mariadb, proxy: the servers that the faults hit.
+        database, proxy: the servers that the faults hit.
         variables: a worker's environment; its DynamoDB is the proxy.
         store: the table, reached without faults.
     """
 
-    mariadb: PrivateMariaDB
+    database: MySQLFamilyServer
     proxy: FaultProxy
     variables: dict[str, str]
     store: DynamoDBStore
@@ -73,39 +73,39 @@ class Ground:
 
     def governor(self) -> Governor:
         """Return a worker's governor that remembers nothing, and that the faults do not hit."""
-        mariadb = self.mariadb
-        assert mariadb.port is not None
-        target = Target(mariadb.host, mariadb.port, SCHEMA, tls_ca=str(mariadb.ca_path))
+        database = self.database
+        assert database.port is not None
+        target = Target(database.host, database.port, SCHEMA, tls_ca=str(database.ca_path))
         return governor_on(self.store, target, credentials=CREDENTIALS, fence=FENCE, keep_seconds=0)
 
 
 @contextmanager
-def ground_on(dynamodb_url: str, mariadb: PrivateMariaDB, variables: dict[str, str]) -> Iterator[Ground]:
+def ground_on(dynamodb_url: str, database: MySQLFamilyServer, variables: dict[str, str]) -> Iterator[Ground]:
     """Yield a new table; `variables` say where the database is."""
     with FaultProxy(dynamodb_url) as proxy, closing(endpoint_of(dynamodb_url)) as endpoint:
         table = new_table(endpoint)
         store = DynamoDBStore(DynamoDBCaller(endpoint), table)
         Operations(store, SYSTEM_CLOCK, SYSTEM_ENTROPY).set_budget(DATABASE, BUDGET, shards=1, skew_ms=SKEW_MS)
         worker_variables = dict(environment_of(proxy.url, table, **variables).variables)
-        yield Ground(mariadb, proxy, worker_variables, store)
+        yield Ground(database, proxy, worker_variables, store)
 
 
-def variables_of(mariadb: PrivateMariaDB, aws: LocalAws) -> dict[str, str]:
+def variables_of(database: MySQLFamilyServer, aws: LocalAws) -> dict[str, str]:
     """Make the workers' MySQL user, with the budget for its limit, and the secret; return a worker's variables."""
-    mariadb.execute(f"CREATE DATABASE IF NOT EXISTS {SCHEMA}")
+    database.execute(f"CREATE DATABASE IF NOT EXISTS {SCHEMA}")
     user, password = CREDENTIALS.username, CREDENTIALS.password
-    mariadb.create_user(user, password, max_user_connections=BUDGET, grants=[f"ALL ON {SCHEMA}.*"])
+    database.create_user(user, password, max_user_connections=BUDGET, grants=[f"ALL ON {SCHEMA}.*"])
     secret = json.dumps({"username": user, "password": password})
     made = aws.client("secretsmanager").create_secret(Name="drilled-worker", SecretString=secret)
     return {
         "AWS_ENDPOINT_URL_SECRETS_MANAGER": aws.endpoint_url,
         "GOVERNOR_TRANSPORT": "direct",
         "GOVERNOR_DATABASE": DATABASE,
-        "DB_HOST": mariadb.host,
-        "DB_PORT": str(mariadb.port),
+        "DB_HOST": database.host,
+        "DB_PORT": str(database.port),
         "DB_NAME": SCHEMA,
         "DB_SECRET_ARN": made["ARN"],
-        "DB_TLS_CA": str(mariadb.ca_path),
+        "DB_TLS_CA": str(database.ca_path),
     }
 
 

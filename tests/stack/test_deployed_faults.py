@@ -12,6 +12,7 @@ from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from pymysql import err
 
 from harness.demo.background import in_background
 from harness.demo.drill import kill_holders
@@ -19,6 +20,7 @@ from harness.demo.observer import now_ms
 from harness.demo.recording import Hold
 from harness.demo.referee import WORKER_USER, referee_of
 from tests.stack.deployed import GOVERNOR, WORKER, Deployed, changed_function, deployed_ground, processes_of
+from tests.support.database import SESSIONS_OF
 from tests.support.fault_proxy import ANSWERS_WITHHELD, HEALTHY, REFUSED, WRITES_WITHHELD, Fault
 
 if TYPE_CHECKING:
@@ -76,12 +78,12 @@ def test_trouble_with_mysql_under_the_deployed_workers(ground: Deployed) -> None
             time.sleep(1)
             for other in others:
                 other.close()
-            for _ in range(
-                5
-            ):  # last: a session that is killed in a transaction may roll back, so its lease is left to expire
-                cursor.execute("SELECT id FROM information_schema.processlist WHERE user = %s", (WORKER_USER,))
+            # Last: a session that is killed in a transaction may roll back, so its lease is left to expire.
+            for _ in range(5):
+                cursor.execute(SESSIONS_OF, (WORKER_USER,))
                 for (session,) in cursor.fetchall():
-                    cursor.execute("KILL SOFT CONNECTION %s", (session,))
+                    with suppress(err.MySQLError):  # it has ended meanwhile
+                        cursor.execute("KILL CONNECTION %s", (session,))
                 time.sleep(0.1)
         database.restart()
         over_ms, fleet = now_ms(), load.end()

@@ -10,17 +10,19 @@ import os
 import random
 import time
 from collections import Counter
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 
 import pytest
+from pymysql import err
 
 from harness.demo.observer import now_ms
 from harness.stack.local_aws import local_aws
-from harness.stack.mariadb import PrivateMariaDB
+from harness.stack.mysql import PrivateMySQL
 from tests.stack.crew import Crew, crew
 from tests.stack.drills import BUDGET, CREDENTIALS, Ground, ground_on, judged, variables_of
 from tests.stack.orders import Order
+from tests.support.database import SESSIONS_OF
 from tests.support.fault_proxy import HEALTHY, REFUSED, SILENT, Fault
 
 if TYPE_CHECKING:
@@ -39,20 +41,20 @@ DROPPED = Fault(drop=0.4)
 
 
 @pytest.fixture(scope="module")
-def database() -> Iterator[PrivateMariaDB]:
+def database() -> Iterator[PrivateMySQL]:
     """Yield a MariaDB for these drills only: it will be killed."""
-    with PrivateMariaDB(max_connections=MOST) as server:
+    with PrivateMySQL(max_connections=MOST) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
-def variables(database: PrivateMariaDB) -> Iterator[dict[str, str]]:
+def variables(database: PrivateMySQL) -> Iterator[dict[str, str]]:
     with local_aws() as aws:
         yield variables_of(database, aws)
 
 
 @pytest.fixture
-def ground(dynamodb_local: str, database: PrivateMariaDB, variables: dict[str, str]) -> Iterator[Ground]:
+def ground(dynamodb_local: str, database: PrivateMySQL, variables: dict[str, str]) -> Iterator[Ground]:
     with ground_on(dynamodb_local, database, variables) as ground:
         yield ground
 
@@ -126,12 +128,12 @@ def test_a_restart_and_a_crash_of_mysql_cost_no_slot(ground: Ground, workers: Cr
     """After a failover, workers that could not open, or whose sessions were lost, would keep their leases."""
     start(workers, ground)
     workers.wait(lambda: workers.count("closed") > BUDGET)
-    ground.mariadb.restart()
+    ground.database.restart()
     workers.wait(lambda: workers.errors() != {})
     closed = workers.count("closed")
     workers.wait(lambda: workers.count("closed") > closed + BUDGET)
-    ground.mariadb.kill()
-    ground.mariadb.start()
+    ground.database.kill()
+    ground.database.start()
     over_ms = now_ms()
     judged(ground, workers, "MariaDB restarted, then killed and started", over_ms, _in_words(workers.errors())).insist()
 
@@ -140,11 +142,12 @@ def test_sessions_killed_under_the_workers_cost_no_slot(ground: Ground, workers:
     """An operator's KILL, or a proxy's, ends sessions: their leases must come back, and not while MySQL counts them."""
     start(workers, ground)
     killed, ends_at = 0, time.monotonic() + 2.0
-    with closing(ground.mariadb.root()) as root, root.cursor() as cursor:
+    with closing(ground.database.root()) as root, root.cursor() as cursor:
         while time.monotonic() < ends_at or not killed:
-            cursor.execute("SELECT id FROM information_schema.processlist WHERE user = %s", (CREDENTIALS.username,))
+            cursor.execute(SESSIONS_OF, (CREDENTIALS.username,))
             for (session,) in cursor.fetchall():
-                killed += cursor.execute("KILL SOFT CONNECTION %s", (session,)) == 0
+                with suppress(err.MySQLError):  # it has ended meanwhile
+                    killed += cursor.execute("KILL CONNECTION %s", (session,)) == 0
             time.sleep(0.05)
     what_happened = _in_words({"sessions killed": killed} | workers.errors())
     judged(ground, workers, "Sessions killed under the workers", now_ms(), what_happened).insist()
@@ -152,8 +155,8 @@ def test_sessions_killed_under_the_workers_cost_no_slot(ground: Ground, workers:
 
 def test_a_server_that_admits_fewer_than_the_budget_for_a_while_costs_no_slot(ground: Ground, workers: Crew) -> None:
     """The operator lowers max_connections, or others fill the server: MySQL's refusals must not keep leases."""
-    with closing(ground.mariadb.root()) as root, root.cursor() as cursor:
-        others = [ground.mariadb.root() for _ in range(OTHERS)]
+    with closing(ground.database.root()) as root, root.cursor() as cursor:
+        others = [ground.database.root() for _ in range(OTHERS)]
         cursor.execute(f"SET GLOBAL max_connections = {LOWERED}")
         start(workers, ground)
         workers.wait(lambda: len(workers.refused_by_mysql()) > BUDGET)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from connection_governor.core.store import LeaseStore
     from connection_governor.database.target import Target
-    from harness.stack.mariadb import PrivateMariaDB
+    from harness.stack.mysql_family import MySQLFamilyServer
     from tests.support.faulty_store import FaultyStore
 
 WORKER = Login("fenced", "pässwörd €")
@@ -40,6 +40,12 @@ SLACK_S = 1.0
 """What a busy machine may take on top of a limit."""
 
 KEEP_SECONDS = 2
+SESSIONS_OF = "SELECT processlist_id FROM performance_schema.threads WHERE processlist_user = %s"
+"""The sessions of a user, also those that still roll back: MySQL's process list leaves these out."""
+
+SEQUENCES = (5, 10, 20, 100, 1_000, 3_000, 5_000, 9_000, 20_000, 100_000, 200_000)
+"""How far the tests count."""
+
 Opener = Callable[..., FencedConnection]
 
 
@@ -52,20 +58,27 @@ def ask(connection: Connection[Any], query: str, *values: object) -> Any:  # noq
 
 
 @contextlib.contextmanager
-def stopped(mariadb: PrivateMariaDB) -> Iterator[None]:
+def stopped(server: MySQLFamilyServer) -> Iterator[None]:
     """Stop the server, every thread of it, for the body: it neither answers nor hangs up meanwhile."""
-    assert mariadb._server is not None
-    os.kill(mariadb._server.pid, signal.SIGSTOP)
-    os.waitid(os.P_PID, mariadb._server.pid, os.WSTOPPED)  # the signal alone stops its threads one by one, later
+    assert server._server is not None
+    os.kill(server._server.pid, signal.SIGSTOP)
+    os.waitid(os.P_PID, server._server.pid, os.WSTOPPED)  # the signal alone stops its threads one by one, later
     try:
         yield
     finally:
-        os.kill(mariadb._server.pid, signal.SIGCONT)
+        os.kill(server._server.pid, signal.SIGCONT)
+
+
+def sequences(schema: str) -> list[str]:
+    """Return the statements that make MariaDB's sequences as tables of MySQL: `seq_1_to_100` and so on, with `seq`."""
+    numbers = "WITH RECURSIVE n (seq) AS (SELECT 1 UNION ALL SELECT seq + 1 FROM n WHERE seq < {0})"
+    make = f"CREATE TABLE IF NOT EXISTS seq_1_to_{{0}} (seq INT PRIMARY KEY) {numbers} SELECT seq FROM n"
+    return [f"USE {schema}", "SET cte_max_recursion_depth = 1000000", *(make.format(most) for most in SEQUENCES)]
 
 
 def listed(root: Connection[Cursor], connection_id: int) -> bool:
     """Return whether the server still has this session."""
-    return bool(ask(root, "SELECT COUNT(*) FROM information_schema.processlist WHERE id = %s", connection_id))
+    return bool(ask(root, "SELECT COUNT(*) FROM performance_schema.threads WHERE processlist_id = %s", connection_id))
 
 
 def seconds_until_gone(root: Connection[Cursor], connection_id: int, *, at_most: float) -> float:
@@ -76,6 +89,19 @@ def seconds_until_gone(root: Connection[Cursor], connection_id: int, *, at_most:
         assert waited < at_most, f"session {connection_id} is still there after {waited:.1f} s"
         time.sleep(0.02)
     return time.monotonic() - since
+
+
+def ends_by_its_limit(root: Connection[Cursor], connection_id: int, server: MySQLFamilyServer) -> None:
+    """Wait until a session at work on anything but a top-level SELECT has ended.
+
+    MariaDB's limit ends it. MySQL's limits cover none of these: the session is still there, and is killed. The seed's
+    event ends it on a seeded MySQL; this server was not seeded.
+    """
+    if not server.is_mariadb:
+        time.sleep(SHORT.margin_ms / 1_000)
+        assert listed(root, connection_id), "MySQL ended the statement by itself: the documents may promise more"
+        root.query(f"KILL {connection_id}")
+    seconds_until_gone(root, connection_id, at_most=SHORT.margin_ms / 1_000 + SLACK_S)
 
 
 def opener_for(target: Target, credentials: Login) -> mysql_opener.Opener:

@@ -1,4 +1,4 @@
-"""What the tests on a real MariaDB share: a schema, a worker's user, and ways to open and to watch sessions."""
+"""What tests on a real MySQL or MariaDB share: a schema, a worker's user, ways to open and to watch sessions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from connection_governor.database.target import Target
 from connection_governor.mysql.connect import FencedConnection, open_session
-from tests.support.database import WORKER, Opener
+from tests.support.database import WORKER, Opener, sequences
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,24 +18,27 @@ if TYPE_CHECKING:
     from pymysql.cursors import Cursor
 
     from connection_governor.database.fence import Fence
-    from harness.stack.mariadb import PrivateMariaDB
+    from harness.stack.mysql_family import MySQLFamilyServer
 
 
 @pytest.fixture(scope="session")
-def shop(mariadb: PrivateMariaDB) -> PrivateMariaDB:
+def shop(database_server: MySQLFamilyServer) -> MySQLFamilyServer:
     """Return the server, with a schema `shop` for the worker."""
-    mariadb.execute(
+    database_server.execute(
         "CREATE DATABASE IF NOT EXISTS shop CHARACTER SET utf8mb4",
-        "CREATE OR REPLACE TABLE shop.stock (id INT PRIMARY KEY, pieces INT) ENGINE=InnoDB",
+        "DROP TABLE IF EXISTS shop.stock",
+        "CREATE TABLE shop.stock (id INT PRIMARY KEY, pieces INT) ENGINE=InnoDB",
         "INSERT INTO shop.stock VALUES (1, 10), (2, 20)",
         "CREATE DATABASE IF NOT EXISTS other",
     )
-    mariadb.create_user(WORKER.username, WORKER.password, grants=["ALL ON shop.*", "ALL ON other.*"])
-    return mariadb
+    if not database_server.is_mariadb:
+        database_server.execute(*sequences("shop"))
+    database_server.create_user(WORKER.username, WORKER.password, grants=["ALL ON shop.*", "ALL ON other.*"])
+    return database_server
 
 
 @pytest.fixture
-def target(shop: PrivateMariaDB) -> Target:
+def target(shop: MySQLFamilyServer) -> Target:
     """Return where the schema is."""
     assert shop.port is not None
     return Target(shop.host, shop.port, "shop", tls_ca=str(shop.ca_path))
@@ -55,7 +58,7 @@ def opened(target: Target) -> Iterator[Opener]:
 
 
 @pytest.fixture
-def root(shop: PrivateMariaDB) -> Iterator[Connection[Cursor]]:
+def root(shop: MySQLFamilyServer) -> Iterator[Connection[Cursor]]:
     """Yield a connection of the administrator, on the schema."""
     with contextlib.closing(shop.root("shop")) as connection:
         yield connection

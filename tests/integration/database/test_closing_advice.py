@@ -10,20 +10,20 @@ import pytest
 from pymysql import err
 
 if TYPE_CHECKING:
-    from harness.stack.mariadb import PrivateMariaDB
+    from harness.stack.mysql_family import MySQLFamilyServer
 
 USER = "'advised'@'%'"
 LIMITED = 2
 
 
 @pytest.fixture
-def server(shop: PrivateMariaDB) -> PrivateMariaDB:
+def server(shop: MySQLFamilyServer) -> MySQLFamilyServer:
     """Return a server with a user of two connections."""
     shop.create_user("advised", "pw", max_user_connections=LIMITED, require_ssl=False)
     return shop
 
 
-def admitted(server: PrivateMariaDB, tries: int) -> int:
+def admitted(server: MySQLFamilyServer, tries: int) -> int:
     """Return how many of so many connections at once the server takes of the user."""
     assert server.port is not None
     with contextlib.ExitStack() as opened:
@@ -36,7 +36,7 @@ def admitted(server: PrivateMariaDB, tries: int) -> int:
         return tries
 
 
-def test_a_limit_of_nothing_is_no_limit(server: PrivateMariaDB) -> None:
+def test_a_limit_of_nothing_is_no_limit(server: MySQLFamilyServer) -> None:
     """The reason for the advice: an operator who closes a database with 0 would open it to every client."""
     assert admitted(server, LIMITED + 3) == LIMITED
     server.execute(f"ALTER USER {USER} WITH MAX_USER_CONNECTIONS 0")
@@ -44,7 +44,7 @@ def test_a_limit_of_nothing_is_no_limit(server: PrivateMariaDB) -> None:
 
 
 def test_a_locked_account_opens_nothing_keeps_what_is_open_and_is_unlocked_with_the_new_limit(
-    server: PrivateMariaDB,
+    server: MySQLFamilyServer,
 ) -> None:
     """The advice for a budget of 0, and that for the next budget above it."""
     assert server.port is not None

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from connection_governor.client.governor import Governor
     from connection_governor.mysql.async_session import AsyncFencedConnection
-    from harness.stack.mariadb import PrivateMariaDB
+    from harness.stack.mysql_family import MySQLFamilyServer
 
 BUDGET = 5
 CROWD = Login("crowd", "pässwörd €")
@@ -57,7 +57,7 @@ def store() -> FaultyStore:
 
 
 @pytest.fixture
-def governor(store: FaultyStore, target: Target, shop: PrivateMariaDB) -> Governor:
+def governor(store: FaultyStore, target: Target, shop: MySQLFamilyServer) -> Governor:
     """Return a governor whose user may have five sessions, one too many is an error."""
     shop.create_user(CROWD.username, CROWD.password, max_user_connections=BUDGET, grants=["ALL ON shop.*"])
     return governor_on(store, target, credentials=CROWD, keep_seconds=0)
@@ -74,7 +74,7 @@ def engine(governor: Governor) -> Iterator[Engine]:
 def all_gone(root: Connection[Cursor], *, within: float = 0.2) -> bool:
     """Return whether none of the user's sessions is left; a closed one is listed for some milliseconds more."""
     until = time.monotonic() + within
-    while ask(root, "SELECT COUNT(*) FROM information_schema.processlist WHERE user = 'crowd'"):
+    while ask(root, "SELECT COUNT(*) FROM performance_schema.threads WHERE processlist_user = 'crowd'"):
         if time.monotonic() > until:
             return False
         time.sleep(0.01)
@@ -88,12 +88,14 @@ async def value(connection: Any, query: str) -> Any:  # noqa: ANN401 - aiomysql 
         return (await cursor.fetchone())[0]
 
 
-def test_an_async_session_is_behind_the_fence(governor: Governor, store: FaultyStore, root: Connection[Cursor]) -> None:
+def test_an_async_session_is_behind_the_fence(
+    governor: Governor, store: FaultyStore, root: Connection[Cursor], shop: MySQLFamilyServer
+) -> None:
     """An asyncio worker's session outlives its lease, or no operator can match it to a worker."""
 
     async def work() -> None:
         async with AsyncGovernor(governor).connection(context=Invocation()) as connection:
-            for name, limit in SHORT.session_settings(is_mariadb=True).items():
+            for name, limit in SHORT.session_settings(is_mariadb=shop.is_mariadb).items():
                 assert float(await value(connection, f"SELECT @@SESSION.{name}")) == limit
             assert await value(connection, "SELECT DATABASE()") == "shop"
             assert await value(connection, "SELECT '€'") == "€"
@@ -299,7 +301,7 @@ def test_a_server_that_cannot_be_reached_is_named(store: FaultyStore) -> None:
 
 @pytest.mark.parametrize("command", ["commit", "rollback", "begin", "ping", "show_warnings", "query", "rows"])
 def test_no_command_waits_for_a_stopped_server_for_ever(
-    governor: Governor, store: FaultyStore, shop: PrivateMariaDB, command: str, monkeypatch: pytest.MonkeyPatch
+    governor: Governor, store: FaultyStore, shop: MySQLFamilyServer, command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A COMMIT at a stuck server takes the whole invocation along, and says nothing."""
     monkeypatch.setattr(Fence, "read_seconds", 0.3)
@@ -349,9 +351,8 @@ def test_what_was_answered_counts_as_answered(governor: Governor, store: FaultyS
 
     async def work() -> None:
         async with AsyncGovernor(governor).connection(context=Invocation()) as connection:
-            await connection.query(
-                "CREATE OR REPLACE PROCEDURE two_results() BEGIN SELECT 1; SELECT * FROM nowhere; END"
-            )
+            await connection.query("DROP PROCEDURE IF EXISTS two_results")
+            await connection.query("CREATE PROCEDURE two_results() BEGIN SELECT 1; SELECT * FROM nowhere; END")
             await connection.begin()
             await connection.ping()
             await connection.show_warnings()
@@ -468,10 +469,10 @@ def test_an_orm_session_works_and_releases(engine: Engine, store: FaultyStore, r
     assert all_gone(root)
 
 
-def test_an_orm_session_is_behind_the_fence(engine: Engine) -> None:
+def test_an_orm_session_is_behind_the_fence(engine: Engine, shop: MySQLFamilyServer) -> None:
     """A frozen ORM worker's session outlives its lease."""
     with invocation(Invocation()), engine.connect() as connection:
-        for name, limit in SHORT.session_settings(is_mariadb=True).items():
+        for name, limit in SHORT.session_settings(is_mariadb=shop.is_mariadb).items():
             assert float(connection.execute(text(f"SELECT @@SESSION.{name}")).scalar_one()) == limit
 
 
@@ -559,7 +560,9 @@ def test_an_engine_never_opens_more_than_the_budget(engine: Engine, store: Fault
     assert lease_ids(store) == set()
 
 
-def test_the_fence_as_data_for_any_other_driver(governor: Governor, store: FaultyStore, target: Target) -> None:
+def test_the_fence_as_data_for_any_other_driver(
+    governor: Governor, store: FaultyStore, target: Target, shop: MySQLFamilyServer
+) -> None:
     """Workers with a driver of their own: what they set must be what the lease counts on."""
     with governor.lease(context=Invocation()) as lease:
         plain = pymysql.connect(
@@ -571,7 +574,7 @@ def test_the_fence_as_data_for_any_other_driver(governor: Governor, store: Fault
             program_name=lease.session_name,
         )
         with closing(plain), plain.cursor() as cursor:
-            for name, limit in SHORT.session_settings(is_mariadb=True).items():
+            for name, limit in SHORT.session_settings(is_mariadb=shop.is_mariadb).items():
                 cursor.execute(f"SET SESSION {name} = {limit}")
                 cursor.execute(f"SELECT @@SESSION.{name}")
                 assert cursor.fetchone() == (pytest.approx(limit),)

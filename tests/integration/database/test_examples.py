@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pymysql.cursors import Cursor
 
     from connection_governor.database.target import Target
-    from harness.stack.mariadb import PrivateMariaDB
+    from harness.stack.mysql_family import MySQLFamilyServer
 
 ENVIRONMENT = """
 import json, runpy, sys, time
@@ -43,7 +43,7 @@ EXAMPLES = sorted(path.name for path in (ROOT / "examples").glob("*.py"))
 
 @pytest.fixture
 def operations(
-    dynamodb_local: str, shop: PrivateMariaDB, target: Target, monkeypatch: pytest.MonkeyPatch
+    dynamodb_local: str, shop: MySQLFamilyServer, target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Operations]:
     """Yield a budget of two, and the variables of a worker that may have it."""
     shop.create_user(USER, PASSWORD, max_user_connections=2, grants=["SELECT ON shop.*"])
@@ -81,7 +81,7 @@ def answers(example: str, *articles: int) -> list[dict[str, Any]]:
 
 def sessions(root: Connection[Cursor]) -> int:
     """Return how many the worker's user has."""
-    count: int = ask(root, "SELECT COUNT(*) FROM information_schema.processlist WHERE user = %s", USER)
+    count: int = ask(root, "SELECT COUNT(*) FROM performance_schema.threads WHERE processlist_user = %s", USER)
     return count
 
 

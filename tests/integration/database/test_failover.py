@@ -17,7 +17,6 @@ from connection_governor.database.fence import Fence
 from connection_governor.database.target import Target
 from connection_governor.mysql.connect import FencedConnection
 from connection_governor.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
-from harness.stack.mariadb import PrivateMariaDB
 from tests.support.database import WORKER, ask, governor_on, lease_ids, opener_for, stopped
 from tests.support.faulty_store import FaultyStore
 from tests.support.invocation import Invocation
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from connection_governor.client.governor import Governor
+    from harness.stack.mysql_family import MySQLFamilyServer
 
 BUDGET = 8
 KEPT = 6  # what keeping fills of it
@@ -37,22 +37,22 @@ LEASE_S = KEEP_SECONDS + 2  # for longer than that a kept lease lasts past its i
 
 
 @pytest.fixture(scope="module")
-def first(shop: PrivateMariaDB) -> PrivateMariaDB:
+def first(shop: MySQLFamilyServer) -> MySQLFamilyServer:
     """Return the server that the address leads to at the beginning."""
     return shop
 
 
 @pytest.fixture(scope="module")
-def second() -> Iterator[PrivateMariaDB]:
+def second(new_server: type[MySQLFamilyServer]) -> Iterator[MySQLFamilyServer]:
     """Start the server that takes over."""
-    with PrivateMariaDB(max_connections=20) as second:
+    with new_server(max_connections=20) as second:
         second.execute("CREATE DATABASE shop", "CREATE TABLE shop.stock (id INT PRIMARY KEY, pieces INT)")
         second.create_user(WORKER.username, WORKER.password, grants=["ALL ON shop.*"])
         yield second
 
 
 @pytest.fixture
-def address(first: PrivateMariaDB) -> Iterator[MovingAddress]:
+def address(first: MySQLFamilyServer) -> Iterator[MovingAddress]:
     """Give an address that leads to the first server."""
     assert first.port is not None
     with MovingAddress(first.port) as address:
@@ -60,7 +60,7 @@ def address(first: PrivateMariaDB) -> Iterator[MovingAddress]:
 
 
 @pytest.fixture
-def target(address: MovingAddress, first: PrivateMariaDB, second: PrivateMariaDB, tmp_path: Path) -> Target:
+def target(address: MovingAddress, first: MySQLFamilyServer, second: MySQLFamilyServer, tmp_path: Path) -> Target:
     """Return the schema behind the address; both servers' authorities are trusted."""
     authorities = tmp_path / "authorities.pem"
     authorities.write_text(first.ca_path.read_text() + second.ca_path.read_text())
@@ -89,7 +89,7 @@ def use(governor: Governor) -> int:
         return int(ask(connection, "SELECT CONNECTION_ID()"))
 
 
-def moved(address: MovingAddress, server: PrivateMariaDB) -> None:
+def moved(address: MovingAddress, server: MySQLFamilyServer) -> None:
     """Lead the address to this server, and silence every connection made before."""
     assert server.port is not None
     address.mute()
@@ -97,7 +97,7 @@ def moved(address: MovingAddress, server: PrivateMariaDB) -> None:
 
 
 @contextmanager
-def read_only(server: PrivateMariaDB) -> Iterator[None]:
+def read_only(server: MySQLFamilyServer) -> Iterator[None]:
     """Refuse writes meanwhile, as an old writer that has come back."""
     server.execute("SET GLOBAL read_only = 1")
     try:
@@ -107,7 +107,7 @@ def read_only(server: PrivateMariaDB) -> Iterator[None]:
 
 
 def test_after_a_failover_each_environment_releases_what_it_held_on_the_silent_server(
-    store: FaultyStore, target: Target, address: MovingAddress, first: PrivateMariaDB, second: PrivateMariaDB
+    store: FaultyStore, target: Target, address: MovingAddress, first: MySQLFamilyServer, second: MySQLFamilyServer
 ) -> None:
     """Three quarters of the budget are missing for the length of a kept lease, some 110 s."""
     assert second.port is not None
@@ -129,7 +129,7 @@ def test_after_a_failover_each_environment_releases_what_it_held_on_the_silent_s
 
 
 def test_a_server_that_has_started_since_proves_the_same(
-    store: FaultyStore, target: Target, address: MovingAddress, second: PrivateMariaDB
+    store: FaultyStore, target: Target, address: MovingAddress, second: MySQLFamilyServer
 ) -> None:
     """A Multi-AZ instance, whose standby has the same storage and so the same `server_uuid`."""
     moved(address, second)
@@ -155,7 +155,7 @@ def test_the_same_server_proves_nothing(store: FaultyStore, target: Target, addr
 
 
 def test_a_server_that_only_reads_proves_nothing(
-    store: FaultyStore, target: Target, address: MovingAddress, second: PrivateMariaDB
+    store: FaultyStore, target: Target, address: MovingAddress, second: MySQLFamilyServer
 ) -> None:
     """An address that leads to several readers in turn, of which each may be at work for a session."""
     governor = environments(store, target, 1)[0]
@@ -168,7 +168,7 @@ def test_a_server_that_only_reads_proves_nothing(
 
 
 def test_a_worker_that_needs_a_writer_opens_nothing_else(
-    store: FaultyStore, target: Target, address: MovingAddress, second: PrivateMariaDB
+    store: FaultyStore, target: Target, address: MovingAddress, second: MySQLFamilyServer
 ) -> None:
     """An address that still leads to the old writer, which reads only by now, and every write fails there."""
     governor = governor_on(store, replace(target, role="writer"))
@@ -197,7 +197,7 @@ def test_a_session_whose_server_has_become_read_only_is_not_kept(store: FaultySt
 
 
 def test_a_body_that_is_refused_by_the_demoted_server_leaves_nothing_kept(
-    store: FaultyStore, target: Target, first: PrivateMariaDB
+    store: FaultyStore, target: Target, first: MySQLFamilyServer
 ) -> None:
     """The same, as a demoted server says it."""
     governor = environments(store, target, 1)[0]

@@ -35,7 +35,9 @@ if TYPE_CHECKING:
 
     from connection_governor.database.target import Target
     from connection_governor.mysql.connect import FencedConnection
-    from harness.stack.mariadb import PrivateMariaDB
+    from harness.stack.mysql_family import MySQLFamilyServer
+
+pytestmark = pytest.mark.every_engine
 
 STRIDE = int(os.environ.get("INTERRUPTION_STRIDE", "11"))  # 1: at each instruction, which takes minutes
 MOST = 5_000
@@ -67,8 +69,11 @@ COMMANDS: dict[str, Callable[[FencedConnection], object]] = {
 
 
 @pytest.fixture(scope="module")
-def procedures(shop: PrivateMariaDB) -> None:
-    shop.execute("CREATE OR REPLACE PROCEDURE shop.two_of_them() BEGIN SELECT 'theirs'; SELECT 'theirs', 2; END")
+def procedures(shop: MySQLFamilyServer) -> None:
+    shop.execute(
+        "DROP PROCEDURE IF EXISTS shop.two_of_them",
+        "CREATE PROCEDURE shop.two_of_them() BEGIN SELECT 'theirs'; SELECT 'theirs', 2; END",
+    )
 
 
 def answers_rightly(session: FencedConnection, number: int) -> bool:
@@ -183,7 +188,7 @@ def test_an_interrupted_opening_leaves_no_session(target: Target, root: Connecti
     assert lingering
     assert sockets() <= before
     until = time.monotonic() + SOON_S
-    while ask(root, "SELECT COUNT(*) FROM information_schema.processlist WHERE user = %s", WORKER.username):
+    while ask(root, "SELECT COUNT(*) FROM performance_schema.threads WHERE processlist_user = %s", WORKER.username):
         assert time.monotonic() < until
         time.sleep(0.02)
 

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from connection_governor.client.governor import Governor
     from connection_governor.database.target import Target
     from connection_governor.mysql.connect import FencedConnection
-    from harness.stack.mariadb import PrivateMariaDB
+    from harness.stack.mysql_family import MySQLFamilyServer
 
 
 @pytest.fixture
@@ -165,7 +165,7 @@ def test_a_chosen_schema_does_not_reach_the_next_body(store: FaultyStore, target
 
 
 def test_a_stopped_server_is_not_waited_for_at_the_end_of_a_body(
-    governor: Governor, store: FaultyStore, shop: PrivateMariaDB
+    governor: Governor, store: FaultyStore, shop: MySQLFamilyServer
 ) -> None:
     """An invocation whose work is done runs into its time limit. MySQL may continue with it: the lease stays."""
     assert SHORT.read_seconds > RESET_SECONDS + SLACK_S
@@ -189,7 +189,7 @@ def test_another_threads_query_does_not_hold_up_the_end_of_a_body(
     """A query that its body gave up on takes the invocation's time all the same. Its lease ends by itself."""
     with ThreadPoolExecutor(1) as pool:
         with pytest.raises(TimeoutError), body(governor, keep_seconds=keep_seconds) as connection:  # noqa: PT012 - a body has lines
-            query = pool.submit(connection.query, "SELECT BENCHMARK(2000000000, MD5('x'))")
+            query = pool.submit(connection.query, "SELECT BENCHMARK(2000000000, SHA2('x', 256))")
             query.result(timeout=0.1)
         assert listed(root, connection.thread_id())
         assert len(lease_ids(store)) == 1
@@ -341,7 +341,7 @@ class FrozenWorker:
 
 @pytest.mark.parametrize("how", ["exit", "SIGTERM"])
 def test_the_end_of_a_process_waits_for_nothing(
-    shop: PrivateMariaDB, target: Target, dynamodb_local: str, root: Connection[Cursor], how: str
+    shop: MySQLFamilyServer, target: Target, dynamodb_local: str, root: Connection[Cursor], how: str
 ) -> None:
     """An environment that is shut down hangs until it is killed, and its callers wait."""
     endpoint = endpoint_of(dynamodb_local)
@@ -370,7 +370,7 @@ def test_the_end_of_a_process_waits_for_nothing(
 
 
 def test_a_frozen_environments_session_is_gone_before_its_slot_is_granted(
-    shop: PrivateMariaDB, target: Target, dynamodb_local: str
+    shop: MySQLFamilyServer, target: Target, dynamodb_local: str
 ) -> None:
     """Promise 5. MySQL counts the frozen environment's session and that of the lease's next holder."""
     user = Login("frozen", "pw")
@@ -383,7 +383,7 @@ def test_a_frozen_environments_session_is_gone_before_its_slot_is_granted(
     def watch() -> None:
         with shop.root() as root:
             while not over.wait(0.005):
-                count = ask(root, "SELECT COUNT(*) FROM information_schema.processlist WHERE user = 'frozen'")
+                count = ask(root, "SELECT COUNT(*) FROM performance_schema.threads WHERE processlist_user = 'frozen'")
                 peak[0] = max(peak[0], count)
 
     watcher = threading.Thread(target=watch)

@@ -17,7 +17,6 @@ from connection_governor.errors import InvalidRequest
 from connection_governor.mysql.connect import open_session
 from connection_governor.mysql.observe import kill, observe
 from connection_governor.server.mysql.watch import MySQLWatch
-from harness.stack.mariadb import PrivateMariaDB
 from tests.support.database import SLACK_S, WORKER, Opener, ask, listed, opener_for, seconds_until_gone
 
 if TYPE_CHECKING:
@@ -27,21 +26,22 @@ if TYPE_CHECKING:
     from pymysql.cursors import Cursor
 
     from connection_governor.mysql import opener as mysql_opener
+    from harness.stack.mysql_family import MySQLFamilyServer
+
+pytestmark = pytest.mark.every_engine
 
 NAME = "governor:k3Zq81Bd:orders#3"
 
 
 @pytest.fixture
-def janitor(shop: PrivateMariaDB) -> Iterator[Connection[Cursor]]:
+def janitor(shop: MySQLFamilyServer) -> Iterator[Connection[Cursor]]:
     """Yield a monitoring user with no more rights than the documentation asks for."""
-    shop.create_user(
-        "janitor", "pw", require_ssl=False, grants=["SELECT ON performance_schema.*", "CONNECTION ADMIN ON *.*"]
-    )
+    shop.create_user("janitor", "pw", require_ssl=False, grants=["SELECT ON performance_schema.*", shop.KILL_RIGHT])
     with contextlib.closing(_sign_in(shop, "janitor")) as connection:
         yield connection
 
 
-def _sign_in(server: PrivateMariaDB, user: str) -> Connection[Cursor]:
+def _sign_in(server: MySQLFamilyServer, user: str) -> Connection[Cursor]:
     assert server.port is not None
     return pymysql.connect(host=server.host, port=server.port, user=user, password="pw", autocommit=True)
 
@@ -72,7 +72,7 @@ def test_each_session_is_matched_to_its_lease(opened: Opener, janitor: Connectio
 def test_only_the_governed_users_are_listed(opened: Opener, janitor: Connection[Cursor]) -> None:
     """An administrator at work, the observer and the server's own threads are no drift."""
     session = opened(program_name=NAME)
-    assert observe(janitor, ["janitor", "event_scheduler", "system user"]).sessions == ()
+    assert observe(janitor, ["janitor", "system user"]).sessions == ()
     assert [found.connection_id for found in observe(janitor, ["janitor", "fenced"]).sessions] == [session.thread_id()]
     with pytest.raises(InvalidRequest, match="users"):
         observe(janitor, [])
@@ -115,11 +115,12 @@ def test_kill_of_a_session_that_is_gone_does_nothing(opened: Opener, janitor: Co
 
 
 def test_without_the_right_to_kill_rds_procedure_is_called(
-    opened: Opener, shop: PrivateMariaDB, root: Connection[Cursor]
+    opened: Opener, shop: MySQLFamilyServer, root: Connection[Cursor]
 ) -> None:
     """The master user of RDS may have no right of its own to kill."""
     shop.execute(
-        "CREATE OR REPLACE PROCEDURE mysql.rds_kill(IN thread BIGINT) SQL SECURITY DEFINER KILL thread",
+        "DROP PROCEDURE IF EXISTS mysql.rds_kill",
+        "CREATE PROCEDURE mysql.rds_kill(IN thread BIGINT) SQL SECURITY DEFINER KILL thread",
     )
     shop.create_user(
         "master",
@@ -138,9 +139,9 @@ def test_without_the_right_to_kill_rds_procedure_is_called(
 
 
 @pytest.mark.parametrize("option", ["--performance-schema=OFF", "--performance-schema-session-connect-attrs-size=0"])
-def test_a_server_that_keeps_no_names_says_so(option: str) -> None:
+def test_a_server_that_keeps_no_names_says_so(option: str, new_server: type[MySQLFamilyServer]) -> None:
     """Taken for "no leases", it would have the janitor alarm, or kill, everyone."""
-    with PrivateMariaDB(options=[option]) as server:
+    with new_server(options=[option]) as server:
         server.create_user("fenced", "pw")
         assert server.port is not None
         target = Target(server.host, server.port, tls_ca=str(server.ca_path))
@@ -156,11 +157,11 @@ def test_a_server_that_keeps_no_names_says_so(option: str) -> None:
 
 
 def test_the_janitors_watch_opens_one_session_at_its_first_question_and_closes_it(
-    opened: Opener, target: Target, shop: PrivateMariaDB, root: Connection[Cursor]
+    opened: Opener, target: Target, shop: MySQLFamilyServer, root: Connection[Cursor]
 ) -> None:
     """A round leaves sessions behind, and the janitor takes the places that it watches over."""
     user = Login("watching", "pw")
-    shop.create_user(user.username, user.password, grants=["SELECT ON performance_schema.*", "CONNECTION ADMIN ON *.*"])
+    shop.create_user(user.username, user.password, grants=["SELECT ON performance_schema.*", shop.KILL_RIGHT])
     governed = opened(program_name=NAME)
     asked: list[str] = []
 
@@ -189,4 +190,4 @@ def test_a_watch_that_was_never_asked_closes_nothing() -> None:
 
 
 def _sessions_of(root: Connection[Cursor], user: Login) -> int:
-    return int(ask(root, "SELECT COUNT(*) FROM information_schema.processlist WHERE user = %s", user.username))
+    return int(ask(root, "SELECT COUNT(*) FROM performance_schema.threads WHERE processlist_user = %s", user.username))

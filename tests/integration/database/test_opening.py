@@ -20,7 +20,6 @@ from connection_governor.database.target import Target
 from connection_governor.errors import InvalidRequest
 from connection_governor.mysql.connect import FencedConnection, is_denied, open_session
 from connection_governor.mysql.fence import SessionStart
-from harness.stack.mariadb import PrivateMariaDB
 from harness.stack.tls import make_server_certificate
 from tests.support.database import SLACK_S, WORKER, Opener, ask
 
@@ -28,8 +27,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from connection_governor.core.deadline import Deadline
+    from harness.stack.mysql_family import MySQLFamilyServer
 
-ENCRYPTED = "SELECT variable_value FROM information_schema.session_status WHERE variable_name = 'Ssl_cipher'"
+pytestmark = pytest.mark.every_engine
+
+ENCRYPTED = "SHOW SESSION STATUS WHERE variable_name = 'Ssl_cipher' AND value <> ''"
 
 
 def test_the_fence_is_up_from_the_first_moment(opened: Opener) -> None:
@@ -37,7 +39,7 @@ def test_the_fence_is_up_from_the_first_moment(opened: Opener) -> None:
     fence = Fence(idle_seconds=7, statement_seconds=3.5, write_seconds=4, lock_seconds=2)
     start = SessionStart(collation="utf8mb4_bin", time_zone="+03:00", sql_mode="ANSI_QUOTES")
     session = opened(fence, start=start)
-    for name, value in fence.session_settings(is_mariadb=True).items():
+    for name, value in fence.session_settings(is_mariadb=session.is_mariadb).items():
         assert float(ask(session, f"SELECT @@SESSION.{name}")) == value, name
     assert ask(session, "SELECT @@autocommit") == 0
     assert ask(session, "SELECT @@time_zone") == "+03:00"
@@ -46,7 +48,7 @@ def test_the_fence_is_up_from_the_first_moment(opened: Opener) -> None:
     assert ask(session, "SELECT DATABASE()") == "shop"
 
 
-def test_without_options_it_is_what_pymysql_opens(opened: Opener, shop: PrivateMariaDB, target: Target) -> None:
+def test_without_options_it_is_what_pymysql_opens(opened: Opener, shop: MySQLFamilyServer, target: Target) -> None:
     """A worker that moves to the governor must not find another SQL mode, time zone, charset or autocommit."""
     names = ("autocommit", "time_zone", "sql_mode", "character_set_client", "collation_connection")
     query = "SELECT " + ", ".join(f"@@{name}" for name in names)
@@ -146,9 +148,9 @@ def test_the_second_opening_takes_up_the_tls_session_of_the_first(opened: Opener
     assert opened()._sock.session_reused  # type: ignore[union-attr] # a TLS socket
 
 
-def test_a_server_that_forgot_the_tls_session_is_greeted_anew() -> None:
+def test_a_server_that_forgot_the_tls_session_is_greeted_anew(new_server: type[MySQLFamilyServer]) -> None:
     """After a failover the remembered session is unknown: it must cost time, not an error."""
-    with PrivateMariaDB(options=["--performance-schema=OFF"]) as server:
+    with new_server(options=["--performance-schema=OFF"]) as server:
         server.create_user("forgotten", "pw")
         assert server.port is not None
         target = Target(server.host, server.port, tls_ca=str(server.ca_path))
@@ -160,7 +162,7 @@ def test_a_server_that_forgot_the_tls_session_is_greeted_anew() -> None:
         session.close()
 
 
-def test_a_rotated_password_is_read_again(target: Target, shop: PrivateMariaDB) -> None:
+def test_a_rotated_password_is_read_again(target: Target, shop: MySQLFamilyServer) -> None:
     """A warm environment must live through a rotation by itself."""
     shop.create_user("rotated", "new", grants=["ALL ON shop.*"])
     secrets = [{"username": "rotated", "password": word} for word in ("old", "new")]

@@ -13,20 +13,21 @@ from connection_governor.database.target import Target
 from connection_governor.mysql.connect import open_session
 from connection_governor.server.mysql import limit_procedure, own_schema
 from connection_governor.server.mysql.watch import MySQLWatch
-from harness.stack.mariadb import PrivateMariaDB
-from tests.support.database import opener_for
+from tests.support.database import SESSIONS_OF, opener_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from harness.stack.mysql_family import MySQLFamilyServer
 
 WORKER, MONITOR = Login("op_worker", "workerSecret1"), Login("op_monitor", "monitorSecret1")
 ROOM = 10  # MariaDB takes no less
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[PrivateMariaDB]:
+def server(new_server: type[MySQLFamilyServer]) -> Iterator[MySQLFamilyServer]:
     """Yield a server with few connections, and the rights that the seed gives."""
-    with PrivateMariaDB(max_connections=ROOM) as server:
+    with new_server(max_connections=ROOM) as server:
         server.create_user(WORKER.username, WORKER.password, grants=["USAGE ON *.*"])
         rights = [
             "PROCESS ON *.*",
@@ -39,7 +40,7 @@ def server() -> Iterator[PrivateMariaDB]:
 
 
 @pytest.fixture
-def target(server: PrivateMariaDB) -> Target:
+def target(server: MySQLFamilyServer) -> Target:
     """Return where it listens."""
     assert server.port is not None
     return Target(server.host, server.port, tls_ca=str(server.ca_path))
@@ -65,17 +66,17 @@ def test_a_janitor_that_is_in_stays_in_when_all_connections_are_used_up(watch: M
         assert len(watch.observe().sessions) == ROOM - 1
 
 
-def test_a_session_that_the_server_ended_is_opened_anew(watch: MySQLWatch, server: PrivateMariaDB) -> None:
+def test_a_session_that_the_server_ended_is_opened_anew(watch: MySQLWatch, server: MySQLFamilyServer) -> None:
     """The environment was frozen for longer than the session may idle: the next round must not be blind for it."""
     watch.observe()
     with contextlib.closing(server.root()) as root, root.cursor() as cursor:
-        cursor.execute("SELECT id FROM information_schema.processlist WHERE user = %s", (MONITOR.username,))
+        cursor.execute(SESSIONS_OF, (MONITOR.username,))
         for (number,) in cursor.fetchall():
             cursor.execute("KILL CONNECTION %s", (number,))
     assert watch.observe().names_known
 
 
-def test_the_limit_is_set_and_nothing_else_can_be(watch: MySQLWatch, target: Target, server: PrivateMariaDB) -> None:
+def test_the_limit_is_set_and_nothing_else_can_be(watch: MySQLWatch, target: Target, server: MySQLFamilyServer) -> None:
     """The right to change users would let the janitor's secret change the administrator's password."""
     watch.limit(4)
     with contextlib.closing(server.root()) as root, root.cursor() as cursor:
@@ -91,7 +92,7 @@ def test_the_limit_is_set_and_nothing_else_can_be(watch: MySQLWatch, target: Tar
                 cursor.execute(statement)
 
 
-def test_removing_it_leaves_another_stacks(server: PrivateMariaDB) -> None:
+def test_removing_it_leaves_another_stacks(server: MySQLFamilyServer) -> None:
     """Two stacks on one server have one procedure each."""
     with contextlib.closing(server.root()) as root, root.cursor() as cursor:
         limit_procedure.make(cursor, worker="other_worker", monitor=MONITOR.username)

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from connection_governor.database.target import Target
 
+pytestmark = pytest.mark.every_engine
+
 START = SessionStart(collation="utf8mb4_bin", time_zone="+03:00", sql_mode="ANSI_QUOTES")
 
 
@@ -28,10 +30,12 @@ def test_the_settings_are_in_force_again(opened: Opener) -> None:
     """The server puts its own defaults back: an unfenced session would live for eight hours."""
     fence = Fence(idle_seconds=7, statement_seconds=3.5, write_seconds=4, lock_seconds=2)
     session = opened(fence, start=START)
-    names = [*fence.session_settings(is_mariadb=True), "autocommit", "time_zone", "sql_mode", "collation_connection"]
+    limits = fence.session_settings(is_mariadb=session.is_mariadb)
+    names = [*limits, "autocommit", "time_zone", "sql_mode", "collation_connection"]
     before = [ask(session, f"SELECT @@SESSION.{name}") for name in names]
     with session.cursor() as cursor:
-        cursor.execute("SET NAMES latin1, wait_timeout = 28800, max_statement_time = 0, net_write_timeout = 60")
+        limit = "max_statement_time" if session.is_mariadb else "max_execution_time"
+        cursor.execute(f"SET NAMES latin1, wait_timeout = 28800, {limit} = 0, net_write_timeout = 60")
         cursor.execute("SET autocommit = 1, time_zone = '+09:00', sql_mode = '', innodb_lock_wait_timeout = 50")
     session.reset()
     assert [ask(session, f"SELECT @@SESSION.{name}") for name in names] == before
@@ -112,7 +116,8 @@ def test_it_works_again_and_again(opened: Opener) -> None:
 def test_results_of_a_procedure_that_were_not_fetched_are_no_obstacle(opened: Opener) -> None:
     """CALL always leaves one: such a worker would otherwise never keep its connection."""
     session = opened()
-    session.query("CREATE OR REPLACE PROCEDURE both_of_them() BEGIN SELECT 1; SELECT 2; END")
+    session.query("DROP PROCEDURE IF EXISTS both_of_them")
+    session.query("CREATE PROCEDURE both_of_them() BEGIN SELECT 1; SELECT 2; END")
     with session.cursor() as cursor:
         cursor.callproc("both_of_them")
         session.reset()

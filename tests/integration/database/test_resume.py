@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 
     from connection_governor.client.governor import Governor
     from connection_governor.database.target import Target
-    from harness.stack.mariadb import PrivateMariaDB
+    from harness.stack.mysql_family import MySQLFamilyServer
 
 FIRST_S = 1.0  # of an attempt, in place of 3 s
 
 
 @pytest.fixture
-def database(shop: PrivateMariaDB) -> Iterator[MovingAddress]:
+def database(shop: MySQLFamilyServer) -> Iterator[MovingAddress]:
     """Give an address that can be silent for a while."""
     assert shop.port is not None
     with MovingAddress(shop.port) as database:
@@ -137,7 +137,7 @@ def test_an_idle_database_sees_no_session(governor: Governor, root: Connection[C
     """
     with governor.connection(context=Invocation(5.0)) as connection:
         session = ask(connection, "SELECT CONNECTION_ID()")
-    sessions = "SELECT COUNT(*) FROM information_schema.processlist WHERE user = %s AND id = %s"
+    sessions = "SELECT COUNT(*) FROM performance_schema.threads WHERE processlist_user = %s AND processlist_id = %s"
     assert ask(root, sessions, WORKER.username, session) == 1
     time.sleep(KEEP_SECONDS + SLACK_S)
     assert ask(root, sessions, WORKER.username, session) == 0

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from connection_governor.mysql.connect import FencedConnection
     from harness.stack.mysql_family import MySQLFamilyServer
 
+pytestmark = pytest.mark.every_engine
+
 CLERK = Login("clerk", "pw")
 ODD = "Ünder`lined"
 """A name that has to be quoted, on both servers."""

@@ -17,28 +17,35 @@ from connection_governor.core.operations import Operations
 from connection_governor.database.credentials import Login
 from connection_governor.database.target import Target
 from connection_governor.mysql.connect import FencedConnection, open_session
-from connection_governor.server.mysql.administration import NAMES_UNKNOWN, ONLY_COUNTED, MySQLAdministration
+from connection_governor.server.mysql.administration import NAMES_UNKNOWN, ONLY_COUNTED, UNLIMITED, MySQLAdministration
+from connection_governor.server.mysql.own_schema import SCHEMA
 from connection_governor.server.mysql.sample_table import EMPLOYEES
 from connection_governor.server.ports import SeedError
 from connection_governor.server.seed import Seeder
 from connection_governor.server.seed_properties import SeedProperties
-from harness.stack.mariadb import PrivateMariaDB
 from tests.support.virtual import SetEntropy, VirtualClock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from connection_governor.core.deadline import Deadline
+    from harness.stack.mysql_family import MySQLFamilyServer
+
+pytestmark = pytest.mark.every_engine
 
 ADMINISTRATOR, WORKER, MONITOR = (
     Login(name, f"{name}Secret1") for name in ("seeding_admin", "seeded_worker", "seeded_monitor")
 )
 
 
+DEFINER = "'connection_governor'@'localhost'"
+"""The locked account that MySQL's event runs as."""
+
+
 class World:
     """A server, a table in memory, and the seed between them."""
 
-    def __init__(self, server: PrivateMariaDB) -> None:
+    def __init__(self, server: MySQLFamilyServer) -> None:
         assert server.port is not None
         self.server = server
         self.clock = VirtualClock()
@@ -86,13 +93,17 @@ class World:
 
 
 @pytest.fixture
-def world(mariadb: PrivateMariaDB) -> Iterator[World]:
+def world(database_server: MySQLFamilyServer) -> Iterator[World]:
     """Yield a server that was not seeded yet; nothing of it is left."""
-    mariadb.create_user(ADMINISTRATOR.username, ADMINISTRATOR.password, grants=["ALL ON *.*"])
-    mariadb.execute(f"GRANT GRANT OPTION ON *.* TO '{ADMINISTRATOR.username}'@'%'")
-    yield World(mariadb)
+    database_server.create_user(ADMINISTRATOR.username, ADMINISTRATOR.password, grants=["ALL ON *.*"])
+    database_server.execute(f"GRANT GRANT OPTION ON *.* TO '{ADMINISTRATOR.username}'@'%'")
+    yield World(database_server)
     users = ", ".join(f"'{user.username}'@'%'" for user in (ADMINISTRATOR, WORKER, MONITOR))
-    mariadb.execute("DROP DATABASE IF EXISTS company", f"DROP USER IF EXISTS {users}")
+    database_server.execute(
+        "DROP DATABASE IF EXISTS company",
+        f"DROP DATABASE IF EXISTS {SCHEMA}",
+        f"DROP USER IF EXISTS {DEFINER}, {users}",
+    )
 
 
 def test_seeding_twice_is_seeding_once(world: World) -> None:
@@ -157,11 +168,19 @@ def test_the_janitors_user_may_see_and_end_the_workers_sessions_and_read_no_data
 def test_an_administrator_who_may_not_grant_the_right_to_end_sessions_still_seeds(world: World) -> None:
     """A managed server may keep that right to itself: the governor works without it, and the seed reports that."""
     assert world.seeder.make(world.wanted) == ()
-    world.server.execute(
-        f"REVOKE CONNECTION ADMIN ON *.* FROM '{ADMINISTRATOR.username}'@'%'",
-        f"DROP USER '{MONITOR.username}'@'%'",
-    )
-    assert world.seeder.make(world.wanted) == (ONLY_COUNTED,)
+    account = f"'{ADMINISTRATOR.username}'@'%'"
+    if world.server.is_mariadb:
+        world.server.execute(f"REVOKE CONNECTION ADMIN ON *.* FROM {account}")
+    else:  # on MySQL an administrator that may write to the schema `mysql` may grant everything
+        world.server.execute(
+            f"REVOKE ALL, GRANT OPTION FROM {account}",
+            f"GRANT SELECT, PROCESS, CREATE USER, EXECUTE ON *.* TO {account} WITH GRANT OPTION",
+            *(f"GRANT ALL ON {schema}.* TO {account} WITH GRANT OPTION" for schema in ("company", SCHEMA)),
+        )
+    world.server.execute(f"DROP USER '{MONITOR.username}'@'%'")
+    first, *others = world.seeder.make(world.wanted)
+    assert first == ONLY_COUNTED
+    assert all(note.startswith(UNLIMITED) for note in others)  # MySQL's event needs that right as well
     assert world.operations.status("orders").settings.allowed == 5
 
 
@@ -226,7 +245,7 @@ def test_deleting_keeps_or_removes_as_asked(removes: bool, world: World) -> None
         "CREATE TABLE company.employees (id INT)",
         "CREATE VIEW company.orders AS SELECT 1",
         "CREATE PROCEDURE company.orders() SELECT 1",
-        "CREATE FUNCTION company.orders() RETURNS INT RETURN 1",
+        "CREATE FUNCTION company.orders() RETURNS INT DETERMINISTIC RETURN 1",
         "CREATE EVENT company.orders ON SCHEDULE EVERY 1 DAY DO SET @x = 1",
     ],
 )
@@ -362,9 +381,9 @@ def test_a_server_that_cannot_be_reached_yet_is_tried_again(world: World) -> Non
     assert sum(world.clock.naps) == 30
 
 
-def test_a_server_without_session_names_is_noted() -> None:
+def test_a_server_without_session_names_is_noted(new_server: type[MySQLFamilyServer]) -> None:
     """The janitor then ends nothing and its alarm is silent: the deployment must say so."""
-    with PrivateMariaDB(max_connections=20, options=["--performance-schema=OFF"]) as server:
+    with new_server(max_connections=20, options=["--performance-schema=OFF"]) as server:
         server.create_user(ADMINISTRATOR.username, ADMINISTRATOR.password, grants=["ALL ON *.*"])
         server.execute(f"GRANT GRANT OPTION ON *.* TO '{ADMINISTRATOR.username}'@'%'")
         world = World(server)

@@ -29,7 +29,7 @@ from tests.support.worlds import endpoint_of, environment_of, new_table
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from harness.stack.mariadb import PrivateMariaDB
+    from harness.stack.mysql_family import MySQLFamilyServer
     from tests.support.lambda_emulator import LambdaEnvironment
 
 BUDGET = 5
@@ -135,16 +135,19 @@ def table(dynamodb_local: str) -> Iterator[Table]:
 
 @pytest.fixture
 def worker(
-    environment: Callable[..., LambdaEnvironment], table: Table, mariadb: PrivateMariaDB, tmp_path_factory: object
+    environment: Callable[..., LambdaEnvironment],
+    table: Table,
+    database_server: MySQLFamilyServer,
+    tmp_path_factory: object,
 ) -> LambdaEnvironment:
     """Return an environment whose function holds a connection to a real MariaDB."""
-    mariadb.create_user("crashing", "pw", max_user_connections=5)
-    return environment(PORT=str(mariadb.port), CA=str(mariadb.ca_path), **table.variables)
+    database_server.create_user("crashing", "pw", max_user_connections=5)
+    return environment(PORT=str(database_server.port), CA=str(database_server.ca_path), **table.variables)
 
 
-def sessions(mariadb: PrivateMariaDB) -> int:
+def sessions(database_server: MySQLFamilyServer) -> int:
     """Return how many sessions the workers have."""
-    with closing(mariadb.root()) as root, root.cursor() as cursor:
+    with closing(database_server.root()) as root, root.cursor() as cursor:
         cursor.execute("SELECT COUNT(*) FROM performance_schema.threads WHERE processlist_user = 'crashing'")
         row = cursor.fetchone()
         assert row is not None
@@ -153,13 +156,13 @@ def sessions(mariadb: PrivateMariaDB) -> int:
 
 @pytest.mark.parametrize("act", ["hang", "exit", "kill"])
 def test_a_crashed_environments_lease_is_back_before_its_caller_is_answered(
-    worker: LambdaEnvironment, table: Table, mariadb: PrivateMariaDB, act: str
+    worker: LambdaEnvironment, table: Table, database_server: MySQLFamilyServer, act: str
 ) -> None:
     """Each time-out or crash costs a connection until its lease ends, 15 s after the deadline."""
     _, answer = worker.invoke(act)
     assert "Task timed out" in answer or "Runtime.ExitError" in answer or "signal: killed" in answer, answer
     assert table.held() == []
-    assert sessions(mariadb) == 0
+    assert sessions(database_server) == 0
     status, answer = worker.invoke("use")  # the next runtime, with the next extension, in the same /tmp
     assert status == 200
     assert "error" not in answer
@@ -167,63 +170,67 @@ def test_a_crashed_environments_lease_is_back_before_its_caller_is_answered(
 
 
 def test_the_lease_of_a_running_statement_is_left_to_expire(
-    worker: LambdaEnvironment, table: Table, mariadb: PrivateMariaDB
+    worker: LambdaEnvironment, table: Table, database_server: MySQLFamilyServer
 ) -> None:
     """The slot is granted again while MySQL still works for the crashed worker, and counts two."""
     worker.invoke("kill in a statement")
-    assert_left(table, mariadb)
+    assert_left(table, database_server)
 
 
-def assert_left(table: Table, mariadb: PrivateMariaDB) -> None:
+def assert_left(table: Table, database_server: MySQLFamilyServer) -> None:
     """MySQL is still at work for the only session, and its lease is still held."""
-    assert sessions(mariadb) == 1
+    assert sessions(database_server) == 1
     assert len(table.held()) == 1
     since = time.monotonic()
-    while sessions(mariadb):  # it is no other test's business
+    while sessions(database_server):  # it is no other test's business
         assert time.monotonic() - since < 10
         time.sleep(0.1)
 
 
 @pytest.fixture
-def held_row(mariadb: PrivateMariaDB) -> Iterator[None]:
+def held_row(database_server: MySQLFamilyServer) -> Iterator[None]:
     """Lock a row from another session: an update waits for it, and does not look at its client."""
-    mariadb.execute(
+    database_server.execute(
         "CREATE DATABASE IF NOT EXISTS test",
-        "CREATE OR REPLACE TABLE test.held (id INT PRIMARY KEY, n INT) ENGINE=InnoDB",
+        "DROP TABLE IF EXISTS test.held",
+        "CREATE TABLE test.held (id INT PRIMARY KEY, n INT) ENGINE=InnoDB",
         "INSERT INTO test.held VALUES (1, 0)",
-        "CREATE OR REPLACE PROCEDURE test.answer_and_go_on() SQL SECURITY INVOKER"
+        "DROP PROCEDURE IF EXISTS test.answer_and_go_on",
+        "CREATE PROCEDURE test.answer_and_go_on() SQL SECURITY INVOKER"
         " BEGIN SELECT 1; UPDATE test.held SET n = n + 1; END",
         "GRANT ALL ON test.* TO 'crashing'@'%'",
     )
-    with closing(mariadb.root("test")) as root:
+    with closing(database_server.root("test")) as root:
         root.begin()
         root.query("SELECT * FROM held FOR UPDATE")
         yield
 
 
 def test_the_lease_of_a_session_that_was_reset_is_left_to_expire(
-    worker: LambdaEnvironment, table: Table, mariadb: PrivateMariaDB, held_row: None
+    worker: LambdaEnvironment, table: Table, database_server: MySQLFamilyServer, held_row: None
 ) -> None:
     """The kernel forgets the socket of a process that died with unread rows; the procedure goes on."""
     worker.invoke("kill with an unread answer")
-    assert_left(table, mariadb)
+    assert_left(table, database_server)
 
 
 def test_the_lease_of_a_session_that_was_being_opened_is_left_to_expire(
-    worker: LambdaEnvironment, table: Table, mariadb: PrivateMariaDB, held_row: None
+    worker: LambdaEnvironment, table: Table, database_server: MySQLFamilyServer, held_row: None
 ) -> None:
     """A time-out during a slow login lends the slot again while MySQL still counts the session."""
-    mariadb.execute("SET GLOBAL init_connect = 'SET innodb_lock_wait_timeout = 6; UPDATE test.held SET n = n + 1'")
+    database_server.execute(
+        "SET GLOBAL init_connect = 'SET innodb_lock_wait_timeout = 6; UPDATE test.held SET n = n + 1'"
+    )
     try:
         _, answer = worker.invoke("hang")
         assert "timed out" in answer
-        assert_left(table, mariadb)
+        assert_left(table, database_server)
     finally:
-        mariadb.execute("SET GLOBAL init_connect = ''")
+        database_server.execute("SET GLOBAL init_connect = ''")
 
 
 def test_a_kept_connection_is_released_when_the_environment_is_shut_down(
-    worker: LambdaEnvironment, table: Table, mariadb: PrivateMariaDB
+    worker: LambdaEnvironment, table: Table, database_server: MySQLFamilyServer
 ) -> None:
     """After each burst of work the budget is held by environments that are gone."""
     status, _ = worker.invoke("use", keep=60)
@@ -231,18 +238,18 @@ def test_a_kept_connection_is_released_when_the_environment_is_shut_down(
     assert len(table.held()) == 1
     assert worker.terminate() < 2.5
     assert table.held() == []
-    assert sessions(mariadb) == 0
+    assert sessions(database_server) == 0
 
 
 def test_when_everything_is_killed_the_lease_ends_by_itself(
-    worker: LambdaEnvironment, table: Table, mariadb: PrivateMariaDB
+    worker: LambdaEnvironment, table: Table, database_server: MySQLFamilyServer
 ) -> None:
     """No process is left to release: the slot must come back when its lease expires."""
     worker.invoke("use", keep=2)
     worker.server.process.kill()
     worker.server.process.wait()
     time.sleep(0.5)
-    assert sessions(mariadb) == 0
+    assert sessions(database_server) == 0
     table.assert_ends_by_itself()
 
 
@@ -265,10 +272,10 @@ def function() -> Iterator[GovernorFunction]:
 
 
 def test_with_the_lambda_transport_too(
-    environment: Callable[..., LambdaEnvironment], function: GovernorFunction, mariadb: PrivateMariaDB
+    environment: Callable[..., LambdaEnvironment], function: GovernorFunction, database_server: MySQLFamilyServer
 ) -> None:
     """Workers that may do no more than invoke the function wait for the lease's end."""
-    mariadb.create_user("crashing", "pw", max_user_connections=5)
+    database_server.create_user("crashing", "pw", max_user_connections=5)
     worker = environment(
         AWS_ENDPOINT_URL_LAMBDA=function.url,
         AWS_REGION="us-east-1",
@@ -276,8 +283,8 @@ def test_with_the_lambda_transport_too(
         AWS_SECRET_ACCESS_KEY="test",
         GOVERNOR_TRANSPORT="lambda",
         GOVERNOR_FUNCTION="governor",
-        PORT=str(mariadb.port),
-        CA=str(mariadb.ca_path),
+        PORT=str(database_server.port),
+        CA=str(database_server.ca_path),
     )
     _, answer = worker.invoke("hang")
     assert "timed out" in answer

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pymysql.connections import Connection
     from pymysql.cursors import Cursor
 
-    from harness.stack.mariadb import PrivateMariaDB
+    from harness.stack.mysql_family import MySQLFamilyServer
 
 BUDGET = 18
 LAMBDA_GIVES_S = 2.0  # to the extension, at the end
@@ -57,7 +57,7 @@ class Leases:
         with self._root.cursor() as cursor:
             cursor.execute(
                 "SELECT a.attr_value FROM performance_schema.session_connect_attrs a"
-                " JOIN information_schema.processlist p ON p.id = a.processlist_id"
+                " JOIN performance_schema.threads p ON p.processlist_id = a.processlist_id"
                 " WHERE a.attr_name = 'program_name' AND p.user = %s",
                 (USER,),
             )
@@ -70,10 +70,10 @@ class Leases:
 
 
 @pytest.fixture
-def leases(dynamodb_local: str, mariadb: PrivateMariaDB) -> Iterator[Leases]:
+def leases(dynamodb_local: str, database_server: MySQLFamilyServer) -> Iterator[Leases]:
     """Yield a budget for a few more sessions than there are processes."""
-    mariadb.create_user(USER, "pw", max_user_connections=BUDGET)
-    with closing(endpoint_of(dynamodb_local)) as endpoint, closing(mariadb.root()) as root:
+    database_server.create_user(USER, "pw", max_user_connections=BUDGET)
+    with closing(endpoint_of(dynamodb_local)) as endpoint, closing(database_server.root()) as root:
         store = DynamoDBStore(DynamoDBCaller(endpoint), new_table(endpoint))
         Operations(store, SYSTEM_CLOCK, SYSTEM_ENTROPY).set_budget("orders", BUDGET)
         yield Leases(store, root)
@@ -93,11 +93,11 @@ def environment(
     lambda_api: ManagedInstance,
     leases: Leases,
     dynamodb_local: str,
-    mariadb: PrivateMariaDB,
+    database_server: MySQLFamilyServer,
     tmp_path: Path,
 ) -> Iterator[Server]:
     """Yield one environment with its sixteen processes, ready."""
-    (stage / "ca.pem").write_bytes(mariadb.ca_path.read_bytes())
+    (stage / "ca.pem").write_bytes(database_server.ca_path.read_bytes())
     variables = variables_of(
         {
             **environment_of(dynamodb_local, leases.store._table).variables,
@@ -105,7 +105,7 @@ def environment(
             "AWS_LAMBDA_MAX_CONCURRENCY": str(PROCESSES),
             "AWS_LAMBDA_LOG_STREAM_NAME": "2026/11/21/[1]0123456789abcdef",
             "GOVERNOR_TRANSPORT": "direct",
-            "PORT": str(mariadb.port),
+            "PORT": str(database_server.port),
         }
     )
     world = _RUN.format(stage=stage, python=inside(tool("rie", "python")))

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from harness.stack.mariadb import PrivateMariaDB
+    from harness.stack.mysql_family import MySQLFamilyServer
 
 USER = "restored"
 
@@ -38,10 +38,10 @@ def store(dynamodb_local: str) -> Iterator[DynamoDBStore]:
 
 @pytest.fixture
 def function(
-    store: DynamoDBStore, dynamodb_local: str, mariadb: PrivateMariaDB, stage: Path
+    store: DynamoDBStore, dynamodb_local: str, database_server: MySQLFamilyServer, stage: Path
 ) -> Iterator[subprocess.Popen[str]]:
     """Yield the function's first environment, which is about to be snapshotted."""
-    mariadb.create_user(USER, "pw", max_user_connections=5)
+    database_server.create_user(USER, "pw", max_user_connections=5)
     secret = answer({"SecretString": json.dumps({"username": USER, "password": "pw"})})
     with ScriptedServer([secret, secret]) as secrets:
         variables = {
@@ -52,10 +52,10 @@ def function(
             "AWS_LAMBDA_RUNTIME_API": "127.0.0.1:9",
             "GOVERNOR_DATABASE": "orders",
             "GOVERNOR_KEEP_SECONDS": "60",
-            "DB_HOST": mariadb.host,
-            "DB_PORT": str(mariadb.port),
+            "DB_HOST": database_server.host,
+            "DB_PORT": str(database_server.port),
             "DB_SECRET_ARN": "arn:secret",
-            "DB_TLS_CA": str(mariadb.ca_path),
+            "DB_TLS_CA": str(database_server.ca_path),
             "PYTHONPATH": str(stage / "python"),
         }
         command = [str(tool("rie", "python")), str(ROOT / "tests/integration/emulator/snapshotted.py")]
@@ -85,15 +85,15 @@ def held(store: DynamoDBStore) -> set[str]:
     return set(shard.leases)
 
 
-def sessions(mariadb: PrivateMariaDB) -> set[int]:
+def sessions(database_server: MySQLFamilyServer) -> set[int]:
     """Return the sessions that MySQL has."""
-    with closing(mariadb.root()) as root, root.cursor() as cursor:
-        cursor.execute("SELECT id FROM information_schema.processlist WHERE user = %s", (USER,))
+    with closing(database_server.root()) as root, root.cursor() as cursor:
+        cursor.execute("SELECT processlist_id FROM performance_schema.threads WHERE processlist_user = %s", (USER,))
         return {int(row[0]) for row in cursor.fetchall()}
 
 
 def test_restored_environments_share_neither_lease_nor_session_nor_socket_nor_name(
-    function: subprocess.Popen[str], store: DynamoDBStore, mariadb: PrivateMariaDB
+    function: subprocess.Popen[str], store: DynamoDBStore, database_server: MySQLFamilyServer
 ) -> None:
     """One slot of the budget carries as many connections as there are environments."""
     initialized = next_line(function)
@@ -101,11 +101,11 @@ def test_restored_environments_share_neither_lease_nor_session_nor_socket_nor_na
     snapshot = next_line(function)
     assert snapshot == {"sockets": 0}
     assert held(store) == set()
-    assert sessions(mariadb) == set()
+    assert sessions(database_server) == set()
     assert function.stdin is not None
     function.stdin.write("restore\n")
     copies = [next_line(function) for _ in range(3)]
     for what in ("lease", "session", "holder"):
         assert len({one[what] for one in [initialized, *copies]}) == 4
     assert held(store) == {one["lease"] for one in copies}
-    assert sessions(mariadb) == {one["session"] for one in copies}
+    assert sessions(database_server) == {one["session"] for one in copies}
