@@ -158,7 +158,7 @@ def sessions(database_server: MySQLFamilyServer) -> int:
 def test_a_crashed_environments_lease_is_back_before_its_caller_is_answered(
     worker: LambdaEnvironment, table: Table, database_server: MySQLFamilyServer, act: str
 ) -> None:
-    """Each time-out or crash costs a connection until its lease ends, 15 s after the deadline."""
+    """Each time-out or crash costs a connection until its lease ends, 16 s after the deadline."""
     _, answer = worker.invoke(act)
     assert "Task timed out" in answer or "Runtime.ExitError" in answer or "signal: killed" in answer, answer
     assert table.held() == []

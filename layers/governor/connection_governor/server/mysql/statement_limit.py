@@ -43,10 +43,14 @@ _DEFINED: Final = """
          + (SELECT COUNT(*) FROM information_schema.routines WHERE definer = %s)
 """
 _READS: Final = ("threads", "events_statements_current", "session_connect_attrs", "variables_by_thread")
-# How to interrupt a statement, and the right that it needs. RDS from 8.0.36 on keeps CONNECTION_ADMIN to itself.
+_STILL_ADMIN: Final = """EXISTS (
+    SELECT 1 FROM information_schema.user_privileges
+    WHERE privilege_type = 'CONNECTION_ADMIN' AND grantee = '''connection_governor''@''localhost''')"""
+# The right to interrupt a statement, how, and what tells later whether the right is still there. RDS from 8.0.36 on
+# keeps CONNECTION_ADMIN to itself, and no list that the definer may read shows the right to RDS's own procedure.
 _KILLS: Final = {
-    "CONNECTION_ADMIN ON *.*": "KILL QUERY overrun_session",
-    "EXECUTE ON PROCEDURE mysql.rds_kill_query": "CALL mysql.rds_kill_query(overrun_session)",
+    "CONNECTION_ADMIN ON *.*": ("KILL QUERY overrun_session", _STILL_ADMIN),
+    "EXECUTE ON PROCEDURE mysql.rds_kill_query": ("CALL mysql.rds_kill_query(overrun_session)", "TRUE"),
 }
 # In the order of the cheapest look: a session's variables are copied one by one, so only those of sessions that have
 # been at one statement for 10 ms are read. Times are in ps, the limit in ms.
@@ -90,11 +94,11 @@ END"""  # noqa: S608 - of constants
 _STATE: Final = f"""
     SELECT e.event_comment, e.definer, e.status, @@event_scheduler,
            TIMESTAMPDIFF(SECOND, COALESCE(e.last_executed, e.starts), UTC_TIMESTAMP()),
-           EXISTS (SELECT 1 FROM performance_schema.events_statements_current
+           {{may_kill}}, EXISTS (SELECT 1 FROM performance_schema.events_statements_current
                    WHERE thread_id = PS_CURRENT_THREAD_ID() AND end_event_id IS NULL),
            (SELECT STRAIGHT_JOIN COUNT(*) {_OVERRUN} + {OVERRUN_SECONDS} * 1000000000000)
     FROM information_schema.events e WHERE e.event_schema = '{SCHEMA}' AND e.event_name = '{{event}}'"""  # noqa: S608 - of constants
-VERSION: Final = hashlib.sha256((_BODY + _STATE).encode()).hexdigest()[:8]
+VERSION: Final = hashlib.sha256(f"{_BODY}{_STATE}{_KILLS}".encode()).hexdigest()[:8]
 """Changes with the SQL: the template names it, so that a release with another event runs the seed."""
 
 _SYSTEM_USERS: Final = """
@@ -140,13 +144,14 @@ def missing(cursor: Cursor, *, worker: str) -> str | None:
     row = cursor.fetchone()
     if row is None:
         return "there is no event"
-    version, definer, status, scheduler, silent_seconds, sees_statements, overrun = row
+    version, definer, status, scheduler, silent_seconds, may_kill, sees_statements, overrun = row
     wrong = {
         f"the event is of version {version}, not {VERSION}": version != VERSION,
         f"the event's definer is {definer}": definer != _DEFINER_NAME,
         f"the event is {status}": status != "ENABLED",
         f"event_scheduler is {scheduler}": scheduler != "ON",
         f"the event has not run for {silent_seconds} s": silent_seconds > SILENT_SECONDS,
+        "the event's definer has lost the right to interrupt statements": not may_kill,
         "performance_schema does not record the running statements": not sees_statements,
         f"{overrun} statements run on past their limit": overrun > 0,
     }
@@ -167,7 +172,7 @@ def _make(cursor: Cursor, *, worker: str, monitor: str) -> None:
     cursor.execute(f"GRANT EVENT ON {SCHEMA}.* TO {_DEFINER}")
     for table in _READS:
         cursor.execute(f"GRANT SELECT ON performance_schema.{table} TO {_DEFINER}")
-    event, state, kill = _event(worker), _state(worker), _granted_kill(cursor)
+    event, state, (kill, may_kill) = _event(worker), _state(worker), _granted_kill(cursor)
     cursor.execute("SET time_zone = '+00:00'")  # the event's for its life: its last run is shown in it
     cursor.execute(f"DROP EVENT IF EXISTS {SCHEMA}.`{event}`")
     cursor.execute(
@@ -177,20 +182,20 @@ def _make(cursor: Cursor, *, worker: str, monitor: str) -> None:
     cursor.execute(f"DROP PROCEDURE IF EXISTS {SCHEMA}.`{state}`")
     cursor.execute(
         f"CREATE DEFINER = {_DEFINER} PROCEDURE {SCHEMA}.`{state}`() READS SQL DATA SQL SECURITY DEFINER"
-        f" {_filled(_STATE, event=event)}"
+        f" {_filled(_STATE, event=event, may_kill=may_kill)}"
     )
     cursor.execute(f"GRANT EXECUTE ON PROCEDURE {SCHEMA}.`{state}` TO {_DEFINER}, %s@'%%'", (monitor,))
 
 
-def _granted_kill(cursor: Cursor) -> str:
-    """Grant the definer a right to interrupt statements; return the statement that uses it. Raises the last refusal."""
-    (preferred, direct), (on_rds, by_procedure) = _KILLS.items()
+def _granted_kill(cursor: Cursor) -> tuple[str, str]:
+    """Grant the definer a right to interrupt statements; return how it does and may. Raises the last refusal."""
+    preferred, on_rds = _KILLS
     try:
         cursor.execute(f"GRANT {preferred} TO {_DEFINER}")
     except err.MySQLError:
         cursor.execute(f"GRANT {on_rds} TO {_DEFINER}")
-        return by_procedure
-    return direct
+        return _KILLS[on_rds]
+    return _KILLS[preferred]
 
 
 def _what_it_needs(cursor: Cursor) -> str | None:
