@@ -1,7 +1,8 @@
 """Compare this package with an earlier one: `python -m bench.against FOLDER`, which holds its `connection_governor`.
 
-Two processes take turns on one DynamoDB Local, so that other load affects both alike. The functions called for each
-cycle are counted, too: that number is the same on a busy machine. Only public names are used, so any version will do.
+Two processes take turns on one DynamoDB Local, or on one MariaDB and answers made beforehand. So other load affects
+both alike. The functions called for each cycle are counted, too: that number is the same on a busy machine. Cold starts
+are compared in pairs of fresh processes, see `against_cold`. Only public names are used, so any version will do.
 """
 
 from __future__ import annotations
@@ -12,15 +13,18 @@ import os
 import statistics
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from bench import against_cold
+from bench.canned import LOGIN, SECRET, canned_aws
 from bench.measure import FULL, TINY, ratio
 from bench.results import Row
-from bench.tables import governed_table
+from bench.tables import environment, governed_table
 from harness.paths import ROOT
 from harness.stack.dynamodb_local import dynamodb_local
+from harness.stack.mariadb import PrivateMariaDB
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -31,13 +35,22 @@ NAME = "against"
 MOST = 1.0
 PAIRS = 5  # of processes: one may lie better in memory than another for as long as it lives
 OURS = ROOT / "layers" / "governor"
-WAYS = {"cycle": "acquire + release", "invocation": "lease() with a Lambda context"}
+LEASE_WAYS = {"cycle": "acquire + release", "invocation": "lease() with a Lambda context"}
+SESSION_WAYS = {
+    "kept": "connection() with a query, kept",
+    "opened": "connection() with a query, opened and closed",
+    "query": "SELECT 1 in an open connection",
+    "rows": "2,000 rows in an open connection",
+}
+WAYS = LEASE_WAYS | SESSION_WAYS
+SHARES = {"opened": 0.2, "rows": 0.05}  # of a turn's work: they take longer
 _WORKER = """
 import json, os, sys, time
 answers = os.fdopen(os.dup(1), "w", buffering=1)
 os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # metric lines are written in the measured time, and read by nothing
 from connection_governor import Governor
-governor = Governor.from_env()
+from connection_governor.fence import Fence
+governor = Governor.from_env(fence=Fence(idle_seconds=300))  # longer than any turn of the others
 
 class Context:
     def __init__(self):
@@ -51,6 +64,35 @@ def cycle():
 def invocation():
     with governor.lease(context=Context()):
         pass
+
+def body(keep_seconds):
+    with governor.connection(context=Context(), keep_seconds=keep_seconds) as connection:
+        ask(connection, "SELECT 1")
+
+def ask(connection, statement):
+    with connection.cursor() as cursor:
+        cursor.execute(statement)
+        cursor.fetchall()
+
+def kept():
+    body(60)
+
+def opened():
+    body(0)
+
+held = []
+
+def connection():
+    if not held:
+        held.append(governor.connect(lease_ms=3_000_000))
+    return held[0]
+
+def query():
+    ask(connection(), "SELECT 1")
+
+def rows():
+    numbers = "WITH RECURSIVE s(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM s WHERE n < 1000)"
+    ask(connection(), numbers + " SELECT n, CONCAT('name', n) FROM s UNION ALL SELECT n, 1 FROM s")
 
 def cpu_us(way, times):
     began = time.process_time()
@@ -90,15 +132,30 @@ class _Worker:
 
 def rows(other: Path, effort: Effort) -> Iterator[Row]:
     """Yield the CPU of this package as a share of the other's, for each way to use a lease."""
-    taken: dict[str, list[_Turn]] = {way: [] for way in WAYS}
     with dynamodb_local() as url:
-        variables = governed_table(url).variables
-        for _ in range(PAIRS if effort is FULL else 1):
-            with _worker(OURS, variables) as ours, _worker(other, variables) as theirs:
-                for way, turns in taken.items():
-                    turns.extend(_turns(way, ours, theirs, effort))
+        yield from _compared(LEASE_WAYS, governed_table(url).variables, other, effort)
+    with _database() as variables:
+        yield from _compared(SESSION_WAYS, variables, other, effort)
+
+
+@contextmanager
+def _database() -> Iterator[Mapping[str, str]]:
+    """Yield the variables of a worker with a MariaDB of its own, over TLS."""
+    with ExitStack() as end:
+        url, server = end.enter_context(canned_aws()), end.enter_context(PrivateMariaDB())
+        server.create_user(*LOGIN)
+        database = {"DB_HOST": server.host, "DB_PORT": str(server.port), "DB_TLS_CA": str(server.ca_path)}
+        yield environment(url, "leases", **database, **SECRET).variables
+
+
+def _compared(ways: Mapping[str, str], variables: Mapping[str, str], other: Path, effort: Effort) -> Iterator[Row]:
+    taken: dict[str, list[_Turn]] = {way: [] for way in ways}
+    for _ in range(PAIRS if effort is FULL else 1):
+        with _worker(OURS, variables) as ours, _worker(other, variables) as theirs:
+            for way, turns in taken.items():
+                turns.extend(_turns(way, ours, theirs, effort.scaled(SHARES.get(way, 1.0))))
     for way, turns in taken.items():
-        yield _row(WAYS[way], turns)
+        yield _row(ways[way], turns)
 
 
 class _Turn(NamedTuple):
@@ -146,8 +203,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.against", description=__doc__)
     parser.add_argument("folder", type=Path, help="the other version's folder, such as EARLIER/layers/governor")
     parser.add_argument("--quick", action="store_true", help="run each once, small")
+    parser.add_argument("--cold", action="store_true", help="compare only cold starts")
     asked = parser.parse_args()
-    for row in rows(asked.folder.resolve(), TINY if asked.quick else FULL):
+    effort, folder = TINY if asked.quick else FULL, asked.folder.resolve()
+    for row in against_cold.rows(folder, effort) if asked.cold else rows(folder, effort):
         print(row.line(), flush=True)
 
 

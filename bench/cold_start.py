@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 NAME = "cold_start"
 MOST_TIME = 0.25
+PACKAGE = ROOT / "layers" / "governor" / "connection_governor"
 MOST_MB = 6.0
 _MEASURED = """
 import os, sys, time
@@ -73,7 +74,7 @@ def rows(effort: Effort = FULL) -> Iterator[Row]:
     rounds = 15 if effort is FULL else effort.rounds
     with TemporaryDirectory() as folder:
         layer, sources = Path(folder) / "layer", Path(folder) / "sources"
-        _copy_layer(layer, sources)
+        copy_layer(PACKAGE, layer, sources)
         ways = {"ours": _Way(_OURS, layer), "boto3": _Way(_BOTO3, layer)}
         bare = _interleaved(ways, "", rounds)
         yield _row(
@@ -107,10 +108,10 @@ class _Way(NamedTuple):
     kept: bool = True
 
 
-def _copy_layer(layer: Path, sources: Path) -> None:
-    """Copy the package and its driver with byte code, as the layer is built, and without."""
-    for package in (ROOT / "layers" / "governor" / "connection_governor", Path(pymysql.__file__).parent):
-        shutil.copytree(package, sources / package.name, ignore=shutil.ignore_patterns("__pycache__"))
+def copy_layer(package: Path, layer: Path, sources: Path) -> None:
+    """Copy a package and its driver with byte code, as the layer is built, and without."""
+    for copied in (package, Path(pymysql.__file__).parent):
+        shutil.copytree(copied, sources / copied.name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(sources, layer)
     compileall.compile_dir(layer, quiet=1, invalidation_mode=PycInvalidationMode.UNCHECKED_HASH)
 

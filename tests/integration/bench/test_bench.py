@@ -36,6 +36,7 @@ def test_the_measurements_run(name: str) -> None:
 
 
 @pytest.mark.dynamodb_local
+@pytest.mark.database
 def test_two_versions_of_the_package_can_be_compared() -> None:
     """A slower acquire would be noticed by its users first."""
     reported = assert_reported("bench.against", str(ROOT / "layers" / "governor"), "--quick")
@@ -43,6 +44,12 @@ def test_two_versions_of_the_package_can_be_compared() -> None:
         ours, theirs = line.split(" calls ")[1].split(" | ")[0].split(" / ")
         assert int(ours) > 0
         assert int(theirs) > 0
+
+
+def test_cold_starts_of_two_versions_can_be_compared() -> None:
+    """A heavier import would be noticed by every cold worker first."""
+    reported = assert_reported("bench.against", str(ROOT / "layers" / "governor"), "--quick", "--cold")
+    assert len(reported) == len(("direct", "lambda")) * len(("lease", "connection")) * len(("CPU", "wall"))
 
 
 def test_every_benchmark_is_registered_and_says_its_name() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import io
 import socket
 import threading
 import time
@@ -22,6 +21,7 @@ from connection_governor.core.memory import MemoryStore
 from connection_governor.core.operations import Operations
 from connection_governor.database.fence import Fence
 from connection_governor.errors import LeaseLost
+from connection_governor.mysql.stream import AnswerReader
 from connection_governor.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
 from harness.stack.tls import make_server_certificate
 from tests.support.database import (
@@ -234,11 +234,10 @@ def test_an_error_torn_into_a_query_does_not_answer_it(opened: Opener, monkeypat
     """Any exception counts as an answer, and the slot is given back while the query runs on."""
     session = opened(SHORT)
 
-    class Torn(io.BytesIO):
-        def read(self, _count: int | None = None) -> bytes:
-            raise KeyError("a bug of the body's own")
+    def torn(_reader: AnswerReader, _count: int) -> None:
+        raise KeyError("a bug of the body's own")
 
-    monkeypatch.setattr(session, "_rfile", Torn())
+    monkeypatch.setattr(AnswerReader, "fill", torn)
     with pytest.raises(KeyError):
         session.query("SELECT SLEEP(0.4)")
     session.close()

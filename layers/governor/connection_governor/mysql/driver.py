@@ -5,8 +5,7 @@ The private methods of PyMySQL that are overridden stand here and in `session`.
 
 from __future__ import annotations
 
-import contextlib
-import io
+import struct
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +17,12 @@ from pymysql.protocol import MysqlPacket
 from connection_governor.mysql.close import hang_up, peer_has_closed
 from connection_governor.mysql.governed import GovernedSession, explain, out_of_step
 from connection_governor.mysql.server import READ_ONLY_ERRORS
-from connection_governor.mysql.state import Stream
-from connection_governor.mysql.stream import DeadlineReader
+from connection_governor.mysql.state import NO_PACKET_IS_DUE, Phase, Stream
+from connection_governor.mysql.stream import AnswerReader
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable
 
     from pymysql.cursors import Cursor
 
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
         def _request_authentication(self) -> None: ...
         def _process_auth(self, plugin_name: bytes, auth_packet: MysqlPacket, *more: Any) -> Any: ...  # noqa: ANN401
         def _execute_command(self, command: int, sql: str | bytes) -> None: ...
-        def _read_packet(self, packet_type: type[MysqlPacket] = ...) -> Any: ...  # noqa: ANN401 - of that type
+        def _read_packet(self, packet_type: Callable[..., Any] = ...) -> Any: ...  # noqa: ANN401 - what that returns
         def _read_ok_packet(self) -> object: ...
         def _read_query_result(self, unbuffered: bool = False) -> int: ...
         def _write_bytes(self, data: bytes) -> None: ...
@@ -68,8 +68,10 @@ _write_bytes = DriverConnection._write_bytes  # noqa: SLF001
 
 PING_SECONDS = 1.0
 _OUTLAST_RESET = (COMMAND.COM_CHANGE_USER, COMMAND.COM_SET_OPTION)  # another user; several statements in one
-_ERROR = 0xFF
+_OK, _END, _ERROR = 0x00, 0xFE, 0xFF
+_COLUMNS, _ROWS = Phase.COLUMNS, Phase.ROWS
 _HEADER_BYTES = 4
+_COMMAND = struct.Struct("<iB")
 _LONGEST_PART = 0xFF_FFFF  # a longer packet comes in several parts
 _LARGE_BYTES = 65_536  # a smaller statement is taken by the kernel at once
 _SHORTEST_SECONDS = 0.001  # 0 would mean not to wait at all
@@ -79,11 +81,14 @@ def _lost(why: str = "") -> err.OperationalError:
     return err.OperationalError(CR.CR_SERVER_LOST, f"Lost connection to MySQL server during query{why}")
 
 
-def _wrong_header(header: bytes) -> err.MySQLError:
-    """Return the error for the end of the stream, or for a packet out of sequence; MariaDB shuts down with number 0."""
-    if len(header) < _HEADER_BYTES or header[3] == 0:
-        return _lost()
-    return err.InternalError(f"Packet sequence number wrong: {header[3]}")
+def _wrong_number(number: int) -> err.MySQLError:
+    """Return the error for a packet out of sequence; MariaDB shuts down with number 0."""
+    return err.InternalError(f"Packet sequence number wrong: {number}") if number else _lost()
+
+
+def _as_bytes(content: bytes, _encoding: str) -> bytes:
+    """Stand for the class of a packet whose bytes are all that is needed: an object and its parsing take longer."""
+    return content
 
 
 class ReportingConnection(GovernedSession, DriverConnection):
@@ -91,15 +96,16 @@ class ReportingConnection(GovernedSession, DriverConnection):
 
     _is_demoted = False
     _outlasts_reset = False
-    _reader: DeadlineReader | None = None
+    _rfile: Any = None  # PyMySQL's own reader: older versions have none before they connect
+    _reader: AnswerReader | None = None
+    _opening_reader: AnswerReader | None = None
     _socket: socket.socket | None = None
 
     def _limit_reads(self) -> None:
         """Give each whole answer a deadline from now on, not each of its bytes."""
         assert self._sock is not None
         self._rfile.close()
-        self._reader = DeadlineReader(self._sock)
-        self._rfile = io.BufferedReader(self._reader)
+        self._reader, self._opening_reader = AnswerReader(self._sock), None
         self._read_timeout = self._write_timeout = self._answer_seconds
 
     def write_packet(self, payload: bytes) -> None:
@@ -116,7 +122,7 @@ class ReportingConnection(GovernedSession, DriverConnection):
 
     def next_result(self, unbuffered: bool = False) -> int:
         """Read as PyMySQL does, within a statement's time."""
-        self._allow(self._patience_s())
+        self._allow(max(self._patience_s(), _SHORTEST_SECONDS))
         return super().next_result(unbuffered)
 
     def _execute_command(self, command: int, sql: str | bytes) -> None:
@@ -127,12 +133,19 @@ class ReportingConnection(GovernedSession, DriverConnection):
             if peer_has_closed(sock):
                 raise self._gone()
             self._allow(self._answer_seconds if command == COMMAND.COM_QUERY else self._seconds_for(command))
-            if self._result is not None:
+            result = self._result
+            if result is not None and (result.unbuffered_active or result.has_next):
                 self._read_what_is_left()
             state = self._state
             if not state.is_ready:
                 raise out_of_step()
             state.commands_sent()
+            if isinstance(sql, str):
+                sql = sql.encode(self.encoding)
+            if len(sql) < _LARGE_BYTES and self._reader is not None:  # as PyMySQL does, by fewer calls
+                self._next_seq_id = 1
+                self._write_bytes(_COMMAND.pack(len(sql) + 1, command) + sql)
+                return
         _execute_command(self, command, sql)
 
     def _seconds_for(self, command: int) -> float:
@@ -147,13 +160,9 @@ class ReportingConnection(GovernedSession, DriverConnection):
 
     def _allow(self, seconds: float) -> None:
         """Bound the sending of a command and its whole answer, until the next call of this."""
-        if self._reader is None or self._sock is None:
-            return
-        self._reader.allow(seconds)
-        self._write_timeout = self._read_timeout
-        if self._sock.gettimeout() != self._read_timeout:  # the last deadline has shortened it
-            self._sock.settimeout(self._read_timeout)
-            self._current_timeout = self._read_timeout  # newer PyMySQL remembers what it has set
+        if self._reader is not None:
+            self._reader.allow(seconds)
+            self._write_timeout = self._current_timeout = seconds  # newer PyMySQL remembers what it has set
 
     def _read_what_is_left(self) -> None:
         """Read the rest of the last command's results, as PyMySQL does before the next command."""
@@ -166,25 +175,33 @@ class ReportingConnection(GovernedSession, DriverConnection):
             super().next_result()
         self._result = None
 
-    def _read_packet(self, packet_type: type[MysqlPacket] = MysqlPacket) -> Any:  # noqa: ANN401 - of that type
+    def _read_packet(self, packet_type: Callable[..., Any] = MysqlPacket) -> Any:  # noqa: ANN401 - what that returns
         state = self._state
-        if not state.read_begun():
+        phase = state.phase
+        if state.reading or phase in NO_PACKET_IS_DUE:  # `read_begun`, without a call for each row
             self._force_close()
             raise out_of_step()
+        state.reading = True
         try:  # as PyMySQL reads, by fewer calls: it is done for each row
-            read = self._rfile.read
-            header = read(_HEADER_BYTES)
-            number = header[3] if len(header) == _HEADER_BYTES else None
-            if number != self._next_seq_id:
-                raise _wrong_header(header)  # noqa: TRY301 - a function more for each row
-            self._next_seq_id = (number + 1) & 0xFF
-            size = header[0] | header[1] << 8 | header[2] << 16
-            content = read(size)
-            if len(content) < size:
-                raise _lost()  # noqa: TRY301 - as above
+            reader = self._reader or self._reader_of_opening()
+            at = reader.at
+            if len(reader.buffer) < at + _HEADER_BYTES:
+                reader.fill(_HEADER_BYTES)
+                at = 0
+            buffer = reader.buffer
+            if buffer[at + 3] != self._next_seq_id:
+                raise _wrong_number(buffer[at + 3])  # noqa: TRY301 - a function more for each row
+            self._next_seq_id = (buffer[at + 3] + 1) & 0xFF
+            size = buffer[at] | buffer[at + 1] << 8 | buffer[at + 2] << 16
+            at += _HEADER_BYTES
+            if len(buffer) < at + size:
+                reader.at = at
+                reader.fill(size)
+                buffer, at = reader.buffer, 0
+            content = buffer[at : at + size]
+            reader.at = at + size
             if size == _LONGEST_PART:
-                content += self._read_further_parts()
-            del read  # an error's traceback would keep the reader, and so the socket, open in older PyMySQL
+                content += self._read_further_parts(reader)
         except OSError as error:
             self._force_close()
             raise _lost(f" ({error})") from error
@@ -192,22 +209,42 @@ class ReportingConnection(GovernedSession, DriverConnection):
             self._force_close()
             raise
         packet = packet_type(content, self.encoding)
+        if content[0] < _END and (phase is _ROWS or phase is _COLUMNS):  # `received`, for what changes nothing
+            state.reading = False
+            return packet
         if content[0] == _ERROR:
-            self._raise_error_of(packet)
+            self._raise_error_of(MysqlPacket(content, self.encoding))
         state.received(content)
         return packet
 
-    def _read_further_parts(self) -> bytes:
+    def _read_bytes_of_packet(self) -> bytes:
+        """Return a packet as it came. Raises as `_read_packet`."""
+        content: bytes = self._read_packet(_as_bytes)
+        return content
+
+    def _read_ok(self) -> None:
+        """Read the answer to a command of our own, which has nothing but a status."""
+        self._next_seq_id = 1  # each command starts a sequence of its own
+        if self._read_bytes_of_packet()[0] != _OK:
+            raise out_of_step()
+        self.server_status = self._state.flags
+
+    def _reader_of_opening(self) -> AnswerReader:
+        """Return the reader of the socket as it is now: with TLS another socket takes the plain one's place."""
+        if self._sock is None:
+            raise _lost()
+        if self._opening_reader is None or self._opening_reader.sock is not self._sock:
+            self._opening_reader = AnswerReader(self._sock)
+        return self._opening_reader
+
+    def _read_further_parts(self, reader: AnswerReader) -> bytes:
         parts: list[bytes] = []
         while not parts or len(parts[-1]) == _LONGEST_PART:
-            header = self._rfile.read(_HEADER_BYTES)
-            if len(header) < _HEADER_BYTES or header[3] != self._next_seq_id:
-                raise _wrong_header(header)
+            header = reader.take(_HEADER_BYTES)
+            if header[3] != self._next_seq_id:
+                raise _wrong_number(header[3])
             self._next_seq_id = (header[3] + 1) & 0xFF
-            size = int.from_bytes(header[:3], "little")
-            parts.append(self._rfile.read(size))
-            if len(parts[-1]) < size:
-                raise _lost()
+            parts.append(reader.take(int.from_bytes(header[:3], "little")))
         return b"".join(parts)
 
     def _raise_error_of(self, packet: MysqlPacket) -> None:
@@ -228,8 +265,11 @@ class ReportingConnection(GovernedSession, DriverConnection):
         return affected
 
     def _write_bytes(self, data: bytes) -> None:
-        if self._reader is not None and len(data) > _LARGE_BYTES:  # also one of several that make up a statement
-            self._write_timeout = max(self._reader.left_s, _SHORTEST_SECONDS)
+        reader = self._reader
+        if len(data) > _LARGE_BYTES and reader is not None:  # also one of several that make up a statement
+            left_s = reader.left_s
+            self._write_timeout = self._read_timeout if left_s is None else max(left_s, _SHORTEST_SECONDS)
+            reader.sent_slowly()
         _write_bytes(self, data)
 
     def _force_close(self) -> None:
@@ -242,8 +282,7 @@ class ReportingConnection(GovernedSession, DriverConnection):
                 hang_up(sock)  # another thread may wait for an answer, and would delay the close until then
         if self._result is not None:
             self._result.unbuffered_active = False  # or PyMySQL would continue reading once the result is collected
-        with contextlib.suppress(Exception):  # a reader that is at work in this very thread
-            if self._rfile is not None:
-                self._rfile.close()
-        self._rfile = None
+        self._reader = self._opening_reader = None
+        if self._rfile is not None:
+            self._rfile.close()  # PyMySQL's own, unused: it would hold the socket open
         super()._force_close()

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 RESET_SECONDS = 1.0  # the body's work is done, and its invocation may be at its end: do not wait for a stuck server
 _WHICH_SCHEMA = bytes([COMMAND.COM_QUERY]) + b"SELECT DATABASE()"
+_NULL = b"\xfb"
 
 
 class FencedConnection(ReportingConnection):
@@ -186,7 +187,7 @@ class FencedConnection(ReportingConnection):
         queries = [server_query(is_mariadb=self.is_mariadb)] if self.asks_for_server else []
         queries += [roles_query(is_mariadb=self.is_mariadb)] if asks_for_roles else []
         self._send_together([_query(statement), *(_query(text.encode()) for text in queries)])
-        self._read_next(self._read_ok_packet)  # also tells autocommit's state, so that PyMySQL need not set it
+        self._read_ok()  # also tells autocommit's state, so that PyMySQL need not set it
         if self.asks_for_server:
             row = self._read_row()
             self.server = server_of(row) if row else None
@@ -199,7 +200,8 @@ class FencedConnection(ReportingConnection):
     def _read_row(self) -> Sequence[Any] | None:
         """Return the only row of the next answer; None where the server does not know what was asked."""
         try:
-            self._read_next(self._read_query_result)
+            self._next_seq_id = 1
+            self._read_query_result()
         except err.MySQLError:
             if self._sock is None:  # it was no answer
                 raise
@@ -229,14 +231,14 @@ class FencedConnection(ReportingConnection):
         try:
             self._allow(RESET_SECONDS)
             self._finish_results()
-            self._start_anew()
+            has_chosen_schema = self._start_anew()
         except err.MySQLError:
             self.close()
             raise
         except BaseException:
             self._force_close()  # answers may be left over
             raise
-        if self._has_chosen_schema():
+        if has_chosen_schema:
             self.close()
             raise err.InterfaceError(0, "a schema was chosen, and MySQL has no command that undoes that")
         if not self._state.may_be_kept:
@@ -247,31 +249,34 @@ class FencedConnection(ReportingConnection):
             raise err.InterfaceError(0, "the server has become read-only: the address may lead to another one by now")
         self._restore_own_state()
 
-    def _start_anew(self) -> None:
+    def _start_anew(self) -> bool:
+        """Reset and set up again; return whether a schema is chosen that no command can undo."""
         self._send_together(self._after_reset if self.db else (*self._after_reset, _WHICH_SCHEMA))
         refusals = [error for _ in self._after_reset if (error := self._refusal()) is not None]
-        if not self.db:
-            self._read_next(self._read_query_result)
+        has_chosen_schema = not self.db and self._read_one_value() != _NULL
         if refusals:
             raise refusals[0]
+        return has_chosen_schema
 
     def _refusal(self) -> err.MySQLError | None:
         """Read the next command's answer, and return its error. The stream stays in step, so it can end in order."""
         try:
-            self._read_next(self._read_ok_packet)
+            self._read_ok()
         except err.MySQLError as error:
             if self._sock is None:
                 raise
             return error
         return None
 
+    def _read_one_value(self) -> bytes:
+        """Return the row of a result with one row and one column; anything else leaves the session out of step."""
+        self._next_seq_id = 1
+        _count, _column, _end_of_columns, row, _end = [self._read_bytes_of_packet() for _ in range(5)]
+        return row
+
     def _send_together(self, commands: Sequence[bytes]) -> None:
         self._state.commands_sent(len(commands))
         self._write_bytes(b"".join(struct.pack("<i", len(command)) + command for command in commands))
-
-    def _read_next(self, read: Callable[[], object]) -> None:
-        self._next_seq_id = 1  # each command starts a sequence of its own
-        read()
 
     def end_sessions(self, names: Collection[str]) -> int:
         """End the user's own other sessions with these names, as of a lease that was taken over; count them.
@@ -291,11 +296,8 @@ class FencedConnection(ReportingConnection):
         self._allow(self._answer_seconds)
         self._send_together([*kills, _query(b"ROLLBACK")])  # the look may have begun a transaction
         ended = [self._refusal() is None for _ in kills]  # one that has ended meanwhile is refused
-        self._read_next(self._read_ok_packet)
+        self._read_ok()
         return sum(ended)
-
-    def _has_chosen_schema(self) -> bool:
-        return not self.db and bool(self._result.rows) and self._result.rows[0][0] is not None
 
     def rollback(self) -> None:
         """Roll back as PyMySQL does; if no statement can be sent, close the session, which also rolls back.
@@ -316,7 +318,8 @@ class FencedConnection(ReportingConnection):
             LeaseLost: it is too late to use this session.
         """
         try:
-            self.ping(reconnect=False)  # older PyMySQL would reconnect by itself
+            self._execute_command(COMMAND.COM_PING, b"")
+            self._read_ok()
         except err.Error:
             self._force_close()
             return False

@@ -109,8 +109,9 @@ def _steps(phase: Phase) -> tuple[tuple[Packet, Phase], ...]:
 _STEPS = {phase: _steps(phase) for phase in Phase}
 # For what is done with each packet: to look a member up in its enumeration takes longer than all of the rest.
 _IDLE, _UNANSWERED = Phase.IDLE, Phase.UNANSWERED
-_COLUMNS, _ROWS, _MORE, _OUT_OF_STEP = Phase.COLUMNS, Phase.ROWS, Phase.MORE, Phase.OUT_OF_STEP
+_COLUMNS, _ROWS, _MORE = Phase.COLUMNS, Phase.ROWS, Phase.MORE
 _OK, _ERROR, _END, _OPEN = Packet.OK, Packet.ERROR, Packet.END, Stream.OPEN
+NO_PACKET_IS_DUE = frozenset({Phase.IDLE, Phase.OUT_OF_STEP})
 _CAN_HEAR_GOODBYE = frozenset({Phase.IDLE, Phase.COLUMNS, Phase.ROWS, Phase.MORE})
 
 
@@ -123,15 +124,18 @@ class SessionState:
     Attributes:
         phase: what the client waits for.
         stream: the state of the stream.
+        reading: whether a packet is being read, and has not come whole.
+        flags: the server's status, as the last OK or end of a result showed it.
     """
 
-    __slots__ = ("_may_hold_work", "_on_work", "_queued", "_reading", "_reported_work", "phase", "stream")
+    __slots__ = ("_may_hold_work", "_on_work", "_queued", "_reported_work", "flags", "phase", "reading", "stream")
 
     def __init__(self, on_work: Callable[..., None] | None = None) -> None:
         self._on_work = on_work
         self.phase = Phase.CONNECTING
         self.stream = Stream.OPEN
-        self._reading = False
+        self.flags = 0
+        self.reading = False
         self._queued = 0
         self._may_hold_work = False
         self._reported_work = True  # the login is work
@@ -161,22 +165,21 @@ class SessionState:
 
         Until `received`, the session is out of step.
         """
-        phase = self.phase
-        if self._reading or phase is _IDLE or phase is _OUT_OF_STEP:
+        if self.reading or self.phase in NO_PACKET_IS_DUE:
             return False
-        self._reading = True
+        self.reading = True
         return True
 
     def received(self, packet: bytes) -> None:
         """Report a whole packet, without its header."""
         phase, first = self.phase, packet[0]
         if first < 0xFE and (phase is _ROWS or phase is _COLUMNS):  # noqa: PLR2004 - most packets change nothing
-            self._reading = False
+            self.reading = False
             return
         if first == 0xFE and len(packet) >= _SHORTEST_ROW_FE:  # noqa: PLR2004 - the protocol's own
             first = _A_ROW
         kind, after = _STEPS[phase][first]
-        flags = _flags(kind, packet) if after is _IDLE or after is _ROWS else 0
+        flags = self.flags = _flags(kind, packet) if after is _IDLE or after is _ROWS else 0
         # An error says nothing about the transaction: a procedure's writes before its failure may still be open.
         self._may_hold_work = kind is _ERROR or flags & _LEFT_OPEN != 0
         if after is _IDLE:
@@ -186,7 +189,7 @@ class SessionState:
                 self._queued -= 1
                 after = _UNANSWERED
         self.phase = after
-        self._reading = False
+        self.reading = False
         if after is _IDLE and self._on_work is not None:
             self._report_no_work()
 
@@ -227,7 +230,7 @@ class SessionState:
     @property
     def is_ready(self) -> bool:
         """Whether the session may be used for another command."""
-        return self.phase is _IDLE and not self._reading and self.stream is _OPEN
+        return self.phase is _IDLE and not self.reading and self.stream is _OPEN
 
     @property
     def may_be_kept(self) -> bool:
@@ -237,7 +240,7 @@ class SessionState:
     @property
     def may_send_goodbye(self) -> bool:
         """Whether the server would read a goodbye as one, and no other thread waits for an answer."""
-        return self.phase in _CAN_HEAR_GOODBYE and not self._reading
+        return self.phase in _CAN_HEAR_GOODBYE and not self.reading
 
     @property
     def may_linger(self) -> bool:
@@ -260,16 +263,17 @@ class SessionState:
         """Whether the server may have something left to do."""
         if self.phase in (Phase.CONNECTING, Phase.LOGIN):
             return False
-        return self.phase is not Phase.IDLE or self._reading or self._may_hold_work
+        return self.phase is not Phase.IDLE or self.reading or self._may_hold_work
 
 
 def _flags(kind: Packet, packet: bytes) -> int:
     """Return the server's status flags, of an OK or the end of a result. PyMySQL reads those of OK packets only."""
     if kind is _END:
-        return int.from_bytes(packet[3:5], "little")
-    if kind is not _OK:
+        at = 3
+    elif kind is _OK:
+        at = _after_number(packet, _after_number(packet, 1))
+    else:
         return 0
-    at = _after_number(packet, _after_number(packet, 1))
     return int.from_bytes(packet[at : at + 2], "little")
 
 
