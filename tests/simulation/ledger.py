@@ -17,6 +17,7 @@ holder gave it back.
                             holder had; a renewal only moves the end, and never back
     taken early             no lease is taken over or reclaimed before its end by any clock of the allowance
     phantom                 what a holder was told it has is stored, as its own, until it is over
+    ended early             no holder is named a session to end whose lease is in force
 """
 
 from __future__ import annotations
@@ -152,7 +153,8 @@ class Ledger:
     # What holders were told, and what they say.
 
     def granted(self, lease: Lease) -> None:
-        """Check a lease that a holder was granted."""
+        """Check a lease that a holder was granted, and the sessions that it may therefore end."""
+        self._check_taken_over(lease)
         place = (lease.shard, lease.lease_id)
         held = self.held.get(place)
         record = self.shards[lease.shard].leases.get(lease.lease_id, "")
@@ -164,6 +166,15 @@ class Ledger:
             self.breaks(
                 "phantom", f"a holder was granted {lease}, stored is {held and (held.connections, held.end_ms)}"
             )
+
+    def _check_taken_over(self, lease: Lease) -> None:
+        for name in lease.taken_over:
+            lease_id, index = name.split(":")[1], int(name.rpartition("#")[2])
+            self._tally.outcomes["session named to its taker"] += 1
+            if (index, lease_id) in self.held and (index, lease_id) not in self.given_up:
+                self.breaks(
+                    "ended early", f"{lease.lease_id} may end the session of {lease_id}, whose lease is in force"
+                )
 
     def gives_back(self, lease: Lease) -> None:
         """Note that a holder uses its lease no more."""

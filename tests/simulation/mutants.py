@@ -419,6 +419,15 @@ IN_SESSIONS = [
         focus="openings",
     ),
     _m(
+        "sessions named before the takeover is confirmed",
+        "core/acquisition",
+        (
+            "            shard, step, freed = self._freed(outcome.shard)\n",
+            "            ended += taken\n            shard, step, freed = self._freed(outcome.shard)\n",
+        ),
+        focus="lags",
+    ),
+    _m(
         "reset without fencing again",
         "mysql/session",
         (

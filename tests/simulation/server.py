@@ -26,6 +26,7 @@ DEFAULT_WAIT_S = 28_800
 SIGN_IN_S = 10
 QUICK_US = 200
 _ASSIGNMENT = re.compile(r"(\w+) = ([\d.]+)")
+_NAMES = re.compile(r"'(governor:[^']+)'")
 _QUIT, _INIT_DB, _QUERY, _PING, _RESET = 0x01, 0x02, 0x03, 0x0E, 0x1F
 
 GREETING = (
@@ -92,6 +93,9 @@ class Watcher(Protocol):
 
     def fenced(self, session: ServerSession) -> None:
         """Note that its first settings have been applied."""
+
+    def ended(self, session: ServerSession) -> None:
+        """Note that another client is about to end it."""
 
     def closed(self, session: ServerSession) -> None:
         """Note that it is gone."""
@@ -246,12 +250,33 @@ class ServerSession:
         if sql.startswith("SET "):
             self._set(sql)
         duration_us, answer = self._duration(sql)
-        packets = NO_ROLE if sql == _ROLES_QUERY else (answer,)
+        packets = self._rows(sql) or (self._ended_other(sql) or answer,)
         duration_us += rollback_us
         self._server.note(
             "mysql", self.connection_id, self.name, sql[:12] or hex(command[0]), "for", duration_us // MS, "ms"
         )
         self._hub.after(duration_us, self._finish, packets, sql.startswith("STREAM"))
+
+    def _rows(self, sql: str) -> Sequence[bytes]:
+        """Return the answer to a question about roles, or about the sessions of some leases; nothing for others."""
+        if sql == _ROLES_QUERY:
+            return NO_ROLE
+        if "session_account_connect_attrs" not in sql:
+            return ()
+        names = _NAMES.findall(sql)
+        found = [str(number).encode() for number, one in self._server.sessions.items() if one.name in names]
+        return (b"\x01", _COLUMN, _END, *(bytes([len(number)]) + number for number in found), _END)
+
+    def _ended_other(self, sql: str) -> bytes | None:
+        """Kill what a client names, and answer."""
+        if not sql.startswith("KILL "):
+            return None
+        victim = self._server.sessions.get(int(sql.rsplit(maxsplit=1)[-1]))
+        if victim is None:
+            return error_packet(1094, "Unknown thread id")
+        self._server.watcher.ended(victim)
+        victim.close("killed by its taker")
+        return OK
 
     def _set(self, sql: str) -> None:
         self._settings |= {name: float(value) for name, value in _ASSIGNMENT.findall(sql)}

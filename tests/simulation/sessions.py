@@ -72,6 +72,12 @@ class Sessions:
         if self.covered > self._ledger.lent:
             self._ledger.check_lent(self.covered)
 
+    def ended(self, session: ServerSession) -> None:
+        """See `server.Watcher`: only a session whose lease is gone may be ended."""
+        place = place_of(session)
+        if place in self._ledger.held and place not in self._ledger.given_up:
+            self._ledger.breaks("ended early", f"session {session.connection_id} was ended under lease {place}")
+
     def closed(self, session: ServerSession) -> None:
         """See `server.Watcher`."""
         place = place_of(session)

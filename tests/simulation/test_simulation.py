@@ -28,7 +28,7 @@ FAULTS = {
     "lost", "max_connections changed", "MySQL restarted", "outage", "session killed by hand", "slow", "thawed",
     "throttled", "twice", "budget changed", "slow to close", "statement ran away",
 }  # fmt: skip
-MAY_BREAK = {"over-grant", "taken early", "once", "cut short", "kept waiting", "MySQL agrees"}
+MAY_BREAK = {"over-grant", "taken early", "ended early", "once", "cut short", "kept waiting", "MySQL agrees"}
 BRANCHES = {
     "rules.next_step: AlreadyGranted",
     "rules.next_step: Full",
@@ -78,6 +78,7 @@ def test_every_fault_and_every_branch_of_the_rules_is_met(outcome: Outcome) -> N
         pytest.skip(f"set SIMULATION_STEPS to {FEWEST_STEPS_FOR_ALL} or more: fewer steps miss the rare branches")
     assert FAULTS - outcome.tally.faults.keys() == set()
     assert BRANCHES - outcome.tally.branches.keys() == set()
+    assert outcome.tally.outcomes["session ended: killed by its taker"] > 0
 
 
 def test_clocks_beyond_the_allowance_break_only_what_time_decides(outcome: Outcome) -> None:
