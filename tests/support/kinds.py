@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import ssl
 import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
+import psycopg
 import pymysql
 from psycopg import sql
 from pymysql.constants import COMMAND
@@ -74,6 +76,8 @@ class Kind(ABC):
     remembered: ClassVar[str]
     """A query that counts what they left."""
     end_one: ClassVar[str]
+    without_transaction: ClassVar[Mapping[str, Any]] = {}
+    """Options with which a query is sent alone: psycopg begins a transaction by a statement of its own."""
     _root: Any = field(default=None, init=False, repr=False)
 
     @property
@@ -114,6 +118,10 @@ class Kind(ABC):
     @abstractmethod
     def opener(self, login: Login = WORKER, target: Target | None = None) -> Opener:
         """Return what opens sessions of a user."""
+
+    @abstractmethod
+    def raw(self) -> Any:  # noqa: ANN401 - either driver's
+        """Return a connection of the bare driver, as the worker's user, over TLS as the governor opens it."""
 
     @abstractmethod
     def listed(self, number: int) -> bool:
@@ -191,6 +199,7 @@ _SLOW: Final = "SELECT SUM(SLEEP(0.01)) FROM numbers"  # no SLEEP of it is long 
 @dataclass
 class _MySQLFamily(Kind):
     server: MySQLFamilyServer
+    _tls: ssl.SSLContext | None = field(default=None, init=False, repr=False)
     who_am_i = "SELECT CONNECTION_ID()"
     end_one = "KILL {}"
     role_now = "SELECT COALESCE(CURRENT_ROLE(), 'NONE')"
@@ -236,6 +245,19 @@ class _MySQLFamily(Kind):
     def opener(self, login: Login = WORKER, target: Target | None = None) -> mysql_opener.Opener:
         """See `Kind.opener`."""
         return opener_for(target or self._target_of(login), login)
+
+    def raw(self) -> Any:  # noqa: ANN401 - see `Kind`
+        """See `Kind.raw`. One TLS context for all: to make one takes PyMySQL longer than the rest."""
+        if self._tls is None:
+            self._tls = ssl.create_default_context(cafile=str(self.server.ca_path))
+        return pymysql.connect(
+            host=self.server.host,
+            port=self.target.port,
+            user=WORKER.username,
+            password=WORKER.password.encode(),
+            database=SCHEMA,
+            ssl=self._tls,
+        )
 
     def listed(self, number: int) -> bool:
         """See `Kind.listed`."""
@@ -300,6 +322,7 @@ class PostgreSQLKind(Kind):
     server: PrivatePostgreSQL
     who_am_i = "SELECT pg_backend_pid()"
     end_one = "SELECT pg_terminate_backend({})"
+    without_transaction: ClassVar[Mapping[str, Any]] = {"autocommit": True}
     role_now = "SELECT current_role"
     schema_now = "SELECT current_schema()"
     other_schema = "SET search_path TO other"
@@ -352,6 +375,19 @@ class PostgreSQLKind(Kind):
         credentials = DatabaseCredentials(lambda *_, **__: secret, is_denied)
         attempts = partial(credentials.attempts, "arn")
         return postgresql_opener.Opener(target or self._target_of(login), attempts, SYSTEM_CLOCK)
+
+    def raw(self) -> Any:  # noqa: ANN401 - see `Kind`
+        """See `Kind.raw`."""
+        return psycopg.connect(
+            host=self.server.host,
+            port=self.target.port,
+            user=WORKER.username,
+            password=WORKER.password,
+            dbname=SCHEMA,
+            sslmode="verify-full",
+            sslrootcert=str(self.server.ca_path),
+            **self.without_transaction,
+        )
 
     def listed(self, number: int) -> bool:
         """See `Kind.listed`."""

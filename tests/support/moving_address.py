@@ -27,6 +27,7 @@ class MovingAddress:
     Attributes:
         port: where clients connect.
         taken: how many connections were taken.
+        turns: how often a client spoke first or after its server: the round trips of what it does.
     """
 
     def __init__(self, port: int) -> None:
@@ -39,6 +40,7 @@ class MovingAddress:
         self._listener.settimeout(_LOOK_S)
         self.port: int = self._listener.getsockname()[1]
         self.taken = 0
+        self.turns = 0
 
     def __enter__(self) -> Self:
         self._start(self._accept)
@@ -88,6 +90,7 @@ class MovingAddress:
         with selectors.DefaultSelector() as both:
             both.register(client, selectors.EVENT_READ, server)
             both.register(server, selectors.EVENT_READ, client)
+            spoke: object = server
             while not self._over.is_set():
                 if number <= self._muted:
                     self._over.wait()
@@ -96,4 +99,6 @@ class MovingAddress:
                     data = ready.fileobj.recv(65_536)  # type: ignore[union-attr] # a socket
                     if not data:
                         return
+                    self.turns += ready.fileobj is client and spoke is server
+                    spoke = ready.fileobj
                     ready.data.sendall(data)
