@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import psycopg
 import pymysql
 import pytest
+import typing_extensions
 
 from tests.support.answers import settings_item, shard_item
 from tests.support.scripted_server import ScriptedServer, Silence, answer
@@ -181,6 +183,10 @@ TRANSPORT = {
 SESSION = """wiring.database wiring.mysql aws.secrets database.authorities database.credentials database.patience
     database.server database.target mysql mysql.close mysql.connect mysql.driver mysql.fence mysql.governed mysql.opener
     mysql.plugins mysql.server mysql.session mysql.state mysql.stream mysql.tls"""
+POSTGRESQL = """wiring.database wiring.postgresql aws.secrets database.authorities database.credentials
+    database.patience database.server database.target postgresql postgresql.commands postgresql.fence
+    postgresql.governed postgresql.login postgresql.opener postgresql.refusal postgresql.session postgresql.state
+    postgresql.wire"""
 
 
 BY_IAM = "wiring.iam aws.database_tokens database.tokens"
@@ -213,3 +219,33 @@ def test_a_worker_loads_only_what_it_has_chosen(transport: str, use: str) -> Non
     assert ours == {*CLIENT.split(), *TRANSPORT[transport].split(), *(SESSION.split() if use == "connection" else ())}
     driver = {"pymysql", "ssl"} if use == "connection" else set()
     assert of(loaded, *NEVER) - of(loaded, *driver) == set()
+
+
+def test_a_worker_on_postgresql_loads_nothing_of_mysql() -> None:
+    """Each kind of database would cost the other's cold starts: psycopg alone takes as long as all of the rest."""
+    with ScriptedServer([*LEASED["lambda"], Silence()], [SECRET, Silence()]) as server:
+        variables = {**REMOTE, "AWS_ENDPOINT_URL": server.url, "DB_ENGINE": "postgresql", "DB_HOST": "127.0.0.1"}
+        variables |= {"DB_PORT": "9", "DB_TLS": "off", "DB_SECRET_ARN": "arn"}
+        packages = [Path(psycopg.__file__).parent, Path(typing_extensions.__file__)]
+        loaded = loaded_by(USED.format(variables=variables, use="connection"), *packages)
+    assert "psycopg" in loaded, "it was used"
+    ours = {module.removeprefix("connection_governor.") for module in of(loaded, "connection_governor")}
+    assert ours == {*CLIENT.split(), *TRANSPORT["lambda"].split(), *POSTGRESQL.split()}
+    assert of(loaded, "pymysql") == set()
+
+
+def test_a_missing_driver_is_named_with_what_to_install() -> None:
+    """The worker would fail with the name of a module that its author never heard of."""
+    program = (
+        MADE.format(variables=REMOTE | PLAIN_HTTP | {"DB_ENGINE": "postgresql", "DB_HOST": "h"})
+        + """
+try:
+    governor.sessions.opener()
+except Exception as error:
+    assert type(error).__name__ == "InvalidRequest" and error.field == "DB_ENGINE", error
+    assert "connection-governor[postgresql]" in str(error), error
+else:
+    raise SystemExit("it was opened")
+"""
+    )
+    loaded_by(program)

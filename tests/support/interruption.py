@@ -10,7 +10,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType
 
-WHERE = ("connection_governor/mysql/", "/pymysql/", "/aiomysql/")
+WHERE = (
+    "connection_governor/mysql/",
+    "connection_governor/postgresql/",
+    "/pymysql/",
+    "/aiomysql/",
+    "/psycopg/",
+)
+# psycopg's in pure Python: three instructions lose the socket that libpq has just made. No login was sent on it.
+NEVER = ("PGconn.connect_start", "PGconn.__init__")
 
 
 class Interrupted(BaseException):
@@ -33,7 +41,8 @@ class Interruption:
     def trace(self, frame: FrameType, event: str, _argument: object) -> Any:  # noqa: ANN401 - see sys.settrace
         """See `sys.settrace`."""
         if event == "call":
-            if not any(part in frame.f_code.co_filename for part in WHERE):
+            code = frame.f_code
+            if code.co_qualname in NEVER or not any(part in code.co_filename for part in WHERE):
                 return None
             frame.f_trace_opcodes, frame.f_trace_lines = True, False
         elif event == "opcode":

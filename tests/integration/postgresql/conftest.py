@@ -10,12 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from connection_governor.client.governor import Governor
+from connection_governor.client.ports import Dependencies
+from connection_governor.core.engine import Engine
+from connection_governor.core.memory import MemoryStore
+from connection_governor.core.operations import Operations
 from connection_governor.database.credentials import DatabaseCredentials, Login
 from connection_governor.database.fence import Fence
 from connection_governor.database.target import Target
+from connection_governor.metrics import Reporter
 from connection_governor.postgresql.opener import Opener
 from connection_governor.postgresql.refusal import is_denied
-from connection_governor.system import SYSTEM_CLOCK
+from connection_governor.server.service import Service
+from connection_governor.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -26,6 +33,7 @@ if TYPE_CHECKING:
     from harness.stack.postgresql import PrivatePostgreSQL
 
 WORKER = Login("worker", "worker's secret")
+SHORT = Fence(idle_seconds=1, statement_seconds=0.5, write_seconds=1)
 NAME = "governor:abcdefgh:orders#0"
 
 
@@ -108,3 +116,24 @@ def opened(target: Target) -> Iterator[Callable[..., FencedConnection]]:
             return session
 
         yield open_one
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    """Return a table with a budget of one connection."""
+    store = MemoryStore()
+    Operations(store, SYSTEM_CLOCK, SYSTEM_ENTROPY).set_budget("orders", 1)
+    return store
+
+
+@pytest.fixture
+def governor(store: MemoryStore, target: Target) -> Governor:
+    """Return a governor of that table and of the server."""
+    quiet = Reporter(write=lambda _line: None)
+    operations = Operations(store, SYSTEM_CLOCK, SYSTEM_ENTROPY)
+    service = Service(Engine(store, SYSTEM_CLOCK, SYSTEM_ENTROPY), lambda: operations, quiet, SYSTEM_CLOCK)
+    opener = opener_of(target)
+    dependencies = Dependencies(
+        SYSTEM_CLOCK, SYSTEM_ENTROPY, quiet, make_opener=lambda: opener, operations=lambda: operations
+    )
+    return Governor(service, dependencies, holder="shop/test", database="orders", fence=SHORT)

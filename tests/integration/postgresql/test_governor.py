@@ -9,46 +9,14 @@ import psycopg
 import pytest
 
 from connection_governor.client.aio import AsyncGovernor
-from connection_governor.client.governor import Governor
-from connection_governor.client.ports import Dependencies
-from connection_governor.core.engine import Engine
-from connection_governor.core.memory import MemoryStore
-from connection_governor.core.operations import Operations
-from connection_governor.database.fence import Fence
 from connection_governor.errors import InvalidRequest, LeaseLost, NoConnectionsLeft
-from connection_governor.metrics import Reporter
-from connection_governor.server.service import Service
-from connection_governor.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
-from tests.integration.postgresql.conftest import opener_of
+from connection_governor.system import SYSTEM_CLOCK
 from tests.support.invocation import Invocation
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from connection_governor.database.target import Target
-
-SHORT = Fence(idle_seconds=1, statement_seconds=0.5, write_seconds=1)
-
-
-@pytest.fixture
-def store() -> MemoryStore:
-    """Return a table with a budget of one connection."""
-    store = MemoryStore()
-    Operations(store, SYSTEM_CLOCK, SYSTEM_ENTROPY).set_budget("orders", 1)
-    return store
-
-
-@pytest.fixture
-def governor(store: MemoryStore, target: Target) -> Governor:
-    """Return a governor of that table and of the server."""
-    quiet = Reporter(write=lambda _line: None)
-    operations = Operations(store, SYSTEM_CLOCK, SYSTEM_ENTROPY)
-    service = Service(Engine(store, SYSTEM_CLOCK, SYSTEM_ENTROPY), lambda: operations, quiet, SYSTEM_CLOCK)
-    opener = opener_of(target)
-    dependencies = Dependencies(
-        SYSTEM_CLOCK, SYSTEM_ENTROPY, quiet, make_opener=lambda: opener, operations=lambda: operations
-    )
-    return Governor(service, dependencies, holder="shop/test", database="orders", fence=SHORT)
+    from connection_governor.client.governor import Governor
 
 
 def in_use(governor: Governor) -> int:
