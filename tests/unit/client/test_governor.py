@@ -624,6 +624,19 @@ def test_without_a_database_of_ours_only_leases_can_be_had(world: World) -> None
     assert world.shard().remaining == 3
 
 
+def test_the_driver_is_loaded_before_the_lease_is_acquired(world: World, mysql: Mysql) -> None:
+    """A cold environment loads psycopg in up to a second: other workers would be refused that slot meanwhile."""
+    free: list[int] = []
+
+    def make_opener() -> Opener:
+        free.append(world.shard().remaining)
+        return cast("Opener", mysql)
+
+    dependencies = Dependencies(world.clock, world.entropy, Reporter(world.journal), make_opener=make_opener)
+    with Governor(world.transport, dependencies, holder="a/1").connection("orders"):
+        assert (free, world.shard().remaining) == ([3], 2)
+
+
 # The failure policy
 
 

@@ -127,6 +127,7 @@ class AsyncGovernor:
         request = governor.request(database, timeout=timeout, lease_ms=lease_ms, holder=holder, context=context)
         held = _Held(self._sessions, request.invocation)
         try:
+            self._sessions.opener()  # before the lease: to load a driver takes a cold environment up to a second
             held.lease = await self._lease_or_none(request)
             connection = held.connection = self._new_session(held.lease, request)
             await connection.open()

@@ -189,9 +189,10 @@ class LeasedSession:
             As `LeaseClient.acquire`.
         """
         sessions, self.invocation = self._sessions, request.invocation
+        opener = sessions.opener()  # before the lease: to load a driver takes a cold environment up to a second
         self.lease = sessions.lease_or_none(request, end_ms)
         acquired_ms = sessions.now_ms()
-        connection = self.connection = self._made(sessions.opener(), request, fence)
+        connection = self.connection = self._made(opener, request, fence)
         connection.lease, connection.acquired_ms = self.lease, acquired_ms
         connection.asks_for_server |= is_kept or sessions.have_lingering
         connection.connect()
