@@ -16,7 +16,17 @@ from bench.measure import FULL, TINY
 from bench.results import Row
 
 FOLDER = Path(__file__).parent
-BENCHMARKS = ("direct", "peers", "lambda_transport", "cold_start", "connections", "overload", "sharding", "cost")
+BENCHMARKS = (
+    "direct",
+    "peers",
+    "lambda_transport",
+    "cold_start",
+    "connections",
+    "overload",
+    "sharding",
+    "cost",
+    "opening_rate",
+)
 RESULTS = FOLDER / "results.json"
 README = FOLDER / "README.md"
 START, END = "<!-- results: written by `make bench` -->", "<!-- end of results -->"

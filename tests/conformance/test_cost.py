@@ -13,6 +13,7 @@ import pytest
 
 from connection_governor.aws.dynamodb import DynamoDBCaller, DynamoDBStore
 from connection_governor.core.lease import Grant, Lease, Refusal, Renewal, ShardKey
+from connection_governor.core.opening import Opening
 from connection_governor.core.plan import Change
 from tests.conformance.wire_tap import WireTap, tapped
 from tests.support.virtual import VirtualClock
@@ -117,15 +118,17 @@ def test_a_write_costs_one_unit_with_36_leases_in_the_shard(world: World, tap: W
 def test_a_shard_of_the_largest_budget_that_is_as_old_as_can_be_stays_within_one_unit(
     world: World, tap: WireTap
 ) -> None:
-    """Numbers grow with the years: fence and plan must not push a full shard over 1 KB."""
+    """Numbers grow with the years: fence, plan and opening time must not push a full shard over 1 KB."""
     key = ShardKey(LONG_NAME, 277)
     store = world.truth
-    store.make_shard(key, 98_765)
+    opens_us = 1_834_567_891_234_567  # with a limited opening rate, and no round number either
+    store.make_shard(key, 98_765, opens_us)
     assert store.raise_allowed(Change(key, 0, LEASES), 98_765)
     _age(tap, world, key, fence=12_345_678_901)
+    token = Opening(0, 2 * opens_us, 10_001, None, 98_765, 98_765)
     for _ in range(LEASES):
         wanted = world.wanted(holder="checkout-service")
-        store.grant(key, wanted.lease_id, wanted.record, waited_ms=world.clock.now)
+        store.grant(key, wanted.lease_id, wanted.record, waited_ms=world.clock.now, opening=token)
     assert tap.seen[-1].status == 200
     assert tap.seen[-1].units == 1.0
     full = tap.seen[-1].answer["Attributes"]

@@ -46,7 +46,8 @@ class SkewedClock:
         """Return the environment's own time."""
         now_us = self._hub.now_us
         error_us = self._offset_us + self._ppm * (now_us - self._since_us) // SECOND
-        return (now_us + min(max(error_us, -self._bound_us), self._bound_us)) // MS
+        self._process.clock_ms = (now_us + min(max(error_us, -self._bound_us), self._bound_us)) // MS
+        return self._process.clock_ms
 
     def monotonic_ms(self) -> int:
         """See `Clock.monotonic_ms`."""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 LARGE, LARGE_EVERY = 50, 15  # now and then, more leases in a shard than one write may name
 BEYOND_EVERY = 8  # of so many worlds, one has clocks beyond the allowance
 
+RATED_EVERY = 4  # in one of so many the opening rate is limited
 REQUESTS_EVERY = 4  # and in one of so many, the requests to DynamoDB themselves are simulated
 
 
@@ -29,14 +30,18 @@ def settings_of(seed: str) -> WorldSettings:
         budget, shards = random.randint(2 * LARGE, 3 * LARGE), 1
     skew_ms = random.choice((500, 1_000, 1_000, 2_000))
     beyond = random.randrange(BEYOND_EVERY) == 0
+    rates = stream(f"{seed}/rates")
+    rated = rates.randrange(RATED_EVERY) == 0
     return WorldSettings(
+        rates=tuple(rates.choice((2, 5, 20, 100)) for _ in range(2)) if rated else (),
+        bursts=(rates.choice((0, 3)), rates.choice((0, 40))),
         table="dynamodb" if random.randrange(REQUESTS_EVERY) == 0 else "memory",
         actors=_actors(random, budget),
         budget=budget,
         shards=shards,
         budgets=tuple(_budget(random, budget) for _ in range(4)) if budget < LARGE else ((budget, 1), (3, 1)),
         skew_ms=skew_ms,
-        clock_bound_ms=random.choice((3_000, 20_000, 300_000)) if beyond else skew_ms // 2 - 1,
+        clock_bound_ms=random.choice((3_000, 20_000, 300_000)) if beyond else skew_ms // 2 - (20 if rated else 1),
         honest_clocks=not beyond,
         drift_ppm=random.choice((0, 100, 1_000)),
         lag_ms=random.choice((100, 1_500, 4_000)),

@@ -9,7 +9,7 @@ from collections import Counter
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
-from connection_governor.core import plan, rules
+from connection_governor.core import opening, plan, rules
 from connection_governor.core.lease import Grant, Refusal, Renewal
 from connection_governor.core.rules import share
 
@@ -26,7 +26,7 @@ _wrapped: set[str] = set()
 def note_grant(tally: Tally, outcome: Grant | Refusal) -> None:
     """Count an acquire's answer."""
     if isinstance(outcome, Refusal):
-        tally.outcomes["refused"] += 1
+        tally.outcomes["refused: too fast" if outcome.too_fast else "refused"] += 1
     else:
         tally.outcomes["granted" if outcome.lease.fence is not None else "granted, fence unknown"] += 1
 
@@ -67,6 +67,12 @@ def _decision(outcome: object, *_arguments: object) -> str:
     return kind
 
 
+def _token(outcome: object, *_arguments: object) -> str:
+    if isinstance(outcome, rules.Write):
+        return "the bucket has a token" if outcome.slack_us is None else "the bucket is full"
+    return type(outcome).__name__
+
+
 def _truth(outcome: object, *_arguments: object) -> str:
     return "yes" if outcome else "no"
 
@@ -89,6 +95,7 @@ _RULES: list[tuple[Any, str, Callable[..., str]]] = [
     (rules, "next_step", _decision),
     (rules, "room_for", _decision),
     (rules, "after_refused_renew", _decision),
+    (opening.Pace, "step", _token),
     (plan, "stamps", _stamps),
     (plan, "raises", _raises),
     (plan, "is_superseded", _truth),

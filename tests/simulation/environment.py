@@ -139,7 +139,7 @@ class Witness:
         note_grant(self._tally, outcome)
         if isinstance(outcome, Grant):
             self._record_lease(outcome.lease)
-        elif is_last and not waiting and wanted.connections == 1:
+        elif is_last and not waiting and wanted.connections == 1 and not outcome.too_fast:
             world.patience.check_refusal(self._process.name, began_us)
         return outcome
 

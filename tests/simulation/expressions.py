@@ -27,12 +27,13 @@ if TYPE_CHECKING:
 
 Item = dict[str, Any]
 
-_COMPARISON = re.compile(r"([\w.#]+) (>=|=|<) (:\w+)")
+_COMPARISON = re.compile(r"([\w.#]+) (>=|<=|=|<) (:\w+)")
 _NOT_EXISTS = re.compile(r"attribute_not_exists\(([\w.#]+)\)")
 _ASSIGNMENT = re.compile(r"([\w.#]+) = (?:([\w.#]+) ([+-]) )?(:\w+)")
 _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
     ">=": lambda stored, value: stored >= value,
     "<": lambda stored, value: stored < value,
+    "<=": lambda stored, value: stored <= value,
     "=": lambda stored, value: stored == value,
 }
 
@@ -121,7 +122,8 @@ def _shard(pk: str, item: Item) -> Shard:
     database, _, index = pk.partition("#")
     numbers = {name: int(item[name]["N"]) for name in ("allowed", "remaining", "fence", "plan")}
     leases = {lease_id: record["S"] for lease_id, record in item["leases"]["M"].items()}
-    return Shard(ShardKey(database, int(index)), **numbers, leases=leases)
+    opens_us = int(item["opens"]["N"]) if "opens" in item else None
+    return Shard(ShardKey(database, int(index)), **numbers, leases=leases, opens_us=opens_us)
 
 
 def _refused(stored: Item | None) -> ServiceError:
@@ -183,7 +185,10 @@ def _updated(stored: Item, payload: Item) -> Item:
         container, key = (leases, names[path.partition(".")[2]]) if "." in path else (item, names.get(path, path))
         container[key] = value
     for path in removed:
-        leases.pop(names[path.partition(".")[2]], None)
+        if "." in path:
+            leases.pop(names[path.partition(".")[2]], None)
+        else:
+            item.pop(path, None)
     return item
 
 

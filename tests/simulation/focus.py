@@ -151,6 +151,41 @@ def storms(settings: WorldSettings) -> WorldSettings:
     )
 
 
+def rates(settings: WorldSettings) -> WorldSettings:
+    """Ask for more openings than the rate allows, from several shards, while operators change rate and shards."""
+    return replace(
+        settings,
+        actors=("rusher",) * 8 + ("function", "holder", "remote") + ("operator",) * 2 + ("janitor",),
+        budget=60,
+        shards=2,
+        budgets=((60, 2), (60, 1), (60, 4), (40, 3)),
+        rates=(2, 4, 8, 8),
+        bursts=(0, 20, 40),
+        clock_bound_ms=settings.skew_ms // 2 - 20 if settings.honest_clocks else settings.clock_bound_ms,
+        weather=replace(settings.weather, late=0.0, slow=0.02, lost=0.01, throttled=0.0, failed=0.0),
+        troubles=replace(settings.troubles, crash=30, freeze=0, brink=0.3, outage=0),
+        gap_s=4,
+        hold_s=2,
+        budget_change_s=25,
+        janitor_s=15,
+    )
+
+
+def splits(settings: WorldSettings) -> WorldSettings:
+    """Keep rate and burst, and change the number of shards just when all callers rush."""
+    return replace(
+        rates(settings),
+        shards=1,
+        budgets=((60, 1), (60, 4), (60, 3), (60, 1)),
+        rates=(4,),
+        bursts=(24,),
+        rush_patience_s=(0, 0, 0, 0.5),
+        gap_s=10,
+        budget_change_s=10,
+        janitor_s=30,
+    )
+
+
 FOCUSES: dict[str, Callable[[WorldSettings], WorldSettings]] = {
     "plans": plans,
     "moves": moves,
@@ -161,4 +196,6 @@ FOCUSES: dict[str, Callable[[WorldSettings], WorldSettings]] = {
     "rounds": rounds,
     "lags": lags,
     "storms": storms,
+    "rates": rates,
+    "splits": splits,
 }

@@ -18,6 +18,7 @@ holder gave it back.
     taken early             no lease is taken over or reclaimed before its end by any clock of the allowance
     phantom                 what a holder was told it has is stored, as its own, until it is over
     ended early             no holder is named a session to end whose lease is in force
+    opened too fast         see `openings`
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import heapq
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
+from tests.simulation.openings import Openings
 from tests.support.hub import MS
 
 if TYPE_CHECKING:
@@ -115,6 +117,8 @@ class Ledger:
         self._plans: dict[int, int] = {}
         self._stamped: defaultdict[int, set[int]] = defaultdict(set)
         self._in_force: list[tuple[int, int]] = [(0, 0)]
+        self._rates: dict[int, tuple[int, int]] = {}
+        self.openings = Openings(hub, tally, skew_ms, self.breaks)
         self.on_gone: Callable[[Place], None] = _ignore
         self.on_change: Callable[[], None] = _nothing
 
@@ -147,6 +151,7 @@ class Ledger:
         self.settings = settings
         self.changed_us = self._hub.now_us
         self._plans[settings.plan] = settings.allowed
+        self._rates[settings.plan] = (settings.opens_per_second, settings.open_burst)
         self._budget_moved()
         self.on_change()
 
@@ -197,6 +202,7 @@ class Ledger:
             self._check_removed(index, lease_id, old[lease_id], taken_over=bool(added))
         for lease_id in added:
             self._check_added(index, lease_id, new[lease_id], after, request)
+            self.openings.granted(connections(new[lease_id]), before, after, request)
         if not added and not removed:
             self._check_renewed(index, before, after)
 
@@ -288,10 +294,11 @@ class Ledger:
         """Move the budget in force: a plan is, from its storing until one later plan has stamped every shard."""
         whole = max((plan for plan, stamped in self._stamped.items() if stamped >= self.shards.keys()), default=0)
         for plan in [plan for plan in self._plans if plan < whole]:
-            del self._plans[plan]
+            del self._plans[plan], self._rates[plan]
         for plan in [plan for plan in self._stamped if plan < whole]:
             del self._stamped[plan]
         budget = max(self._plans.values(), default=0)
+        self.openings.in_force(self._rates.values())
         if budget != self._in_force[-1][1]:
             self._in_force.append((self._hub.now_us, budget))
 

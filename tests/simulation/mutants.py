@@ -124,7 +124,7 @@ IN_MEMORY = [
     _m(
         "shrink by setting instead of adding",
         "core/memory",
-        ("remaining=shard.remaining + change.added", "remaining=change.allowed"),
+        ("remaining = shard.remaining + change.added", "remaining = change.allowed"),
         table="memory",
     ),
     _m(
@@ -137,8 +137,8 @@ IN_MEMORY = [
         "making a shard again wipes it",
         "core/memory",
         (
-            "self._shards.setdefault(key, Shard(key, allowed=0, remaining=0, fence=0, plan=plan))",
-            "self._shards[key] = Shard(key, allowed=0, remaining=0, fence=0, plan=plan)",
+            "self._shards.setdefault(key, Shard(key, allowed=0, remaining=0, fence=0, plan=plan, opens_us=opens_us))",
+            "self._shards[key] = Shard(key, allowed=0, remaining=0, fence=0, plan=plan, opens_us=opens_us)",
         ),
         table="memory",
         focus="plans",
@@ -151,7 +151,7 @@ IN_DYNAMODB = [
     _m(
         "DynamoDB: takeover without AS_SEEN",
         "aws/dynamodb",
-        ('f"{_GRANT_CONDITION} AND {seen}"', "_GRANT_CONDITION"),
+        ('f"{condition} AND {seen}"', "condition"),
         table="dynamodb",
         focus="lags",
     ),
@@ -295,8 +295,10 @@ IN_RULES = [
         "raise without all stamped",
         "core/plan",
         (
-            "        if shard.plan < settings.plan\n    ]",
-            "        if shard.plan < settings.plan and shard.allowed > share(settings.allowed, settings.shards, shard.key.index)\n    ]",
+            "reversed(shards) if shard.plan < settings.plan]",
+            "reversed(shards)\n"
+            "        if shard.plan < settings.plan\n"
+            "        and shard.allowed > share(settings.allowed, settings.shards, shard.key.index)]",
         ),
         focus="plans",
     ),
@@ -491,4 +493,102 @@ IN_SESSIONS = [
     ),
 ]
 
-MUTANTS = [*IN_MEMORY, *IN_DYNAMODB, *IN_RULES, *IN_ENGINE, *IN_SESSIONS]
+
+def _r(name: str, module: str, *changes: tuple[str, str], table: str | None = None, focus: str = "rates") -> Mutant:
+    return Mutant(name, module, changes, table, focus)
+
+
+IN_THE_RATE = [
+    _r(
+        "rate: grant without a token",
+        "core/memory",
+        (" and opens_us <= opening.latest_us", ""),
+        table="memory",
+    ),
+    _r("rate: spend from a full bucket", "core/memory", ("opens_us >= opening.full_us and ", ""), table="memory"),
+    _r(
+        "rate: refill of a bucket that is not full",
+        "core/memory",
+        ("return opens_us < opening.full_us", "return True"),
+        table="memory",
+    ),
+    _r(
+        "rate: grant by the former pace",
+        "core/memory",
+        (" or shard.plan > opening.last_plan", ""),
+        table="memory",
+    ),
+    _r(
+        "rate: grant on a shard with the former pace",
+        "core/memory",
+        (" or shard.plan < opening.first_plan", ""),
+        table="memory",
+        focus="splits",
+    ),
+    _r(
+        "rate: a token is never spent",
+        "core/memory",
+        ("return shard.opens_us + opening.cost_us if", "return shard.opens_us if"),
+        table="memory",
+    ),
+    _r("DynamoDB: rate without IS_DUE", "aws/dynamodb", ("{NOT_FULL} AND {IS_DUE}", "{NOT_FULL}"), table="dynamodb"),
+    _r("DynamoDB: rate without NOT_FULL", "aws/dynamodb", ("{NOT_FULL} AND {IS_DUE}", "{IS_DUE}"), table="dynamodb"),
+    _r(
+        "DynamoDB: rate without IS_FULL",
+        "aws/dynamodb",
+        ('f"{IS_FULL} AND {PACE_SET}', 'f"{PACE_SET}'),
+        table="dynamodb",
+    ),
+    _r(
+        "DynamoDB: rate without PACE_SET",
+        "aws/dynamodb",
+        ("{IS_DUE} AND {PACE_SET} AND", "{IS_DUE} AND"),
+        ("{IS_FULL} AND {PACE_SET} AND", "{IS_FULL} AND"),
+        table="dynamodb",
+        focus="splits",
+    ),
+    _r(
+        "DynamoDB: rate without PACE_KNOWN",
+        "aws/dynamodb",
+        ('{IS_DUE} AND {PACE_SET} AND {PACE_KNOWN}"', '{IS_DUE} AND {PACE_SET}"'),
+        ('{IS_FULL} AND {PACE_SET} AND {PACE_KNOWN}"', '{IS_FULL} AND {PACE_SET}"'),
+        table="dynamodb",
+    ),
+    _r("rate: no allowance for clocks", "core/opening", (" // rate - _clocks_us(settings.skew_ms),", " // rate,")),
+    _r(
+        "rate: each shard has all of it",
+        "core/opening",
+        ("cost_us=_cost_us(rate, settings.shards),", "cost_us=_cost_us(rate, 1),"),
+    ),
+    _r(
+        "rate: every lease costs one token",
+        "core/opening",
+        ("cost_us, full_us = connections * self.cost_us", "cost_us, full_us = self.cost_us"),
+    ),
+    _r(
+        "rate: a refill costs nothing",
+        "core/opening",
+        ("self.burst_us - cost_us) + cost_us,", "self.burst_us - cost_us),"),
+    ),
+    _r(
+        "rate: the pace of a new number of shards is the former",
+        "core/operations",
+        ('"open_burst", "shards", "skew_ms")', '"open_burst", "skew_ms")'),
+        focus="splits",
+    ),
+    _r(
+        "rate: the first shard is stamped first",
+        "core/plan",
+        ("for shard in reversed(shards) if", "for shard in shards if"),
+        ("if shard.key.index >= settings.shards] or older", "] or older"),
+        focus="splits",
+    ),
+    _r(
+        "rate: a shard opens with tokens that are taken elsewhere",
+        "core/plan",
+        ("if not settings.opens_per_second or shard.allowed > 0:", "if True:"),
+        focus="splits",
+    ),
+]
+
+MUTANTS = [*IN_MEMORY, *IN_DYNAMODB, *IN_RULES, *IN_ENGINE, *IN_SESSIONS, *IN_THE_RATE]

@@ -62,6 +62,7 @@ class Request:
         call: which of the sender's calls it belongs to; a retry belongs to the same.
         sent_us: when it was sent: a read shows nothing older.
         stray: delivered although its sender may have gone on without it: a late delivery or a second one.
+        clock_ms: what the sender's clock showed when it last read it.
     """
 
     sender: Process
@@ -70,6 +71,7 @@ class Request:
     call: int
     stray: bool = False
     sent_us: int = 0
+    clock_ms: int = 0
 
 
 class Network:
@@ -100,7 +102,7 @@ class Network:
     def call(self, request: Request) -> Any:  # noqa: ANN401 - the verb's answer
         """Send a request; return the answer, or raise the error that the sender sees instead."""
         ticket = request.sender.ticket()
-        request.sent_us = self._hub.now_us
+        request.sent_us, request.clock_ms = self._hub.now_us, request.sender.clock_ms
         fate = "lost" if self.outage else FATES[bisect(self._sums, self._random.random())]
         if fate == "calm":
             self._hub.after(self._hop_us(), self._arrive, request, ticket)

@@ -213,6 +213,23 @@ class Hoarder(Worker):
         self.rest(30)
 
 
+class Rusher(Worker):
+    """Acquires again and again and releases at once, so that nothing but the opening rate holds it back.
+
+    Often at the same moment as others, and as the operators, after some quiet seconds.
+    """
+
+    def one_invocation(self) -> None:
+        """See `Worker`."""
+        if self.random.random() < 0.6:
+            self.environment.process.sleep(-self.world.hub.now_us % (10 * SECOND))
+        patience_s = self.random.choice(self.world.settings.rush_patience_s)
+        for _ in range(self.random.randint(1, 30)):
+            count = self.random.choice((1, 1, 2))
+            lease = self.governor.acquire(connections=count, timeout=patience_s, lease_ms=20_000)
+            self.governor.release(lease)
+
+
 class Holder(Worker):
     """Holds a few leases, gives some of them back, and leaves the others to their end."""
 
@@ -266,8 +283,9 @@ class PatientWorker(Worker):
         environment.waiting_since_us = self.world.hub.now_us
         try:
             lease = self.governor.acquire(timeout=WAITS_S, lease_ms=1_000 + int(self.seconds(15) * 1_000))
-        except NoConnectionsLeft:
-            patience.check(environment.name, environment.waiting_since_us)
+        except NoConnectionsLeft as refusal:
+            if not refusal.too_fast:  # such a refusal comes as soon as it is certain
+                patience.check(environment.name, environment.waiting_since_us)
             raise
         patience.check(environment.name, environment.waiting_since_us)
         self.rest(5)
@@ -356,10 +374,11 @@ def operate(world: World, environment: Environment) -> None:
 
 def _set_budget(world: World, environment: Environment, operations: Operations) -> None:
     budget, shards = world.settings.choice_of_budget(environment.random)
-    world.note("budget", environment.name, budget, shards)
+    rate = world.settings.rate_of(environment.random)
+    world.note("budget", environment.name, budget, shards, *rate.values())
     world.tally.fault("budget changed")
     try:
-        operations.set_budget(world.database, budget, shards=shards)
+        operations.set_budget(world.database, budget, shards=shards, **rate)
     except GovernorUnavailable as error:
         world.tally.outcomes[f"set_budget: {type(error).__name__}"] += 1
 

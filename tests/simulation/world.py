@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from connection_governor.core.opening import LONGEST_WAIT_MS, least_burst
 from connection_governor.database.fence import Fence
 from connection_governor.errors import GovernorUnavailable, NoConnectionsLeft
 from tests.simulation import engine_branches
@@ -32,6 +33,7 @@ from tests.simulation.workers import (
     LongRunner,
     PatientWorker,
     RenewingWorker,
+    Rusher,
     Vandal,
     Worker,
     look_after,
@@ -81,6 +83,17 @@ class WorldSettings:
     forgets_renewals: float = 0.1
     budget_change_s: float = 60.0
     janitor_s: float = 60.0
+    rates: tuple[int, ...] = ()
+    bursts: tuple[int, ...] = (0,)
+    rush_patience_s: tuple[float, ...] = (0, 0.5, 3, 12)
+
+    def rate_of(self, random: Random) -> dict[str, int]:
+        """Return an opening rate and a burst that an operator may choose; nothing where no rate is limited."""
+        if not self.rates:
+            return {}
+        rate, most_shards = random.choice(self.rates), max(self.shards, *(shards for _, shards in self.budgets))
+        burst = least_burst(rate, shards=most_shards, skew_ms=self.skew_ms) + random.choice(self.bursts)
+        return {"opens_per_second": rate, "open_burst": burst}
 
     def choice_of_budget(self, random: Random) -> tuple[int, int]:
         """Return a budget that an operator may choose."""
@@ -215,11 +228,12 @@ class World:
     def _first_budget(self) -> None:
         """Create the database by two operators at the same moment, each until it has succeeded."""
         settings, done = self.settings, list[bool]()
+        rate = settings.rate_of(self._stream("first rate"))
 
         def found(founder: Environment) -> None:
             with suppress(GovernorUnavailable):
                 founder.operations().set_budget(
-                    DATABASE, settings.budget, shards=settings.shards, skew_ms=settings.skew_ms
+                    DATABASE, settings.budget, shards=settings.shards, skew_ms=settings.skew_ms, **rate
                 )
             done.append(True)
 
@@ -282,6 +296,9 @@ class World:
         budget = self.ledger.settings.allowed if self.ledger.settings else 0
         may_be_refused = not self.ledger.is_settled
         lent: list[bool] = []
+        apart_ms = 2 * self.settings.clock_bound_ms  # a token may have been taken by a clock that is so far ahead
+        longest_ms = LONGEST_WAIT_MS + 1_000 * (budget + 10) + apart_ms  # at one a second
+        tokens_by_us = self.hub.now_us + 2 * longest_ms * MS  # a caller may be told up to twice its wait
         self.note(newcomer.name, "asks for all", budget, "of a plan half done" if may_be_refused else "")
 
         def ask_for_all() -> None:
@@ -291,6 +308,9 @@ class World:
                     governor.acquire(lease_ms=600_000)
                     lent.append(True)
                 except NoConnectionsLeft as refusal:
+                    if refusal.too_fast and self.hub.now_us < tokens_by_us:
+                        newcomer.process.sleep(refusal.retry_after_ms * MS)
+                        continue
                     if not may_be_refused:
                         break
                     may_be_refused = False
@@ -316,6 +336,7 @@ ACTORS: dict[str, Callable[[World, Environment], Callable[[], None]]] = {
     "keeping": _working(lambda world, environment: ConnectingWorker(world, environment, keep_seconds=KEEP_SECONDS)),
     "longkeeping": _working(lambda world, environment: LongRunner(world, environment, keep_seconds=KEEP_SECONDS)),
     "hoarder": _working(Hoarder),
+    "rusher": _working(Rusher),
     "holder": _working(Holder),
     "renewing": _working(RenewingWorker),
     "longrunner": _working(LongRunner),

@@ -125,6 +125,7 @@ class Process:
         self.frozen = False
         self.call = 0
         self.stray = False
+        self.clock_ms = 0
         self.on_failure: Callable[[Process, Exception], None] | None = None
         self.on_brink: Callable[[Process, bool], None] | None = None
         self.on_end: list[Callable[[], None]] = []

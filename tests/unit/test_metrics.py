@@ -28,6 +28,7 @@ CONTRACT = {
     "SessionNamesUnknown",
     "StatementLimitMissing",
     "WrongClock",
+    "TooFast",
 }
 
 

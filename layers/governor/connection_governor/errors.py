@@ -28,17 +28,27 @@ class NoConnectionsLeft(GovernorError):
     """Every connection of the budget stayed in use until the time-out; try again after `retry_after_ms`.
 
     If too little of the invocation was left to ask, the `reason` says it, and the figures are 0.
+    `too_fast`: connections are left, but too many were granted lately for the database's opening rate.
     """
 
     def __init__(
-        self, database: str, *, retry_after_ms: int, allowed: int, in_use: int, reason: str | None = None
+        self,
+        database: str,
+        *,
+        retry_after_ms: int,
+        allowed: int,
+        in_use: int,
+        reason: str | None = None,
+        too_fast: bool = False,
     ) -> None:
         found = f"{in_use} of {allowed} in use, retry in {retry_after_ms} ms"
-        super().__init__(f"no connection left for {database!r}: {reason or found}")
+        what = "connections are opened too fast" if too_fast else "no connection left"
+        super().__init__(f"{what} for {database!r}: {reason or found}")
         self.database = database
         self.retry_after_ms = retry_after_ms
         self.allowed = allowed
         self.in_use = in_use
+        self.too_fast = too_fast
 
 
 class GovernorUnavailable(GovernorError):

@@ -36,6 +36,7 @@ METRICS: Final[dict[str, dict[str, str | int]]] = {
     "SessionNamesUnknown": {"Unit": "Count"},
     "StatementLimitMissing": {"Unit": "Count"},
     "WrongClock": {"Unit": "Count"},
+    "TooFast": {"Unit": "Count"},
 }
 
 
@@ -92,10 +93,21 @@ class Reporter:
         self.emit(database, {**gauges, "Granted": 1, "AcquireLatency": took_ms}, now_ms=now_ms, **details)
 
     def refused(
-        self, database: str, gauges: Mapping[str, float], *, took_ms: int, now_ms: int, **details: object
+        self,
+        database: str,
+        gauges: Mapping[str, float],
+        *,
+        took_ms: int,
+        now_ms: int,
+        too_fast: bool = False,
+        **details: object,
     ) -> None:
-        """Report an acquire that ended refused: one line for each call, however often it tried."""
-        self.emit(database, {**gauges, "NoConnLeftError": 1, "AcquireLatency": took_ms}, now_ms=now_ms, **details)
+        """Report an acquire that ended refused: one line for each call, however often it tried.
+
+        A refusal for the opening rate is not one for the budget, and is counted apart.
+        """
+        count = {"TooFast" if too_fast else "NoConnLeftError": 1}
+        self.emit(database, {**gauges, **count, "AcquireLatency": took_ms}, now_ms=now_ms, **details)
 
     def released(self, database: str, gauges: Mapping[str, float], *, now_ms: int, **details: object) -> None:
         """Report a release."""

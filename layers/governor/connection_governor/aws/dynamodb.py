@@ -6,6 +6,7 @@
     fence      1841                            grows with each grant
     plan       7                               the last budget plan that wrote this shard
     waited     1800000000000                   when a caller that was refused before last got a lease here
+    opens      1800000000000000                with a limited opening rate: when the token of the last grant was due
     leases     {"k3Zq81Bd": "<record>", …}     lease id -> record (see `lease.pack_record`)
 
 and one item a database, `pk` = its name, for its settings. Conditions allow no arithmetic, which is why the counter is
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from connection_governor.aws.client import Endpoint
     from connection_governor.core.deadline import Deadline
     from connection_governor.core.lease import Leases
+    from connection_governor.core.opening import Opening
     from connection_governor.core.plan import Change
 
 # Each clause of a condition, and the race that it closes.
@@ -39,15 +41,26 @@ OLDER_PLAN = "#plan < :plan"  # two operators: once the newer plan has stamped a
 THIS_PLAN = "#plan = :plan"  # capacity is handed out only when no older plan can write any more
 ALLOWED_AS_READ = "allowed = :read"  # two executors of a plan: what one has raised is not raised again
 NOT_OVERFULL = "remaining >= :zero"  # a lowered budget: a renewal would carry the excess past its expiry
+IS_DUE = "opens <= :latest"  # two acquires at the last token: one of them is refused, or opens later
+NOT_FULL = "opens >= :full"  # after a quiet time: what would have come back beyond the burst is not granted
+IS_FULL = "opens < :full"  # two acquires at a full bucket: the second does not refill what the first has taken
+PACE_SET = "#plan >= :first"  # a change of the rate: a shard that still has the former pace grants nothing by the new
+PACE_KNOWN = "#plan <= :last"  # the same: a caller with old settings grants nothing by the former pace
+NO_EARLIER = "opens <= :opens"  # a change of the rate: tokens that were taken since the shard was read stay taken
+NO_RATE = "attribute_not_exists(opens)"  # two executors of a plan: the second does not empty the bucket again
 NO_ITEM = "attribute_not_exists(pk)"  # creating twice must not wipe the leases
 PLAN_AS_READ = "#plan = :read"  # two operators: one of the two results, complete
 
 _TAKE = "SET remaining = remaining - :n, fence = fence + :one, leases.#id = :lease"
 _WAITED = ", waited = :waited"
+_SPEND = ", opens = opens + :cost"
+_REFILL = ", opens = :opens"
 _RENEW = "SET leases.#id = :renewed"
 _RESIZE = "SET allowed = :allowed, remaining = remaining + :added, #plan = :plan"
 
 _GRANT_CONDITION = f"{HAS_ROOM} AND {NEW_ID}"
+_SPEND_CONDITION = f"{NOT_FULL} AND {IS_DUE} AND {PACE_SET} AND {PACE_KNOWN}"
+_REFILL_CONDITION = f"{IS_FULL} AND {PACE_SET} AND {PACE_KNOWN}"
 _RENEW_CONDITION = f"{AS_SEEN.format(id='#id', record=':seen')} AND {NOT_OVERFULL}"
 _STAMP_CONDITION = f"{OLDER_PLAN} AND {ALLOWED_AS_READ}"
 _RAISE_CONDITION = f"{THIS_PLAN} AND {ALLOWED_AS_READ}"
@@ -56,6 +69,8 @@ _PLAN_NAME = {"#plan": "plan"}  # "plan" is a reserved word
 _ONE = {"N": "1"}
 _BATCH_LIMIT = 100
 _SETTING_NUMBERS = tuple(name for name in Settings.__slots__ if name != "database")
+
+_RATE = ("opens_per_second", "open_burst", "rate_plan")  # not stored while the rate is not limited
 
 Item = dict[str, Any]
 
@@ -88,19 +103,24 @@ class DynamoDBStore:
         record: str,
         taken: Leases = (),
         waited_ms: int | None = None,
+        opening: Opening | None = None,
     ) -> Written | Unwritten:
         """See `LeaseStore.grant`: one UpdateItem, with no read before it."""
         names, connections = {"#id": lease_id}, record_connections(record)
         values: Item = {":n": _number(connections), ":one": _ONE, ":lease": {"S": record}}
-        take = _TAKE
+        take, condition = _TAKE, _GRANT_CONDITION
         if waited_ms is not None:
             take, values[":waited"] = _TAKE + _WAITED, _number(waited_ms)
+        if opening is not None:
+            take += _SPEND if opening.refilled_us is None else _REFILL
+            condition += f" AND {_SPEND_CONDITION if opening.refilled_us is None else _REFILL_CONDITION}"
+            names, values = names | _PLAN_NAME, values | _opening_values(opening)
         if not taken:
-            return self._update(key, take, _GRANT_CONDITION, names, values)
+            return self._update(key, take, condition, names, values)
         seen, removal, taken_names, taken_values = _removal(taken)
         values[":n"] = _number(connections - connections_of(taken))
         return self._update(
-            key, f"{take} {removal}", f"{_GRANT_CONDITION} AND {seen}", names | taken_names, values | taken_values
+            key, f"{take} {removal}", f"{condition} AND {seen}", names | taken_names, values | taken_values
         )
 
     def remove(self, key: ShardKey, leases: Leases) -> Written | Unwritten:
@@ -142,7 +162,8 @@ class DynamoDBStore:
 
     def save_settings(self, settings: Settings, *, plan_as_read: int | None) -> bool:
         """See `LeaseStore.save_settings`."""
-        item: Item = {name: _number(getattr(settings, name)) for name in _SETTING_NUMBERS}
+        numbers = {name: getattr(settings, name) for name in _SETTING_NUMBERS}
+        item: Item = {name: _number(number) for name, number in numbers.items() if number or name not in _RATE}
         payload: Item = {
             "TableName": self._table,
             "Item": {"pk": {"S": settings.database}, **item},
@@ -156,10 +177,10 @@ class DynamoDBStore:
             }
         return self._conditional("PutItem", payload)
 
-    def make_shard(self, key: ShardKey, plan: int) -> None:
+    def make_shard(self, key: ShardKey, plan: int, opens_us: int | None = None) -> None:
         """See `LeaseStore.make_shard`."""
         nothing = _number(0)
-        item = {
+        item: Item = {
             "pk": {"S": _shard_pk(key)},
             "allowed": nothing,
             "remaining": nothing,
@@ -167,6 +188,8 @@ class DynamoDBStore:
             "plan": _number(plan),
             "leases": {"M": {}},
         }
+        if opens_us is not None:
+            item["opens"] = _number(opens_us)
         self._conditional("PutItem", {"TableName": self._table, "Item": item, "ConditionExpression": NO_ITEM})
 
     def stamp(self, change: Change, plan: int) -> bool:
@@ -184,7 +207,11 @@ class DynamoDBStore:
             ":plan": _number(plan),
             ":read": _number(change.allowed_as_read),
         }
-        return isinstance(self._update(change.key, _RESIZE, condition, _PLAN_NAME, values), Written)
+        resize = _RESIZE + " REMOVE opens" if change.unlimited else _RESIZE
+        if change.opens_us is not None:
+            resize, values[":opens"] = _RESIZE + _REFILL, _number(change.opens_us)
+            condition += f" AND {NO_RATE if change.opens_as_read is None else NO_EARLIER}"
+        return isinstance(self._update(change.key, resize, condition, _PLAN_NAME, values), Written)
 
     def _update(
         self, key: ShardKey, update: str, condition: str, names: dict[str, str], values: Item
@@ -206,7 +233,11 @@ class DynamoDBStore:
                 raise self._unavailable(refused) from refused
             return Unwritten(_shard(key, refused.body.get("Item")), perhaps_applied=refused.perhaps_applied)
         return Written(
-            int(item["allowed"]["N"]), int(item["remaining"]["N"]), int(item["fence"]["N"]), _waited_ms(item)
+            int(item["allowed"]["N"]),
+            int(item["remaining"]["N"]),
+            int(item["fence"]["N"]),
+            _waited_ms(item),
+            int(item["opens"]["N"]) if "opens" in item else None,
         )
 
     def _unavailable(self, refused: ServiceError) -> GovernorUnavailable:
@@ -274,7 +305,18 @@ def _shard(key: ShardKey, item: Item | None) -> Shard | None:
         plan=int(item["plan"]["N"]),
         leases={lease_id: record["S"] for lease_id, record in item["leases"]["M"].items()},
         waited_ms=_waited_ms(item),
+        opens_us=int(item["opens"]["N"]) if "opens" in item else None,
     )
+
+
+def _opening_values(opening: Opening) -> Item:
+    """Return the values of the clauses and the assignment that move a shard's `opens`."""
+    values = {":full": opening.full_us, ":first": opening.first_plan, ":last": opening.last_plan}
+    if opening.refilled_us is None:
+        values |= {":latest": opening.latest_us, ":cost": opening.cost_us}
+    else:
+        values[":opens"] = opening.refilled_us
+    return {name: _number(number) for name, number in values.items()}
 
 
 def _waited_ms(item: Item) -> int:

@@ -45,6 +45,8 @@ _LONGEST_PAUSE_S = 3_600
 _LEASE_HELP = "length of a lease if a caller of the function names none (the Python client: 30,000)"
 
 _SERVER_LIMIT_HELP = "the server's max_connections, which this command cannot ask for: refuse a budget above it"
+_RATE_HELP = "grant at most R connections in a second across the fleet (0: no limit)"
+_BURST_HELP = "with --opens-per-second: grant up to B more at once (default: a second's worth beside the least)"
 _LONGEST_LEASE_HELP = "how long a lease granted since the backup may last (default: the longest there is, an hour)"
 
 _EPILOG = """\
@@ -102,6 +104,8 @@ def _parser() -> argparse.ArgumentParser:
     budget.add_argument("--lease-ms", type=int, help=_LEASE_HELP)
     budget.add_argument("--skew-ms", type=int, help="how far any two clocks that write leases may differ")
     budget.add_argument("--anonymous-lease-ms", type=int, help="length of leases taken with the published payload")
+    budget.add_argument("--opens-per-second", type=int, metavar="R", help=_RATE_HELP)
+    budget.add_argument("--burst", type=int, dest="open_burst", metavar="B", help=_BURST_HELP)
     adopt = _budget_command(
         commands, "adopt", _adopt, "close a restored database, wait for unknown leases, set a budget"
     )
@@ -175,6 +179,7 @@ def _watch(operations: Operations, options: argparse.Namespace, clock: Clock = S
 def _set_budget(operations: Operations, options: argparse.Namespace) -> None:
     lengths = {"lease_ms": options.lease_ms, "skew_ms": options.skew_ms}
     lengths["anonymous_lease_ms"] = options.anonymous_lease_ms
+    lengths |= {"opens_per_second": options.opens_per_second, "open_burst": options.open_burst}
     allowed, before = options.allowed, _checked_budget_before(operations, options, **lengths)
     alter = _alter_user(allowed, before)
     if before is None or allowed > before:
@@ -253,10 +258,18 @@ def status_lines(report: dict[str, Any], *, now_ms: int) -> list[str]:
         lines.append("a budget change waits for leases to come back; the janitor finishes it")
     if report["remaining"] < 0:
         lines.append("more is in use than the lowered budget allows: nothing is granted until enough has come back")
+    if report.get("opens_per_second"):
+        lines.append(_rate_line(report, now_ms))
     if report["leases"]:
         lines += ["", f"{'lease':<16}  {'holder':<8}  {'connections':>11}  {'shard':>5}  expires"]
     lines += [_lease_line(lease, now_ms) for lease in report["leases"]]
     return lines
+
+
+def _rate_line(report: dict[str, Any], now_ms: int) -> str:
+    ahead_ms = max((shard.get("opens_us", 0) // 1_000 - now_ms for shard in report["shards"]), default=0)
+    line = f"opened at most {report['opens_per_second']} a second, with a burst of {report['open_burst']}"
+    return f"{line}; callers wait up to {ahead_ms / 1_000:.1f} s for their turn" if ahead_ms > 0 else line
 
 
 def _lease_line(lease: dict[str, Any], now_ms: int) -> str:

@@ -106,7 +106,7 @@ class LeaseClient:
         limit = request.invocation.before(self._reserve_ms) if request.invocation else None
         if limit is not None and limit.has_passed():
             raise self._no_time_left(request)
-        wait = Wait(self._entropy, self._wait_until(request, limit))
+        wait = Wait(self._entropy, self._wait_until(request, limit), request.timeout_ms)
         refusal = self._known_refusal(request)
         if refusal is not None:
             yield self._pause_s(request, wait, refusal, began_ms)
@@ -115,10 +115,20 @@ class LeaseClient:
             if isinstance(outcome, Refusal):
                 refusal = outcome
                 yield self._pause_s(request, wait, refusal, began_ms)
-            elif outcome.lease.expires_at_ms > self._clock.now_ms():
+            elif outcome.lease.expires_at_ms > self._clock.now_ms() + outcome.open_in_ms:
+                if outcome.open_in_ms:
+                    yield from self._until_due(outcome, request)
                 return outcome.lease
             else:
                 self._too_late(outcome.lease, request, wait)
+
+    def _until_due(self, grant: Grant, request: LeaseRequest) -> Generator[float, None, None]:
+        """Wait until the lease's token is due: see `opening`. A caller that gives up releases the lease."""
+        try:
+            yield grant.open_in_ms / 1_000
+        except BaseException:
+            self.release_at_end(grant.lease, request.invocation)
+            raise
 
     def acquire(self, request: LeaseRequest, end_ms: Callable[[], int]) -> Lease:
         """Acquire a lease, waiting in this thread."""
@@ -191,7 +201,7 @@ class LeaseClient:
 
     def _pause_s(self, request: LeaseRequest, wait: Wait, refusal: Refusal, began_ms: int) -> float:
         """Return how long to wait after a refusal; raise it if the wait has ended."""
-        pause_s = wait.pause_s(refusal.retry_after_ms)
+        pause_s = wait.pause_s(refusal.retry_after_ms, too_fast=refusal.too_fast)
         if pause_s is None:
             raise self._refused(request, refusal, began_ms)
         return pause_s
@@ -209,7 +219,14 @@ class LeaseClient:
             return refusal
 
     def _try(self, request: LeaseRequest, end_ms: int, wait: Wait, limit: Deadline | None) -> Grant | Refusal:
-        wanted = Wanted(request.database, self._entropy.lease_id(), request.holder, request.connections, end_ms)
+        wanted = Wanted(
+            request.database,
+            self._entropy.lease_id(),
+            request.holder,
+            request.connections,
+            end_ms,
+            wait_ms=wait.left_ms,
+        )
         self._lease_file.wanted(wanted)
         try:
             outcome = self._transport.acquire(wanted, waiting=wait.looks_first, last=wait.is_last, deadline=limit)
@@ -223,7 +240,7 @@ class LeaseClient:
             self._note_pressure(request.database, pressure=outcome.pressure)
         else:
             self._lease_file.gone(wanted.lease_id)
-            self._note_pressure(request.database, pressure=True)
+            self._note_pressure(request.database, pressure=not outcome.too_fast)
         return outcome
 
     def _too_late(self, lease: Lease, request: LeaseRequest, wait: Wait) -> None:
@@ -250,6 +267,7 @@ class LeaseClient:
             values,
             took_ms=self._clock.monotonic_ms() - began_ms,
             now_ms=self._clock.now_ms(),
+            too_fast=refusal.too_fast,
             holder=request.holder,
             retry_after_ms=refusal.retry_after_ms,
         )
@@ -262,6 +280,8 @@ class LeaseClient:
             return None
         until, connections, refusal = known
         left_ms = until.left_ms()
+        if refusal.too_fast and request.timeout_ms >= left_ms:
+            return None  # a try can now get a token that is due within the wait
         return replace(refusal, retry_after_ms=left_ms) if left_ms > 0 and request.connections >= connections else None
 
     def _no_time_left(self, request: LeaseRequest) -> NoConnectionsLeft:
@@ -281,9 +301,16 @@ def run(steps: Generator[float, None, T], sleep: Callable[[float], None]) -> T:
         except StopIteration as done:
             returned: T = done.value
             return returned
+        except BaseException:
+            steps.close()  # a caller interrupted while it waits for its token releases its lease
+            raise
 
 
 def _no_connections_left(database: str, refusal: Refusal) -> NoConnectionsLeft:
     return NoConnectionsLeft(
-        database, retry_after_ms=refusal.retry_after_ms, allowed=refusal.allowed, in_use=refusal.in_use
+        database,
+        retry_after_ms=refusal.retry_after_ms,
+        allowed=refusal.allowed,
+        in_use=refusal.in_use,
+        too_fast=refusal.too_fast,
     )

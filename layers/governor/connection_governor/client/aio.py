@@ -171,14 +171,20 @@ class AsyncGovernor:
     async def _acquire(self, request: LeaseRequest, end_ms: Callable[[], int]) -> Lease:
         steps = self._lease_client.acquiring(request, end_ms)
         while True:
-            step = await _UndoableCall(lambda: _next(steps), self._unwanted).result()
+            step = await _UndoableCall(lambda: _next(steps), lambda step: self._unwanted(step, steps)).result()
             if isinstance(step, Lease):
                 return step
-            await asyncio.sleep(step)
+            try:
+                await asyncio.sleep(step)
+            except BaseException:  # a task cancelled while it waits for its token releases its lease
+                await _carried_out(steps.close)
+                raise
 
-    def _unwanted(self, step: float | Lease) -> None:
+    def _unwanted(self, step: float | Lease, steps: Generator[float, None, Lease]) -> None:
         if isinstance(step, Lease):
             self._lease_client.release_at_end(step)
+        else:
+            steps.close()
 
 
 class _Held:

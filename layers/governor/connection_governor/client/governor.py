@@ -170,7 +170,8 @@ class Governor:
         Args:
             database: its name.
             allowed: how many connections may be in use, from 0.
-            settings: `shards`, `lease_ms`, `skew_ms`, `anonymous_lease_ms`; what is left out stays as it is.
+            settings: `shards`, `lease_ms`, `skew_ms`, `anonymous_lease_ms`, `opens_per_second`, `open_burst`; what is
+                left out stays as it is.
 
         Returns:
             The status after it; `settled` is false if capacity has yet to come back before all can be granted.

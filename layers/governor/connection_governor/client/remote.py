@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Protocol
 
-from connection_governor.core.codec import LEASE_FIELDS, lease_payload
+from connection_governor.core.codec import LEASE_FIELDS, TOO_FAST, lease_payload
 from connection_governor.core.lease import Grant, Lease, Refusal, Renewal
 from connection_governor.core.retry import ACQUIRING, RELEASING, Retry
 from connection_governor.errors import GovernorUnavailable, InvalidRequest, UnknownDatabase
@@ -63,12 +63,14 @@ class RemoteGovernor:
         }
         if waiting is not None:
             payload["waiting"] = waiting and not last  # the last try sees every shard, as the first does
+        if wanted.wait_ms:
+            payload["wait_ms"] = wanted.wait_ms
         answer = self._send(payload, ACQUIRING, deadline)
         if not answer["granted"]:
             return _refusal(answer)
         totals = {name: answer[name] for name in ("allowed", "in_use", "remaining", "estimated", "pressure")}
         taken_over = tuple(answer.get("taken_over", ()))
-        return Grant(lease=_lease(answer, taken_over=taken_over), **totals)
+        return Grant(lease=_lease(answer, taken_over=taken_over), **totals, open_in_ms=answer.get("open_in_ms", 0))
 
     def renew(self, lease: Lease, *, expires_at_ms: int, deadline: Deadline | None = None) -> Renewal | Refusal | None:
         """See `Service.renew`."""
@@ -122,7 +124,13 @@ def _lease(answer: Payload, **more: Any) -> Lease:  # noqa: ANN401 - fields of a
 
 
 def _refusal(answer: Payload) -> Refusal:
-    return Refusal(answer["retry_after_ms"], answer["allowed"], answer["in_use"], answer["remaining"])
+    return Refusal(
+        answer["retry_after_ms"],
+        answer["allowed"],
+        answer["in_use"],
+        answer["remaining"],
+        too_fast=answer["reason"] == TOO_FAST,
+    )
 
 
 def _raised(error: Payload, payload: Payload, took_ms: int) -> Exception:

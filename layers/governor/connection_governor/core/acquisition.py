@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from connection_governor.core.clock import Clock
     from connection_governor.core.deadline import Deadline
     from connection_governor.core.lease import Leases, Settings, ShardKey, Wanted
+    from connection_governor.core.opening import Opening, Pace
     from connection_governor.core.retry import Retry
     from connection_governor.core.shard_stats import ShardStats
     from connection_governor.core.store import LeaseStore, Unwritten
@@ -38,6 +39,7 @@ class AcquireCall:
         has_waited: whether the caller was refused before.
         last: whether the caller's wait ends with this call; None: the caller is not in this process.
         deadline: no request outlasts it.
+        pace: of each shard, where the opening rate is limited.
     """
 
     settings: Settings
@@ -45,6 +47,7 @@ class AcquireCall:
     has_waited: bool
     last: bool | None
     deadline: Deadline | None
+    pace: Pace | None = None
 
 
 class _ShardThrottledError(Exception):
@@ -63,6 +66,8 @@ class Acquisition:
 
     Attributes:
         missed: whether a shard of the settings does not exist.
+        too_fast: the shards that had room and no token, with the time until one is due.
+        other_plan: a shard with another pace than the settings known here, if one was met.
     """
 
     def __init__(self, store: LeaseStore, clock: Clock, retry: Retry, stats: ShardStats, call: AcquireCall) -> None:
@@ -73,6 +78,9 @@ class Acquisition:
         self._call = call
         self._full: dict[ShardKey, Shard] = {}
         self.missed = False
+        self.too_fast: dict[ShardKey, rules.TooFast] = {}
+        self.other_plan: rules.OtherPlan | None = None
+        self._guesses_full = call.pace is not None and not call.has_waited and call.wanted.database in stats.refilled
         self._comes_again = call.has_waited if call.last is None else not call.last
 
     @property
@@ -144,8 +152,8 @@ class Acquisition:
             elif isinstance(step, rules.AlreadyGranted):  # by an earlier try: a write elsewhere would grant twice
                 return [placement.Write(shard.key)]
             elif self._is_worth_a_write(shard, step):
-                taken = step.taken if isinstance(step, rules.Write) else ()
-                rooms.append((shard.remaining, placement.Write(shard.key, taken)))
+                taken, slack_us = (step.taken, step.slack_us) if isinstance(step, rules.Write) else ((), None)
+                rooms.append((shard.remaining, placement.Write(shard.key, taken, slack_us=slack_us)))
             else:
                 self._note_full(shard)
         return [write for _, write in sorted(rooms, key=lambda room: -room[0])]
@@ -154,7 +162,7 @@ class Acquisition:
         has_room = isinstance(step, rules.Write) and not step.taken
         if has_room and self._comes_again:
             return rules.will_last(shard, turnover_per_s=self._stats.per_second(shard.key))
-        return not isinstance(step, rules.Full)
+        return not isinstance(step, rules.Full | rules.TooFast | rules.OtherPlan)
 
     def _note_full(self, shard: Shard) -> None:
         self._full[shard.key] = shard
@@ -162,11 +170,15 @@ class Acquisition:
 
     def _on_shard(self, move: placement.Write) -> Grant | None:
         """Write until the shard grants, or shows that it cannot."""
-        key, taken, doubt = move.key, move.taken, Doubt()
+        key, taken, slack_us, doubt = move.key, move.taken, move.slack_us, Doubt()
         ended: Leases = ()  # only what is known to be removed: a session of theirs may be ended
+        if self._guesses_full:
+            slack_us, self._guesses_full = 0, False
         for _ in range(RACES_ON_A_SHARD):
-            outcome = self._write(key, taken, doubt, may_leave=move.may_leave)
+            outcome = self._write(key, taken, slack_us, doubt, may_leave=move.may_leave)
             if isinstance(outcome, Written):
+                if self._call.pace is not None:
+                    self._stats.note_opening(self._call.wanted.database, was_full=slack_us is not None)
                 return self._granted(key, outcome, outcome.fence, ended=ended + taken)
             shard, step, freed = self._freed(outcome.shard)
             ended += freed
@@ -176,7 +188,7 @@ class Acquisition:
                 raise InvalidRequest("lease_id", "is in use: every acquire needs a new one")
             if not isinstance(step, rules.Write):
                 break
-            taken = step.taken
+            taken, slack_us = step.taken, step.slack_us
         if shard is None:
             self.missed = True
         else:
@@ -197,13 +209,17 @@ class Acquisition:
                 shard = outcome.shard
         return shard, step, freed
 
-    def _write(self, key: ShardKey, taken: Leases, doubt: Doubt, *, may_leave: bool) -> Written | Unwritten:
-        wanted = self._call.wanted
+    def _write(
+        self, key: ShardKey, taken: Leases, slack_us: int | None, doubt: Doubt, *, may_leave: bool
+    ) -> Written | Unwritten:
+        wanted, pace = self._call.wanted, self._call.pace
         waited_ms = self._clock.now_ms() if self._call.has_waited else None
 
         def once() -> Written | Unwritten:
             try:
-                return doubt.of(partial(self._store.grant, key, wanted.lease_id, wanted.record, taken, waited_ms))
+                opens = None if pace is None else self._opening(pace, slack_us)  # by the time of this very try
+                grant = partial(self._store.grant, key, wanted.lease_id, wanted.record, taken, waited_ms, opens)
+                return doubt.of(grant)
             except GovernorUnavailable as error:
                 if may_leave and not doubt.exists:  # else the write may have been applied: this shard or none
                     raise _ShardThrottledError from error
@@ -211,7 +227,30 @@ class Acquisition:
 
         return self._retrying(once)
 
+    def _opening(self, pace: Pace, slack_us: int | None) -> Opening:
+        connections, now_ms = self._call.wanted.connections, self._clock.now_ms()
+        if slack_us is None:
+            return pace.spending(connections, now_ms=now_ms, wait_ms=self._wait_ms())
+        return pace.refilling(connections, now_ms=now_ms, slack_us=slack_us)
+
+    def _wait_ms(self) -> int:
+        """Return how long the caller can wait for a token, as of now."""
+        most_ms, deadline = self._call.wanted.wait_ms, self._call.deadline
+        return max(0, min(most_ms, deadline.left_ms())) if deadline is not None else most_ms
+
     def _decide(self, shard: Shard | None) -> rules.NextStep:
+        step, pace = self._step(shard), self._call.pace
+        if pace is None or shard is None or not isinstance(step, rules.Write):
+            return step
+        connections, now_ms = self._call.wanted.connections, self._clock.now_ms()
+        step = pace.step(shard, step, connections, now_ms=now_ms, wait_ms=self._wait_ms())
+        if isinstance(step, rules.TooFast):
+            self.too_fast[shard.key] = step
+        elif isinstance(step, rules.OtherPlan):
+            self.other_plan = step
+        return step
+
+    def _step(self, shard: Shard | None) -> rules.NextStep:
         wanted = self._call.wanted
         return rules.next_step(
             shard,
@@ -237,6 +276,7 @@ class Acquisition:
             estimated=estimated,
             pressure=rules.is_pressed(shown, now_ms=self._clock.now_ms()),
             expired=len(ended),
+            open_in_ms=0 if self._call.pace is None else rules.open_in_ms(shown.opens_us, now_ms=self._clock.now_ms()),
         )
 
     def _retrying(self, call: Callable[[], T]) -> T:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from connection_governor.core import checks, plan, rules
+from connection_governor.core import checks, opening, plan, rules
 from connection_governor.core.lease import ShardKey, stored_lease
 from connection_governor.core.reading import Reading
 from connection_governor.core.retry import RELEASING
@@ -89,7 +89,7 @@ class PlanExecutor:
 
     def _step(self, shards: Sequence[Shard], settings: Settings) -> bool:
         """Write what the plan has left to write now; return whether there was anything. A lost race ends the step."""
-        stamps = plan.stamps(shards, settings)
+        stamps = plan.stamps(shards, settings, now_ms=self._clock.now_ms())
         changes = stamps or plan.raises(shards, settings)
         write = self._store.stamp if stamps else self._store.raise_allowed
         for change in changes:
@@ -101,8 +101,12 @@ class PlanExecutor:
         """Return every shard item, after creating missing ones: an older plan could write to a skipped one."""
         for key, shard in zip(settings.keys, self.read(settings), strict=True):
             if shard is None:
-                self._trying(partial(self._store.make_shard, key, settings.plan))
+                self._trying(partial(self._store.make_shard, key, settings.plan, self._opens_us(settings)))
         return [shard for shard in self.read(settings) if shard is not None]
+
+    def _opens_us(self, settings: Settings) -> int | None:
+        """Return the `opens` of a new shard; None if the opening rate is not limited."""
+        return opening.empty_from_us(settings, now_ms=self._clock.now_ms()) if settings.opens_per_second else None
 
     def _read(self, keys: Sequence[ShardKey]) -> list[Shard | None]:
         return Reading(self._store, keys, consistent=True).to_the_end(self._retry, RELEASING, self._deadline)

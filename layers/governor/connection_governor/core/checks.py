@@ -12,6 +12,8 @@ MAX_LEASE_MS = 3_600_000
 MAX_BUDGET = 100_000
 MAX_SHARDS = 4_096
 MAX_SKEW_MS = 60_000
+MAX_OPENS_PER_SECOND = 10_000
+MAX_OPEN_BURST = 1_000_000
 HOLDER_LENGTH = 64  # of a holder's name, at most
 MAX_END_MS = 64**7 - 1  # the most that a record's seven digits hold: the year 2109
 

@@ -9,6 +9,8 @@ if TYPE_CHECKING:
 
 LEASE_FIELDS = ("lease_id", "database", "holder", "connections", "fence", "expires_at_ms", "shard")
 
+TOO_FAST = "too_fast"  # the reason of a refusal for the opening rate
+
 
 def lease_payload(lease: Lease) -> dict[str, Any]:
     """Return a lease as JSON, as the contract shows it."""

@@ -27,12 +27,14 @@ from connection_governor.core.values import replace
 from connection_governor.errors import GovernorUnavailable, InvalidRequest, UnknownDatabase
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from connection_governor.core.clock import Clock
     from connection_governor.core.deadline import Deadline
     from connection_governor.core.entropy import Entropy
     from connection_governor.core.lease import Wanted
+    from connection_governor.core.opening import Pace
+    from connection_governor.core.rules import OtherPlan, TooFast
     from connection_governor.core.store import LeaseStore
 
 T = TypeVar("T")
@@ -71,10 +73,13 @@ class Engine:
         self._retry = Retry(clock, entropy)
         self._stats = ShardStats()
         self._settings: dict[str, tuple[Settings, int]] = {}
+        self._paces: dict[str, Pace] = {}
         self._settled_at_ms: dict[str, int] = {}
 
-    def settings(self, database: str, *, deadline: Deadline | None = None) -> Settings:
+    def settings(self, database: str, *, deadline: Deadline | None = None, fresh: bool = False) -> Settings:
         """Return the database's settings, at most a minute old; no request for them outlasts the deadline.
+
+        `fresh`: as of now.
 
         Raises:
             UnknownDatabase: no budget was ever set for it.
@@ -82,13 +87,17 @@ class Engine:
         """
         kept, read_at_ms = self._settings.get(database, (None, 0))
         now_ms = self._clock.now_ms()
-        if kept is not None and 0 <= now_ms - read_at_ms < SETTINGS_KEPT_MS:
+        if kept is not None and 0 <= now_ms - read_at_ms < SETTINGS_KEPT_MS and not fresh:
             return kept
         store = self._store.within(deadline)
-        settings = self._retry(lambda: store.settings(database, consistent=False), ACQUIRING, deadline)
+        settings = self._retry(lambda: store.settings(database, consistent=fresh), ACQUIRING, deadline)
         if settings is None:
             raise UnknownDatabase(database)
         self._agreed_skew_ms[database] = settings.skew_ms
+        if settings.opens_per_second:
+            from connection_governor.core.opening import pace_of  # noqa: PLC0415 - few databases have a rate
+
+            self._paces[database] = pace_of(settings)  # by the agreed allowance for clocks, as all others do
         settings = replace(settings, skew_ms=max(settings.skew_ms, self._least_skew_ms))
         self._settings[database] = (settings, now_ms)
         return settings
@@ -109,6 +118,7 @@ class Engine:
         look_first: bool = False,
         last: bool | None = None,
         deadline: Deadline | None = None,
+        again: bool = False,
     ) -> Grant | Refusal:
         """Grant a lease, or refuse, in one pass over the shards: a caller that waits calls again.
 
@@ -120,29 +130,53 @@ class Engine:
                 writes to one; only the last pass checks all. None: the caller is not in this process, and may
                 repeat a pass.
             deadline: no request outlasts it.
+            again: a budget change was met and caught up with: this is the second pass, and the last.
 
         Raises:
             InvalidRequest: more connections than a shard can ever grant, an id that is in use, or a wrong clock.
             UnknownDatabase: no budget was ever set for it.
             GovernorUnavailable: the store could not be reached within bounded retries.
         """
-        settings = self.settings(wanted.database, deadline=deadline)
+        asked, settings = wanted, self.settings(wanted.database, deadline=deadline)
         self._check_clock(wanted.database)
         smallest = rules.share(settings.allowed, settings.shards, settings.shards - 1)
+        pace = None
+        if settings.opens_per_second:
+            pace = self._paces[wanted.database]
+            smallest, wanted = self._paced(smallest, pace, wanted)
         checks.connection_count(wanted.connections, most=max(1, smallest))
         order = [ShardKey(wanted.database, index) for index in rules.shard_order(wanted.lease_id, settings.shards)]
-        call = AcquireCall(settings, wanted, has_waited=look_first, last=last, deadline=deadline)
+        call = AcquireCall(settings, wanted, has_waited=look_first, last=last, deadline=deadline, pace=pace)
         acquisition = Acquisition(self._store, self._clock, self._retry, self._stats, call)
         grant = acquisition.run(order)
+        if grant is None and acquisition.other_plan is not None and not again:
+            self._catch_up(settings, acquisition.other_plan, deadline)
+            return self.acquire(asked, look_first=look_first, last=last, deadline=deadline, again=True)
         if grant is None:
             self._look_after(settings, acquisition.full_shards, missed=acquisition.missed, deadline=deadline)
-            return self._refusal(settings, acquisition.full_shards)
+            return self._refusal(settings, acquisition.full_shards, acquisition.too_fast.values())
         try:
             self._check_clock(wanted.database)  # it may have become wrong meanwhile, as after a freeze
         except InvalidRequest:
             self.release(grant.lease, deadline=deadline)
             raise
         return grant
+
+    def _paced(self, smallest: int, pace: Pace, wanted: Wanted) -> tuple[int, Wanted]:
+        """Return how many connections a lease may have, and a lease that also lasts while its holder has to wait."""
+        wait_ms = pace.longest_wait_ms(wanted.wait_ms)
+        wanted = replace(wanted, expires_at_ms=wanted.expires_at_ms + wait_ms, wait_ms=wait_ms)
+        return min(smallest, pace.most_connections), wanted
+
+    def _catch_up(self, settings: Settings, other: OtherPlan, deadline: Deadline | None) -> None:
+        """Bring settings and shards to one plan: a shard grants only to callers that know its pace."""
+        if other.is_newer:
+            self.settings(settings.database, deadline=deadline, fresh=True)
+            return
+        from connection_governor.core.apply_plan import PlanExecutor  # noqa: PLC0415 - as below
+
+        with suppress(GovernorUnavailable):
+            PlanExecutor(self._store, self._clock, self._retry, deadline).apply(settings)
 
     def _check_clock(self, database: str) -> None:
         """Refuse to write an expiry by a clock that is known to be wrong: others would take the lease over early."""
@@ -266,14 +300,18 @@ class Engine:
             with suppress(GovernorUnavailable):  # a worker may lack the permission to create shards: others have it
                 PlanExecutor(self._store, self._clock, self._retry, deadline).apply(settings)
 
-    def _refusal(self, settings: Settings, seen: Sequence[Shard]) -> Refusal:
+    def _refusal(self, settings: Settings, seen: Sequence[Shard], too_fast: Collection[TooFast] = ()) -> Refusal:
         now_ms = self._clock.now_ms()
         turnover = sum(self._stats.per_second(shard.key) for shard in seen)
         allowed, in_use, estimated = rules.totals(settings, sum(s.allowed for s in seen), sum(s.in_use for s in seen))
+        retry_ms = rules.retry_after_ms(seen, now_ms=now_ms, skew_ms=settings.skew_ms, turnover_per_s=turnover)
+        if too_fast:
+            retry_ms = rules.retry_too_fast_ms([one.wait_ms for one in too_fast], self._entropy.fraction())
         return Refusal(
-            retry_after_ms=rules.retry_after_ms(seen, now_ms=now_ms, skew_ms=settings.skew_ms, turnover_per_s=turnover),
+            retry_after_ms=retry_ms,
             allowed=allowed,
             in_use=in_use,
             remaining=allowed - in_use,
             estimated=estimated,
+            too_fast=bool(too_fast),
         )

@@ -93,6 +93,7 @@ class Wanted:
     """A lease asked for: made before the first try, and repeated exactly by its retries.
 
     `any_end`: the caller names a length, so a retry computes a later expiry than the first try.
+    `wait_ms`: with a limited opening rate, how long the caller is ready to wait before it opens: see `opening`.
     """
 
     database: str
@@ -101,6 +102,7 @@ class Wanted:
     connections: int
     expires_at_ms: int
     any_end: bool = False
+    wait_ms: int = 0
 
     @property
     def record(self) -> str:
@@ -117,6 +119,7 @@ class Grant:
     """A lease with the totals of its database; `estimated` if they were scaled from one of several shards.
 
     `expired`: how many expired leases were taken over or reclaimed for it.
+    `open_in_ms`: how long the holder has to wait before it opens: see `opening`; 0 unless it said that it is ready to.
     """
 
     lease: Lease
@@ -126,17 +129,22 @@ class Grant:
     estimated: bool
     pressure: bool
     expired: int = 0
+    open_in_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """No connection is left. An expected answer, so a value; `retry_after_ms` estimates when a try may succeed."""
+    """No connection is left. An expected answer, so a value; `retry_after_ms` estimates when a try may succeed.
+
+    `too_fast`: connections are left, but too many were opened lately for the database's opening rate.
+    """
 
     retry_after_ms: int
     allowed: int
     in_use: int
     remaining: int
     estimated: bool = True
+    too_fast: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +160,9 @@ class Settings:
         skew_ms: how far any two clocks that write leases may differ.
         anonymous_lease_ms: length of a lease acquired by the published sample's payload.
         shards_made: how many shard items ever existed; they are never deleted.
+        opens_per_second: how many connections may be granted in a second; 0: as many as are left.
+        open_burst: how many more may be granted at once.
+        rate_plan: number of the last budget change that changed the pace of a shard: see `opening`.
     """
 
     database: str
@@ -162,6 +173,9 @@ class Settings:
     skew_ms: int = 1_000
     anonymous_lease_ms: int = 900_000
     shards_made: int = 1
+    opens_per_second: int = 0
+    open_burst: int = 0
+    rate_plan: int = 0
 
     @property
     def keys(self) -> tuple[ShardKey, ...]:
@@ -174,6 +188,7 @@ class Shard:
     """One shard as it was read: the counter and the leases live in one item and change in one write.
 
     `waited_ms`: when a caller that was refused before last got a lease here; 0: never.
+    `opens_us`: when the token of its last grant was due; None: its opening rate is not limited.
     """
 
     key: ShardKey
@@ -183,6 +198,7 @@ class Shard:
     plan: int
     leases: Mapping[str, str] = field(default_factory=dict)
     waited_ms: int = 0
+    opens_us: int | None = None
 
     @property
     def in_use(self) -> int:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from connection_governor.core.deadline import Deadline
     from connection_governor.core.lease import Leases, Settings, ShardKey
+    from connection_governor.core.opening import Opening
     from connection_governor.core.plan import Change
 
 
@@ -37,6 +38,7 @@ class MemoryStore:
         record: str,
         taken: Leases = (),
         waited_ms: int | None = None,
+        opening: Opening | None = None,
     ) -> Written | Unwritten:
         """See `LeaseStore.grant`."""
         with self._lock:
@@ -47,6 +49,7 @@ class MemoryStore:
                 or lease_id in shard.leases
                 or shard.remaining < connections - freed
                 or not _all_stored(shard, taken)
+                or (opening is not None and not _has_token(shard, opening))
             ):
                 return Unwritten(shard)
             left = shard.without(taken, remaining=shard.remaining + freed - connections)
@@ -56,6 +59,7 @@ class MemoryStore:
                     fence=shard.fence + 1,
                     leases={**left.leases, lease_id: record},
                     waited_ms=waited_ms or shard.waited_ms,
+                    opens_us=_opens_after(shard, opening),
                 )
             )
 
@@ -94,10 +98,10 @@ class MemoryStore:
             self._settings[settings.database] = settings
             return True
 
-    def make_shard(self, key: ShardKey, plan: int) -> None:
+    def make_shard(self, key: ShardKey, plan: int, opens_us: int | None = None) -> None:
         """See `LeaseStore.make_shard`."""
         with self._lock:
-            self._shards.setdefault(key, Shard(key, allowed=0, remaining=0, fence=0, plan=plan))
+            self._shards.setdefault(key, Shard(key, allowed=0, remaining=0, fence=0, plan=plan, opens_us=opens_us))
 
     def stamp(self, change: Change, plan: int) -> bool:
         """See `LeaseStore.stamp`."""
@@ -114,12 +118,33 @@ class MemoryStore:
     def _resize(self, shard: Shard, change: Change, plan: int) -> bool:
         if shard.allowed != change.allowed_as_read:
             return False
-        self._put(replace(shard, allowed=change.allowed, remaining=shard.remaining + change.added, plan=plan))
+        opens_us = None if change.unlimited else shard.opens_us
+        if change.opens_us is not None:
+            if (opens_us or 0) > change.opens_us:
+                return False
+            opens_us = change.opens_us
+        remaining = shard.remaining + change.added
+        self._put(replace(shard, allowed=change.allowed, remaining=remaining, plan=plan, opens_us=opens_us))
         return True
 
     def _put(self, shard: Shard) -> Written:
         self._shards[shard.key] = shard
-        return Written(shard.allowed, shard.remaining, shard.fence, shard.waited_ms)
+        return Written(shard.allowed, shard.remaining, shard.fence, shard.waited_ms, shard.opens_us)
+
+
+def _has_token(shard: Shard, opening: Opening) -> bool:
+    opens_us = shard.opens_us
+    if opens_us is None or shard.plan < opening.first_plan or shard.plan > opening.last_plan:
+        return False
+    if opening.refilled_us is not None:
+        return opens_us < opening.full_us
+    return opens_us >= opening.full_us and opens_us <= opening.latest_us
+
+
+def _opens_after(shard: Shard, opening: Opening | None) -> int | None:
+    if opening is None or shard.opens_us is None:
+        return shard.opens_us
+    return shard.opens_us + opening.cost_us if opening.refilled_us is None else opening.refilled_us
 
 
 def _all_stored(shard: Shard, leases: Leases) -> bool:

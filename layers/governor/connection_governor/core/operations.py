@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from connection_governor.core import checks, plan, rules
+from connection_governor.core import checks, opening, plan, rules
 from connection_governor.core.apply_plan import PlanExecutor
 from connection_governor.core.lease import Settings
 from connection_governor.core.retry import RELEASING, Retry
@@ -24,7 +24,10 @@ _LENGTHS = {
     "lease_ms": (checks.MIN_LEASE_MS, checks.MAX_LEASE_MS),
     "skew_ms": (0, checks.MAX_SKEW_MS),
     "anonymous_lease_ms": (checks.MIN_LEASE_MS, checks.MAX_LEASE_MS),
+    "opens_per_second": (0, checks.MAX_OPENS_PER_SECOND),
+    "open_burst": (0, checks.MAX_OPEN_BURST),
 }
+_PACE = ("opens_per_second", "open_burst", "shards", "skew_ms")  # on these a shard's pace depends
 ROUNDS = 20  # lost races with other operators before giving up
 
 
@@ -66,18 +69,22 @@ class Operations:
         lease_ms: int | None = None,
         skew_ms: int | None = None,
         anonymous_lease_ms: int | None = None,
+        opens_per_second: int | None = None,
+        open_burst: int | None = None,
     ) -> Status:
         """Create or change a database's budget; settings left out stay as they are (shards: follow from the budget).
 
         Lowering stops grants above each shard's new share at once and disconnects no session. Raising hands out only
         what has come back; what has to wait (`settled` is False) is finished by the janitor or the next change.
+        `opens_per_second` and `open_burst` limit how fast connections are granted: see `opening`; 0: no limit.
 
         Raises:
             InvalidRequest: a value out of its bounds; nothing was written.
             GovernorUnavailable: the store could not be reached, or other operators were always faster.
         """
         lengths = {"lease_ms": lease_ms, "skew_ms": skew_ms, "anonymous_lease_ms": anonymous_lease_ms}
-        check_budget(database, allowed, shards=shards, **lengths)
+        rate = {"opens_per_second": opens_per_second, "open_burst": open_burst}
+        check_budget(database, allowed, shards=shards, **lengths, **rate)
         for _ in range(ROUNDS):
             stored = self._plans.settings(database)
             base = self._base(database, stored)
@@ -89,9 +96,14 @@ class Operations:
                 skew_ms=base.skew_ms if skew_ms is None else skew_ms,
                 anonymous_lease_ms=anonymous_lease_ms or base.anonymous_lease_ms,
             )
+            wanted = _with_rate(wanted, opens_per_second, open_burst)
             if wanted == stored:
                 return self.settle(stored)
             numbered = replace(wanted, plan=base.plan + 1, shards_made=max(base.shards_made, wanted.shards))
+            if not wanted.opens_per_second:
+                numbered = replace(numbered, rate_plan=0)
+            elif stored is None or base.plan != stored.plan or not _same_pace(wanted, stored):
+                numbered = replace(numbered, rate_plan=numbered.plan)
             plan_as_read = stored.plan if stored else None
             save = partial(self._store.save_settings, numbered, plan_as_read=plan_as_read)
             if self._retry(save, RELEASING):
@@ -161,6 +173,31 @@ def check_budget(database: str, allowed: int, *, shards: int | None = None, **le
             checks.whole_number(field, length, least=least, most=most)
     if shards is not None:
         _check_shards(shards, allowed)
+
+
+def _with_rate(settings: Settings, per_second: int | None, burst: int | None) -> Settings:
+    """Return the settings with this opening rate and burst; None: the stored ones, or for the burst the usual one.
+
+    Raises:
+        InvalidRequest: a burst with which not every shard could grant.
+    """
+    rate = settings.opens_per_second if per_second is None else per_second
+    if not rate:
+        if burst:
+            raise InvalidRequest("open_burst", "needs an opens_per_second")
+        return replace(settings, opens_per_second=0, open_burst=0)
+    if burst is None:
+        burst = settings.open_burst if rate == settings.opens_per_second else 0
+    burst = burst or opening.usual_burst(rate, shards=settings.shards, skew_ms=settings.skew_ms)
+    least = opening.least_burst(rate, shards=settings.shards, skew_ms=settings.skew_ms)
+    if burst < least:
+        parts = f"{settings.shards} shard(s), and {settings.skew_ms} ms that clocks may differ"
+        raise InvalidRequest("open_burst", f"must be {least} or more with {rate} a second, {parts}")
+    return replace(settings, opens_per_second=rate, open_burst=burst)
+
+
+def _same_pace(one: Settings, other: Settings) -> bool:
+    return all(getattr(one, name) == getattr(other, name) for name in _PACE)
 
 
 def _check_shards(shards: int, allowed: int) -> None:

@@ -40,11 +40,13 @@ class Write:
     """Try the grant on this shard, taking over the leases in `taken`.
 
     `may_leave`: try another shard if this one is throttled and nothing sent to it can have been applied.
+    `slack_us`: see `rules.Write`.
     """
 
     key: ShardKey
     taken: Leases = ()
     may_leave: bool = False
+    slack_us: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

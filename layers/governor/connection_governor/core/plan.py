@@ -8,12 +8,20 @@
 Raising starts only when every shard carries the plan's number: from then on no older plan can write any more. Several
 executors of one plan (operator, janitor) may run at once and crash anywhere: raises are made in strict index order,
 each conditional on what was read, so capacity that two of them see as free is never handed out twice.
+
+Where the opening rate is limited, no token may be granted twice either:
+
+- A stamp that gives a shard a new pace empties its bucket: what the fleet has spent elsewhere cannot be seen here.
+- The shards that a plan closes are stamped first, and read again before the rest, which get a higher rate then. The
+  last comes first, so that also with several plans under way no shard has an older plan than one before it.
+- Callers may have taken tokens that are not due yet. A shard with a new pace, or one that opens, grants none before.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from connection_governor.core import opening
 from connection_governor.core.rules import share
 from connection_governor.core.values import dataclass
 
@@ -25,11 +33,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One shard's new `allowed`, to be written only if the shard still has `allowed_as_read`."""
+    """One shard's new `allowed`, to be written only if the shard still has `allowed_as_read`.
+
+    `opens_us`: what its `opens` becomes, unless it is later; None: it stays. `opens_as_read`: None if there is none.
+    `unlimited`: its `opens` is removed.
+    """
 
     key: ShardKey
     allowed_as_read: int
     allowed: int
+    opens_us: int | None = None
+    opens_as_read: int | None = None
+    unlimited: bool = False
 
     @property
     def added(self) -> int:
@@ -37,13 +52,47 @@ class Change:
         return self.allowed - self.allowed_as_read
 
 
-def stamps(shards: Sequence[Shard], settings: Settings) -> list[Change]:
-    """Return what the stamp phase has left to write: every shard with an older plan, lowered to its share or kept."""
+def stamps(shards: Sequence[Shard], settings: Settings, *, now_ms: int) -> list[Change]:
+    """Return what the stamp phase has left to write: every shard with an older plan, lowered to its share or kept.
+
+    The last shard comes first, and with a limited opening rate those that the plan closes come alone: see above.
+    """
+    older = [shard for shard in reversed(shards) if shard.plan < settings.plan]
+    if settings.opens_per_second:
+        older = [shard for shard in older if shard.key.index >= settings.shards] or older
     return [
-        Change(shard.key, shard.allowed, min(shard.allowed, share(settings.allowed, settings.shards, shard.key.index)))
-        for shard in shards
-        if shard.plan < settings.plan
+        Change(
+            shard.key,
+            shard.allowed,
+            min(shard.allowed, share(settings.allowed, settings.shards, shard.key.index)),
+            opens_us=_emptied_us(shard, shards, settings, now_ms),
+            opens_as_read=shard.opens_us,
+            unlimited=not settings.opens_per_second and shard.opens_us is not None,
+        )
+        for shard in older
     ]
+
+
+def _emptied_us(shard: Shard, shards: Sequence[Shard], settings: Settings, now_ms: int) -> int | None:
+    """Return what a shard's `opens` is set to, if this plan gives it a new pace; None: it stays."""
+    if not settings.opens_per_second or (shard.opens_us is not None and shard.plan >= settings.rate_plan):
+        return None
+    return _later(shard, max(opening.empty_from_us(settings, now_ms=now_ms), _last_due_us(shards)))
+
+
+def _opened_us(shard: Shard, shards: Sequence[Shard], settings: Settings) -> int | None:
+    """Return what the `opens` of a shard is set to that granted nothing and now may; None: it stays."""
+    if not settings.opens_per_second or shard.allowed > 0:
+        return None
+    return _later(shard, _last_due_us(shards))
+
+
+def _last_due_us(shards: Sequence[Shard]) -> int:
+    return max((shard.opens_us or 0 for shard in shards), default=0)
+
+
+def _later(shard: Shard, opens_us: int) -> int | None:
+    return opens_us if shard.opens_us is None or shard.opens_us < opens_us else None
 
 
 def is_superseded(shards: Sequence[Shard], settings: Settings) -> bool:
@@ -67,7 +116,8 @@ def raises(shards: Sequence[Shard], settings: Settings) -> list[Change]:
         target = min(part, _committed(shard) + room)  # the budget less what all others have, also if that is less
         room -= max(target - _committed(shard), 0)
         if target > shard.allowed:
-            changes.append(Change(shard.key, shard.allowed, target))
+            opens_us = _opened_us(shard, shards, settings)
+            changes.append(Change(shard.key, shard.allowed, target, opens_us, shard.opens_us))
         if target < part:
             break
     return changes

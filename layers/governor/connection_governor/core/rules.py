@@ -15,6 +15,7 @@ taken over from a holder whose clock is too far behind, and only its session's t
     room, or room without the expired leases    Write(taken): the same write again, with what it frees
     more expired leases than a write can free   Reclaim(taken): free these, and write again
     none of these                               Full
+    Write, where the opening rate is limited    as `opening` says: Write, TooFast or OtherPlan
 
     a renew was not written, the shard shows    what it means
     ------------------------------------------  ------------------------------------------------
@@ -61,9 +62,13 @@ class AlreadyGranted:
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """Try the grant, taking over the leases in `taken` (none: there is room)."""
+    """Try the grant, taking over the leases in `taken` (none: there is room).
+
+    `slack_us`: with a limited opening rate, by how much to leave a full bucket short of that; None: it is not full.
+    """
 
     taken: Leases
+    slack_us: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +112,21 @@ class NoSuchShard:
     """The shard's item is missing."""
 
 
-NextStep: TypeAlias = AlreadyGranted | Write | Reclaim | Full | IdInUse | NoSuchShard
+@dataclass(frozen=True, slots=True)
+class TooFast:
+    """No token is due in time: the next one is due in `wait_ms`."""
+
+    wait_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class OtherPlan:
+    """The shard has another pace than the settings known here: theirs are old, or the shard has yet to get theirs."""
+
+    is_newer: bool
+
+
+NextStep: TypeAlias = AlreadyGranted | Write | Reclaim | Full | IdInUse | NoSuchShard | TooFast | OtherPlan
 
 
 def shards_for(budget: int) -> int:
@@ -261,3 +280,18 @@ def retry_after_ms(seen: Sequence[Shard], *, now_ms: int, skew_ms: int, turnover
     ends = [record_expiry_ms(record) + skew_ms - now_ms for shard in seen for record in shard.leases.values()]
     by_expiry = min(ends, default=RETRY_CEILING_MS)
     return int(min(max(min(by_release, by_expiry), RETRY_FLOOR_MS), RETRY_CEILING_MS))
+
+
+def retry_too_fast_ms(waits_ms: Sequence[int], spread: float) -> int:
+    """Return when a caller that was refused for the opening rate may try again.
+
+    A token is due after the shortest of these waits. All that were refused at once know the same, so each adds a part
+    of its own, `spread` in [0, 1), of as long again.
+    """
+    wait_ms = max(min(waits_ms), RETRY_FLOOR_MS)
+    return wait_ms + int(wait_ms * spread)
+
+
+def open_in_ms(opens_us: int | None, *, now_ms: int) -> int:
+    """Return how long a caller that was granted a lease has to wait for its token, in milliseconds."""
+    return 0 if opens_us is None else max(0, -(-opens_us // 1_000) - now_ms)

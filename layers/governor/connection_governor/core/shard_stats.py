@@ -14,11 +14,16 @@ LATELY_MS = 5_000
 
 
 class ShardStats:
-    """Remembers each full shard from one read to the next; its fence grows with each grant."""
+    """Remembers each full shard from one read to the next; its fence grows with each grant.
+
+    Attributes:
+        refilled: the databases whose last grant here found a full bucket of openings: so may the next.
+    """
 
     def __init__(self) -> None:
         self._last: dict[ShardKey, tuple[Shard, int]] = {}
         self._rates: dict[ShardKey, float] = {}
+        self.refilled: set[str] = set()
 
     def note(self, shard: Shard, *, now_ms: int) -> None:
         """Remember a shard that was read just now."""
@@ -30,6 +35,10 @@ class ShardStats:
         elif gap_ms > 0:
             rate = (shard.fence - last.fence) * 1_000 / gap_ms
             self._rates[shard.key] = (self._rates.get(shard.key, rate) + rate) / 2
+
+    def note_opening(self, database: str, *, was_full: bool) -> None:
+        """Remember whether a grant found its shard's bucket of openings full: see `opening`."""
+        (self.refilled.add if was_full else self.refilled.discard)(database)
 
     def per_second(self, key: ShardKey) -> float:
         """Return the shard's grants a second, as last seen; those of other shards if only these are known; else 0."""

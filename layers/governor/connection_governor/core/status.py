@@ -43,9 +43,12 @@ class Status:
 def status_report(status: Status) -> dict[str, Any]:
     """Return a database's status as the contract shows it."""
     settings = status.settings
+    limited = settings.opens_per_second > 0
+    rate = {"opens_per_second": settings.opens_per_second, "open_burst": settings.open_burst} if limited else {}
     return {
         "database": settings.database,
         "allowed": settings.allowed,
+        **rate,
         "in_use": status.in_use,
         "remaining": status.remaining,
         "plan": settings.plan,
@@ -59,6 +62,7 @@ def status_report(status: Status) -> dict[str, Any]:
                 "remaining": shard.remaining,
                 "fence": shard.fence,
                 "plan": shard.plan,
+                **({} if shard.opens_us is None else {"opens_us": shard.opens_us}),
             }
             for shard in status.shards
         ],
@@ -129,6 +133,7 @@ class DatabaseStatus:
         leases: every stored lease, soonest end first.
         shards: every shard.
         json: the same as the contract's JSON.
+        opens_per_second, open_burst: how fast connections are granted at most, and how many more at once; 0: no limit.
     """
 
     database: str
@@ -140,6 +145,8 @@ class DatabaseStatus:
     leases: tuple[LeaseStatus, ...]
     shards: tuple[ShardStatus, ...]
     json: Mapping[str, Any]
+    opens_per_second: int = 0
+    open_burst: int = 0
 
     @classmethod
     def of(cls, report: Mapping[str, Any]) -> DatabaseStatus:
@@ -149,6 +156,8 @@ class DatabaseStatus:
             leases=tuple(LeaseStatus(**_fields(LeaseStatus, lease)) for lease in report["leases"]),
             shards=tuple(ShardStatus(**_fields(ShardStatus, shard)) for shard in report["shards"]),
             json=report,
+            opens_per_second=report.get("opens_per_second", 0),
+            open_burst=report.get("open_burst", 0),
         )
 
     def __getitem__(self, name: str) -> Any:  # noqa: ANN401 - as in the JSON form

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from connection_governor.core.deadline import Deadline
     from connection_governor.core.lease import Leases, Settings, Shard, ShardKey
+    from connection_governor.core.opening import Opening
     from connection_governor.core.plan import Change
 
 
@@ -27,6 +28,7 @@ class Written:
     remaining: int
     fence: int
     waited_ms: int = 0
+    opens_us: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +65,13 @@ class LeaseStore(Protocol):
         record: str,
         taken: Leases = (),
         waited_ms: int | None = None,
+        opening: Opening | None = None,
     ) -> Written | Unwritten:
         """Store the lease and take its connections off the counter, freeing the expired leases in `taken` first.
 
         Only if the id is not stored yet, the counter (with what `taken` frees) suffices, and each taken lease is still
-        stored exactly as seen. If this holder was refused before, `waited_ms`, the time, is stored as well.
+        stored exactly as seen. If this holder was refused before, `waited_ms`, the time, is stored as well. With
+        `opening`, the shard's `opens` moves as well, and only if it and the shard's plan are as `opening` says.
         """
 
     def remove(self, key: ShardKey, leases: Leases) -> Written | Unwritten:
@@ -89,11 +93,17 @@ class LeaseStore(Protocol):
     def save_settings(self, settings: Settings, *, plan_as_read: int | None) -> bool:
         """Store the settings, only if the stored plan is the one read (None: none was); return whether it did."""
 
-    def make_shard(self, key: ShardKey, plan: int) -> None:
-        """Create the shard's item with nothing allowed, if it is missing."""
+    def make_shard(self, key: ShardKey, plan: int, opens_us: int | None = None) -> None:
+        """Create the shard's item with nothing allowed, if it is missing; `opens_us`: with a limited opening rate."""
 
     def stamp(self, change: Change, plan: int) -> bool:
-        """Lower or keep a shard, only if its plan is older and `allowed` is as read; return whether it did."""
+        """Lower or keep a shard, only if its plan is older and `allowed` is as read; return whether it did.
+
+        Move its `opens` to `change.opens_us`, never back, or remove it, as the change says.
+        """
 
     def raise_allowed(self, change: Change, plan: int) -> bool:
-        """Raise a shard, only if it carries this very plan and `allowed` is as read; return whether it did."""
+        """Raise a shard, only if it carries this very plan and `allowed` is as read; return whether it did.
+
+        Move its `opens` as `stamp` does.
+        """

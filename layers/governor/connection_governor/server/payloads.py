@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from connection_governor.core import checks
-from connection_governor.core.codec import LEASE_FIELDS, lease_payload
+from connection_governor.core.codec import LEASE_FIELDS, TOO_FAST, lease_payload
 from connection_governor.core.lease import Grant, Lease, Refusal, Wanted
 from connection_governor.errors import GovernorError, GovernorUnavailable, InvalidRequest, UnknownDatabase
 
@@ -90,13 +90,16 @@ class Requests:
             connections=checks.connection_count(request.get("connections", 1)),
             expires_at_ms=self._end_ms(request, database, deadline),
             any_end=request.get("expires_at_ms") is None,
+            wait_ms=checks.whole_number("wait_ms", request.get("wait_ms", 0), least=0, most=checks.MAX_LEASE_MS),
         )
         outcome = self._service.acquire(wanted, waiting=waiting, deadline=deadline)
         if isinstance(outcome, Refusal):
             return {"granted": False, **_refusal(outcome)}
+        more: Payload = {"taken_over": list(outcome.lease.taken_over)} if outcome.lease.taken_over else {}
+        if wanted.wait_ms:
+            more["open_in_ms"] = outcome.open_in_ms
         flags = {"estimated": outcome.estimated, "pressure": outcome.pressure}
-        taken_over = {"taken_over": list(outcome.lease.taken_over)} if outcome.lease.taken_over else {}
-        return {"granted": True, "lease": lease_payload(outcome.lease), **_totals(outcome), **flags, **taken_over}
+        return {"granted": True, "lease": lease_payload(outcome.lease), **_totals(outcome), **flags, **more}
 
     def _renew(self, request: Payload, deadline: Deadline | None) -> Payload:
         lease = lease_of(request.get("lease"))
@@ -188,8 +191,10 @@ def _checked_fence(fence: object) -> int | None:
 
 
 def _refusal(refusal: Refusal) -> Payload:
-    why = {"reason": "no_connections_left", "retry_after_ms": refusal.retry_after_ms}
-    return {**why, **_totals(refusal), "pressure": True}
+    """Return a refusal; one for the opening rate is no reason to give up what is kept: that saves an opening."""
+    reason = TOO_FAST if refusal.too_fast else "no_connections_left"
+    why = {"reason": reason, "retry_after_ms": refusal.retry_after_ms}
+    return {**why, **_totals(refusal), "pressure": not refusal.too_fast}
 
 
 def _totals(outcome: Grant | Refusal) -> Payload:

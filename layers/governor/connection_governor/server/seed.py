@@ -62,6 +62,8 @@ class Seeder:
                 lease_ms=wanted.lease_ms,
                 skew_ms=wanted.skew_ms,
                 anonymous_lease_ms=wanted.anonymous_lease_ms,
+                opens_per_second=wanted.opens_per_second,
+                open_burst=wanted.open_burst if wanted.opens_per_second else 0,
             )
             if before > wanted.allowed:
                 self._drain(wanted)

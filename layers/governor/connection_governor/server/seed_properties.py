@@ -31,6 +31,8 @@ class SeedProperties:
     with_example: bool = True
     rights: str = "none"
     governed_users: tuple[str, ...] = ()
+    opens_per_second: int = 0
+    open_burst: int = 0
 
     @classmethod
     def of(cls, properties: Mapping[str, Any]) -> SeedProperties:
@@ -54,4 +56,6 @@ class SeedProperties:
             with_example=properties.get("Example", "true") == "true",
             rights=properties.get("WorkerRights", "none"),
             governed_users=tuple(user for user in properties.get("GovernedUsers", "").split(",") if user),
+            opens_per_second=int(properties.get("OpensPerSecond", 0)),
+            open_burst=int(properties.get("OpenBurst", 0)),
         )

@@ -75,7 +75,14 @@ class Service:
             self._reporter.granted(wanted.database, values, took_ms=now_ms - started_ms, now_ms=now_ms, **details)
         elif waiting is None:
             details = {"holder": wanted.holder, "retry_after_ms": outcome.retry_after_ms}
-            self._reporter.refused(wanted.database, values, took_ms=now_ms - started_ms, now_ms=now_ms, **details)
+            self._reporter.refused(
+                wanted.database,
+                values,
+                took_ms=now_ms - started_ms,
+                now_ms=now_ms,
+                too_fast=outcome.too_fast,
+                **details,
+            )
         return outcome
 
     def renew(
