@@ -1,6 +1,7 @@
 # Everything from nothing but Python 3.11+, make, and apt for what is missing. `make help` tells the targets.
 # Sizes of the demo: make demo ALLOWED=10 ITERATIONS=300 CONCURRENCY=25 SEED=7
-# The database of the demo and of the stack: ENGINE=mysql, mariadb or postgresql
+# The database of the demo and of the stack: ENGINE=mysql (the default), mariadb or postgresql
+# The tests of MySQL sessions on more than their default: ENGINES=mysql,mariadb make test
 SHELL := /bin/sh
 PYTHON ?= python3
 export PYTHON
@@ -9,7 +10,7 @@ RUN := .venv/bin
 READY := .venv/.synced
 SOURCES := $(wildcard layers functions harness bench examples tests)
 # Passed on to the commands where given on make's command line or in the environment.
-export ALLOWED ITERATIONS CONCURRENCY SEED STACK_PORT DATABASE_PORT ENGINE
+export ALLOWED ITERATIONS CONCURRENCY SEED STACK_PORT DATABASE_PORT ENGINE ENGINES
 
 .DEFAULT_GOAL := help
 .PHONY: demo stack test simulate lint bench clean help prepare package

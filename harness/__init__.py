@@ -1,1 +1,1 @@
-"""The local stack: MariaDB, local AWS and DynamoDB Local on this machine; the demo; and the load function."""
+"""The local stack (a database, local AWS and DynamoDB Local on this machine), the demo, and the load function."""

@@ -1,6 +1,6 @@
 """`harness/on_aws.sh`'s middle part: loads a deployed stack, drills crashes, and writes the same `summary.json`.
 
-The stack may be in anybody's account. What the demo reads from its own MariaDB, this asks the janitor function.
+The stack may be in anybody's account. What the demo reads from its own database server, this asks the janitor function.
 """
 
 from __future__ import annotations

@@ -68,6 +68,7 @@ class Recording:
         refusals: the metric `NoConnLeftError`.
         metric_totals: sums of the forwarded counters.
         engine: the kind of the database that was loaded, a name of the variable ENGINE.
+        engine_version: the numbers of its version, or nothing where the run did not ask for them.
     """
 
     allowed: int
@@ -87,6 +88,7 @@ class Recording:
     refusals: Samples
     metric_totals: dict[str, int]
     engine: str = "mysql"
+    engine_version: str = ""
 
     def write(self, path: Path) -> None:
         """Write all of it as JSON."""

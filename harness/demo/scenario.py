@@ -128,6 +128,7 @@ class _Play:
         bridge.pump()
         return Recording(
             engine=self.stack.database.ENGINE,
+            engine_version=self.stack.database.release(),
             allowed=self.options.allowed,
             concurrency=self.options.concurrency,
             asked=self.options.iterations,

@@ -21,6 +21,7 @@ def summarise(recording: Recording) -> dict[str, Any]:
     governed, without = recording.governed, recording.ungoverned
     return {
         "engine": recording.engine,
+        "engine_version": recording.engine_version,
         "allowed": recording.allowed,
         **governed.counts,
         "over_grants": max(0, peak_held(recording.governed.holds) - recording.allowed),

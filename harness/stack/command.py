@@ -26,6 +26,7 @@ def describe(stack: Stack) -> dict[str, Any]:
         "outputs": dict(stack.deployment.outputs),
         "database": {
             "engine": stack.database.ENGINE,
+            "engine_version": stack.database.release(),
             "name": DATABASE_NAME,
             "host": stack.database.host,
             "port": stack.database.port,

@@ -142,6 +142,10 @@ class DatabaseServer(ABC):
     def version(self) -> str:
         """Return the server's version, as it names itself."""
 
+    def release(self) -> str:
+        """Return the numbers of the version, such as `9.7.4`."""
+        return self.version().split()[0].split("-")[0]
+
     @abstractmethod
     def _find_programs(self) -> None:
         """Find the engine's programs, or get them."""

@@ -1,4 +1,4 @@
-"""Make a certificate authority and a server certificate for the local MariaDB: for this machine and a few days."""
+"""Make a certificate authority and a server certificate for the local database: for this machine and a few days."""
 
 import datetime as dt
 import ipaddress

@@ -58,7 +58,7 @@ class Leases:
             cursor.execute(
                 "SELECT a.attr_value FROM performance_schema.session_connect_attrs a"
                 " JOIN performance_schema.threads p ON p.processlist_id = a.processlist_id"
-                " WHERE a.attr_name = 'program_name' AND p.user = %s",
+                " WHERE a.attr_name = 'program_name' AND p.processlist_user = %s",
                 (USER,),
             )
             return {str(name).split(":")[1] for (name,) in cursor.fetchall()}

@@ -10,7 +10,18 @@ from harness.demo.summary import broken_promises, peak_held, summarise
 from tests.support.recordings import load, recorded
 
 CONTRACT = {
-    *("engine", "allowed", "invocations", "granted", "refused", "errors", "throttled", "crashed", "over_grants"),
+    *(
+        "engine",
+        "engine_version",
+        "allowed",
+        "invocations",
+        "granted",
+        "refused",
+        "errors",
+        "throttled",
+        "crashed",
+        "over_grants",
+    ),
     *("leaked_leases", "peak_in_use", "mysql_peak_connections", "mysql_refused_1040", "acquire_ms", "hold_ms"),
     *("duration_s", "lease_ms", "skew_ms", "seconds_to_full_capacity_after_crash", "without_governor"),
 }
