@@ -13,7 +13,7 @@ from psycopg import pq
 from psycopg.conninfo import make_conninfo
 from psycopg.waiting import Wait
 
-from connection_governor.database.authorities import RDS_BUNDLE
+from connection_governor.database.authorities import authorities_path
 from connection_governor.errors import InvalidRequest
 from connection_governor.postgresql.refusal import ask_for_sqlstate, refusal_of
 from connection_governor.postgresql.wire import is_connected, second_descriptor
@@ -65,7 +65,7 @@ def parameters(target: Target, session_name: str, options: str) -> dict[str, Any
         "client_encoding": "UTF8",
         "options": options,
         "sslmode": _SSL_MODES[target.tls],
-        "sslrootcert": (target.tls_ca or RDS_BUNDLE) if target.tls == "verify" else _NO_FILE,
+        "sslrootcert": authorities_path(target.host, target.tls_ca) if target.tls == "verify" else _NO_FILE,
         "gssencmode": "disable",
         "target_session_attrs": "read-write" if target.role == "writer" else "any",
     }
