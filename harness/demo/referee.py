@@ -47,7 +47,7 @@ class MySQLReferee:
     _SESSIONS: Final = (
         "SELECT COUNT(*) FROM performance_schema.threads WHERE processlist_user = %s AND processlist_id IS NOT NULL"
     )
-    _BEGUN: Final = "SELECT COALESCE(MAX(total_connections), 0) FROM performance_schema.users WHERE user = %s"
+    _LOGINS: Final = "SELECT COALESCE(MAX(total_connections), 0) FROM performance_schema.users WHERE user = %s"
     _REFUSED: Final = "SHOW GLOBAL STATUS LIKE 'Aborted_connects'"  # each error 1040 and 1226 counts here, once
     # MySQL's process list has whole seconds only, its performance schema the end of each session's last statement, by
     # the same clock as the start of ours. MariaDB fills no such table by default.
@@ -69,8 +69,8 @@ class MySQLReferee:
         return int(self._rows(self._SESSIONS, WORKER_USER)[0][0])
 
     def begun(self) -> int:
-        """Return how many there have been since the server was started."""
-        return int(self._rows(self._BEGUN, WORKER_USER)[0][0])
+        """Return how many there have been since the server was started; MySQL counts those that it refused, too."""
+        return self._logins() - self.refused()
 
     def refused(self) -> int:
         """Return how many it has refused since it was started."""
@@ -84,6 +84,9 @@ class MySQLReferee:
     def close(self) -> None:
         """End the connection."""
         self._connection.close()
+
+    def _logins(self) -> int:
+        return int(self._rows(self._LOGINS, WORKER_USER)[0][0])
 
     def _rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         with self._connection.cursor() as cursor:
@@ -99,6 +102,10 @@ class MariaDBReferee(MySQLReferee):
         FROM information_schema.processlist s JOIN performance_schema.session_connect_attrs a ON a.processlist_id = s.id
         WHERE s.user = %s AND s.command = 'Sleep' AND s.time_ms > %s AND a.attr_name = '_pid'
     """
+
+    def begun(self) -> int:
+        """Return how many there have been since the server was started."""
+        return self._logins()
 
 
 class PostgreSQLReferee:

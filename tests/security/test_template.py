@@ -81,6 +81,17 @@ def test_a_database_that_is_made_is_private_encrypted_and_kept_as_a_snapshot(res
     assert (parameters["performance_schema"], parameters["require_secure_transport"]) == (1, 1)
 
 
+def test_a_made_postgresql_refuses_plain_text_and_ends_no_others_sessions(template: Node) -> None:
+    """PostgreSQL has no REQUIRE SSL for one role; and an idle limit for all would end a pool's sessions, or a psql."""
+    made = Given(template, CreateDatabase="true", DatabaseEngine="postgresql").made()
+    assert "DatabaseParameters" not in made
+    parameters = made["PostgresqlParameters"]["Properties"]["Parameters"]
+    assert parameters["rds.force_ssl"] == 1
+    assert not [name for name in parameters if name.startswith(("idle_", "statement_timeout", "lock_timeout"))]
+    database = made["Database"]["Properties"]
+    assert (database["Engine"], database["EnableCloudwatchLogsExports"]) == ("postgres", ["postgresql"])
+
+
 def test_mysql_and_the_endpoints_are_reached_by_the_functions_only(resources: Resources) -> None:
     """An open security group is a database on the network of everyone."""
     for name in ("DatabaseSecurityGroup", "EndpointsSecurityGroup"):

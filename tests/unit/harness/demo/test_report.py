@@ -29,3 +29,14 @@ def test_the_page_needs_no_other_file(page: str) -> None:
 def test_a_broken_promise_stands_on_the_page_as_it_is(page: str) -> None:
     """A reader of the report alone must see it, whatever characters it holds."""
     assert "Not every promise held: &lt;all&gt; is lost." in page
+
+
+def test_the_report_speaks_of_the_engine_that_ran(tmp_path: Path) -> None:
+    """A picture that names MySQL proves nothing about PostgreSQL."""
+    recording = recorded(engine="postgresql")
+    write_report(recording, summarise(recording), [], tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert "PostgreSQL connection" in page
+    assert "SQLSTATE 53300" in page
+    assert "MySQL" not in page
+    assert "error 1226" not in page
