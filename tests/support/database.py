@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from connection_governor.client.governor import Governor
+from connection_governor.client.lease_file import NO_LEASE_FILE
 from connection_governor.client.ports import Dependencies
 from connection_governor.core.engine import Engine
 from connection_governor.core.operations import Operations
@@ -118,7 +119,12 @@ def governor_on(store: LeaseStore, target: Target, **options: Any) -> Governor: 
     service = Service(Engine(store, SYSTEM_CLOCK, SYSTEM_ENTROPY), lambda: operations, quiet, SYSTEM_CLOCK)
     opener = options.pop("opener", None) or opener_for(target, options.pop("credentials", WORKER))
     dependencies = Dependencies(
-        SYSTEM_CLOCK, SYSTEM_ENTROPY, quiet, make_opener=lambda: opener, operations=lambda: operations
+        SYSTEM_CLOCK,
+        SYSTEM_ENTROPY,
+        quiet,
+        make_opener=lambda: opener,
+        operations=lambda: operations,
+        lease_file=options.pop("lease_file", NO_LEASE_FILE),
     )
     defaults: dict[str, Any] = {"holder": "shop/test", "database": "orders", "fence": SHORT}
     return Governor(service, dependencies, **(defaults | {"keep_seconds": KEEP_SECONDS} | options))
