@@ -185,8 +185,8 @@ SESSION = """wiring.database wiring.mysql aws.secrets database.authorities datab
     mysql.plugins mysql.server mysql.session mysql.state mysql.stream mysql.tls"""
 POSTGRESQL = """wiring.database wiring.postgresql aws.secrets database.authorities database.credentials
     database.patience database.server database.target postgresql postgresql.commands postgresql.fence
-    postgresql.governed postgresql.login postgresql.opener postgresql.refusal postgresql.session postgresql.state
-    postgresql.wire"""
+    postgresql.governed postgresql.login postgresql.opener postgresql.refusal postgresql.rules postgresql.session
+    postgresql.state postgresql.wire"""
 
 
 BY_IAM = "wiring.iam aws.database_tokens database.tokens"
@@ -232,6 +232,18 @@ def test_a_worker_on_postgresql_loads_nothing_of_mysql() -> None:
     ours = {module.removeprefix("connection_governor.") for module in of(loaded, "connection_governor")}
     assert ours == {*CLIENT.split(), *TRANSPORT["lambda"].split(), *POSTGRESQL.split()}
     assert of(loaded, "pymysql") == set()
+
+
+def test_a_worker_on_dsql_loads_postgresqls_sessions_and_its_tokens() -> None:
+    """It would read a secret that it has no use for, or pay for both kinds of sessions."""
+    with ScriptedServer([*LEASED["lambda"], Silence()], [Silence()]) as server:
+        variables = {**REMOTE, "AWS_ENDPOINT_URL": server.url, "DB_ENGINE": "dsql", "DB_HOST": "127.0.0.1"}
+        variables |= {"DB_PORT": "9", "DB_USER": "worker"}
+        packages = [Path(psycopg.__file__).parent, Path(typing_extensions.__file__)]
+        loaded = loaded_by(USED.format(variables=variables, use="connection"), *packages)
+    assert len(server.requests) == len(LEASED["lambda"]), "all were asked for, and no secret"
+    ours = {module.removeprefix("connection_governor.") for module in of(loaded, "connection_governor")}
+    assert ours == {*CLIENT.split(), *TRANSPORT["lambda"].split(), *POSTGRESQL.split(), *BY_IAM.split(), "wiring.dsql"}
 
 
 def test_a_missing_driver_is_named_with_what_to_install() -> None:

@@ -110,6 +110,46 @@ def test_by_iam_no_secret_is_named_and_the_token_is_for_the_databases_region(
     assert f"%2F{region}%2Frds-db%2Faws4_request" in login.password
 
 
+CLUSTER = {"DB_ENGINE": "dsql", "DB_HOST": "abc123.dsql.us-east-2.on.aws", "DB_USER": "worker"}
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ({"DB_USER": ""}, "DB_USER"),
+        ({"DB_AUTH": "secret"}, "DB_AUTH"),
+        ({"DB_TLS": "off"}, "DB_TLS"),
+        ({"DB_ROLE": "writer"}, "DB_ROLE"),
+    ],
+)
+def test_what_dsql_does_not_know_is_named(change: dict[str, str], name: str) -> None:
+    """The author reads it in the first line of the log, and not as an error of the server."""
+    assert missing(lambda: env.opener(Environment({**DIRECT, **CLUSTER, **change}))) == name
+
+
+@pytest.mark.parametrize(
+    ("change", "region", "action"),
+    [
+        ({}, "us-east-2", "DbConnect&"),
+        ({"DB_USER": "admin"}, "us-east-2", "DbConnectAdmin&"),
+        ({"DB_HOST": "cluster.example"}, "eu-central-1", "DbConnect&"),
+    ],
+)
+def test_dsql_gets_tokens_of_its_own_kind(change: dict[str, str], region: str, action: str) -> None:
+    """Each sign-in is refused: the token names another service, region or action."""
+    variables = {**DIRECT, **CLUSTER, **change}
+    opener = env.opener(Environment(variables))
+    login = next(opener.attempts()())  # type: ignore[attr-defined]
+    assert login.password.startswith(f"{variables['DB_HOST']}/?Action={action}")
+    assert f"%2F{region}%2Fdsql%2Faws4_request" in login.password
+
+
+def test_dsql_has_no_janitor_and_no_seed() -> None:
+    """They would fail at each round, without a word about why."""
+    assert missing(lambda: env.watch(Environment({**DIRECT, **CLUSTER}))) == "DB_ENGINE"
+    assert missing(lambda: env.administration(Environment({**DIRECT, **CLUSTER}))) == "DB_ENGINE"
+
+
 def test_direct_is_the_default_transport() -> None:
     """A table is all that such a worker needs."""
     assert isinstance(env.governor_parts(Environment(DIRECT))["transport"], Service)

@@ -1,6 +1,7 @@
 """Tokens to sign in to a database, compared with botocore's and over time."""
 
 import datetime as dt
+from collections.abc import Callable
 from types import SimpleNamespace
 from unittest import mock
 
@@ -8,12 +9,17 @@ import pytest
 from botocore.credentials import Credentials as BotocoreCredentials
 from botocore.hooks import HierarchicalEmitter
 from botocore.model import ServiceId
-from botocore.signers import RequestSigner, generate_db_auth_token
+from botocore.signers import (
+    RequestSigner,
+    dsql_generate_db_connect_admin_auth_token,
+    dsql_generate_db_connect_auth_token,
+    generate_db_auth_token,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
 from connection_governor.aws.credentials import FixedCredentials
-from connection_governor.aws.database_tokens import DatabaseTokens, rds_request
+from connection_governor.aws.database_tokens import DatabaseTokens, dsql_request, rds_request
 from connection_governor.aws.sigv4 import AwsCredentials
 from tests.support.virtual import NOW_MS, VirtualClock
 
@@ -64,6 +70,26 @@ def test_so_is_any_token(user: str, token: str | None, now_ms: int) -> None:
     """Sign-ins fail on some days, or with some session tokens."""
     arguments = (HOST, 3306, user, "eu-west-1", AwsCredentials(KEY, SECRET, token), now_ms)
     assert ours(*arguments) == by_botocore(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("user", "theirs"),
+    [("admin", dsql_generate_db_connect_admin_auth_token), ("worker", dsql_generate_db_connect_auth_token)],
+)
+@pytest.mark.parametrize("token", [None, "FwoGZXIvYXdzEBY+/=="])
+def test_a_token_of_dsql_is_the_one_that_botocore_makes(
+    user: str, theirs: Callable[..., str], token: str | None
+) -> None:
+    """Aurora DSQL refuses every sign-in, or that of its administrator."""
+    host = "abcdefghijklmnopqrst123456.dsql.us-east-1.on.aws"
+    source = FixedCredentials(KEY, SECRET, token)
+    ours = DatabaseTokens(dsql_request("us-east-1", host, user), source, VirtualClock(NOW_MS)).current()
+    signer = RequestSigner(
+        ServiceId("dsql"), "us-east-1", "dsql", "v4", BotocoreCredentials(KEY, SECRET, token), EMITTER
+    )
+    when = dt.datetime.fromtimestamp(NOW_MS // 1_000, dt.UTC)
+    with mock.patch("botocore.auth.get_current_datetime", return_value=when):
+        assert ours == theirs(SimpleNamespace(_request_signer=signer), host, "us-east-1")
 
 
 class Source:

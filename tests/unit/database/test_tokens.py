@@ -126,6 +126,30 @@ def test_other_errors_are_not_tried_again() -> None:
         sign_in(credentials(VirtualClock(), recent=True).attempts(), full)
 
 
+def test_a_rate_that_is_no_fault_of_the_token_makes_none_anew() -> None:
+    """A token that is refused later, for its age, would then not be made anew any more."""
+    clock, tried = VirtualClock(), list[str]()
+    errors = [BlockingIOError(), BlockingIOError(), DeniedError(), BlockingIOError()]
+
+    def connect(login: Login) -> str:
+        tried.append(login.password)
+        if errors:
+            raise errors.pop(0)
+        return "session"
+
+    found = TokenCredentials(
+        "worker",
+        Tokens(recent=False),
+        is_denied,
+        clock,
+        Half(),
+        is_throttled=lambda error: isinstance(error, BlockingIOError),
+    )
+    assert sign_in(found.attempts(), connect) == "session"
+    assert tried == ["token-1"] * 3 + ["token-2"] * 2
+    assert clock.naps == [0.1, 0.2, 0.4]
+
+
 def test_nine_of_ten_of_a_crowd_pass_the_throttle() -> None:
     """A thousand environments start at once, RDS lets 200 a second in, and most invocations fail."""
     random, passed, bucket, since_ms = Random(7), 0, 200.0, 0

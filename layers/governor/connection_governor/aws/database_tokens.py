@@ -1,6 +1,7 @@
 """Tokens with which a user signs in to a database in place of a password: presigned requests, valid for 15 minutes.
 
-Source: https://docs.aws.amazon.com/AmazonRDS/latest/UserGuide/UsingWithRDS.IAMDBAuth.html
+Sources: https://docs.aws.amazon.com/AmazonRDS/latest/UserGuide/UsingWithRDS.IAMDBAuth.html,
+https://docs.aws.amazon.com/aurora-dsql/latest/userguide/SECTION_authentication-token.html
 A token is signed here, without a request to AWS. It is kept all the same: RDS limits new connections by IAM to 200 a
 second, and does not count those that repeat a token.
 """
@@ -45,6 +46,12 @@ class TokenRequest:
 def rds_request(region: str, host: str, port: int, user: str) -> TokenRequest:
     """Return what RDS and Aurora check: the endpoint's own name, not another one that leads to it."""
     return TokenRequest("rds-db", region, f"{host}:{port}", {"Action": "connect", "DBUser": user})
+
+
+def dsql_request(region: str, host: str, user: str) -> TokenRequest:
+    """Return what Aurora DSQL checks: the cluster's host without a port, and only whether the user is `admin`."""
+    action = "DbConnectAdmin" if user == "admin" else "DbConnect"
+    return TokenRequest("dsql", region, host, {"Action": action})
 
 
 class DatabaseTokens:

@@ -42,12 +42,23 @@ class TokenCredentials:
         is_denied: whether the driver's error means that the server has refused the token, or throttles.
         clock: waits between the tries.
         entropy: draws how long.
+        is_throttled: whether the driver's error means that too many sessions are opened, whatever their tokens.
     """
 
-    def __init__(self, username: str, tokens: Tokens, is_denied: IsDenied, clock: Clock, entropy: Entropy) -> None:
+    def __init__(
+        self,
+        username: str,
+        tokens: Tokens,
+        is_denied: IsDenied,
+        clock: Clock,
+        entropy: Entropy,
+        *,
+        is_throttled: IsDenied = lambda _: False,
+    ) -> None:
         self._username = username
         self._tokens = tokens
         self._is_denied = is_denied
+        self._is_throttled = is_throttled
         self._clock = clock
         self._entropy = entropy
 
@@ -63,10 +74,11 @@ class TokenCredentials:
             try:
                 yield Login(self._username, tried, is_token=True)
             except Exception as denied:
-                if not self._is_denied(denied):
+                is_denied = self._is_denied(denied)
+                if not is_denied and not self._is_throttled(denied):
                     raise
-                newest = self._tokens.newer_than(tried) if may_renew else tried
-                may_renew = False
+                newest = self._tokens.newer_than(tried) if is_denied and may_renew else tried
+                may_renew = may_renew and not is_denied
                 if newest == tried and not self._paused(next(pauses_ms, None), deadline):
                     denied.add_note(
                         "signed in by IAM: RDS writes the reason to its log iam-db-auth-error, as NotAuthorized, "

@@ -79,6 +79,8 @@ class AsyncFencedConnection(GovernedSession, psycopg.AsyncConnection[Any]):
             else:
                 psycopg.AsyncConnection.__init__(self, pgconn)
                 self._accepted()
+                if not self._rules.prepares:
+                    self.prepare_threshold = None
                 return
         raise failed
 
@@ -100,6 +102,8 @@ class AsyncFencedConnection(GovernedSession, psycopg.AsyncConnection[Any]):
         """End sessions as `session.FencedConnection.end_sessions` does."""
         from connection_governor.postgresql.observe import END_NAMED, named  # noqa: PLC0415 - few sessions end others
 
+        if not self._rules.says_more:
+            return 0
         self._refuse_if_late()
         self._refuse_if_not_ready()
         async with self.lock:

@@ -68,9 +68,9 @@ class GovernedSession:
         self._options = options
         self._answer_s = fence.read_seconds
         self._patience = opener.target.patience(deadline, opener.clock)
-        self._parameters = login.parameters(
-            opener.target, session_name, start_options(fence, options.get("settings", {}))
-        )
+        self._rules = opener.rules
+        start = start_options(fence, options.get("settings", {})) if self._rules.takes_settings else ""
+        self._parameters = login.parameters(opener.target, session_name, start)
         self._process = os.getpid()
         self._state = SessionState()
         self._step = Deadline.after(0, opener.clock)
@@ -141,6 +141,13 @@ class GovernedSession:
         text = login.conninfo(self._parameters, address, credentials)
         return login.signing_in(text, self, with_tls=self._target.tls != "off")
 
+    def _refuse_if_too_old(self) -> None:
+        """Raise if the server may end the session, for its age, before another body has ended. By either clock."""
+        longest_ms = self._rules.longest_kept_ms
+        age_ms = max(self._clock.now_ms() - self._opened_ms, -self._opened.left_ms())
+        if longest_ms is not None and age_ms >= longest_ms:
+            raise psycopg.OperationalError(f"{self._rules.name} ends sessions of this age: open another one")
+
     def _may_try_again(self) -> bool:
         """Return whether a server that has heard no login was silent, see `patience`."""
         return self._state.phase is Phase.CONNECTING and self._patience.has_another
@@ -151,6 +158,7 @@ class GovernedSession:
     def _accepted(self) -> None:
         """Note that the session is open, unless that took too long."""
         self._state.accepted()
+        self._opened_ms, self._opened = self._clock.now_ms(), Deadline.after(0, self._clock)
         self._refuse_if_late()
 
     # Each wait of the driver goes through these.

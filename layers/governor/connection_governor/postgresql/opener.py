@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from connection_governor.errors import InvalidRequest
 from connection_governor.postgresql.fence import session_options
+from connection_governor.postgresql.rules import POSTGRESQL
 from connection_governor.postgresql.session import FencedConnection
 
 if TYPE_CHECKING:
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from connection_governor.database.fence import Fence
     from connection_governor.database.target import Target
     from connection_governor.postgresql.async_session import AsyncFencedConnection
+    from connection_governor.postgresql.rules import Rules
 
 
 class Opener:
@@ -25,15 +28,22 @@ class Opener:
         target: the server.
         logins: the credentials to try, for each opening anew; the deadline bounds what is asked for them.
         clock: what `usable_until_ms` is compared with.
+        rules: what the kind of server takes from a session.
     """
 
-    def __init__(self, target: Target, logins: Logins, clock: Clock) -> None:
+    def __init__(self, target: Target, logins: Logins, clock: Clock, rules: Rules = POSTGRESQL) -> None:
         self.target = target
         self.clock = clock
+        self.rules = rules
         self._logins = logins
 
     def session_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Return a caller's options, see `fence.session_options`."""
+        rules = self.rules
+        refused = {"settings": rules.takes_settings, "prepare_threshold": rules.prepares}
+        for name in options:
+            if not refused.get(name, True):
+                raise InvalidRequest(name, f"cannot be set on a governed connection to {rules.name}")
         return session_options(options)
 
     def attempts(self, deadline: Deadline | None = None) -> Attempts:

@@ -23,6 +23,7 @@ _FIRST_LINE = re.compile(r"^(?P<before>[^\n]*?:  )(?P<sqlstate>[0-9A-Z]{5}): (?P
 _LOCATION = re.compile(r"\n\w[^\n]*: {2}\w+, \w+\.c:\d+$")
 DENIED = "28P01"
 _NOT_AUTHORIZED = "28000"
+_TOO_FAST = "53400"
 
 
 def ask_for_sqlstate(pgconn: PGconn, *, wanted: bool) -> None:
@@ -78,3 +79,8 @@ def is_denied(error: Exception) -> bool:
 def is_token_denied(error: Exception) -> bool:
     """Return whether the server has denied a token: RDS checks it by PAM, whose refusal has a code of its own."""
     return isinstance(error, psycopg.Error) and error.sqlstate in {DENIED, _NOT_AUTHORIZED}
+
+
+def is_too_fast(error: Exception) -> bool:
+    """Return whether Aurora DSQL has refused a connection for the rate of new ones."""
+    return isinstance(error, psycopg.Error) and error.sqlstate == _TOO_FAST

@@ -109,7 +109,7 @@ class FencedConnection(GovernedSession, psycopg.Connection[Any]):
         pgconn = waiting.wait_conn(self._signing_in(address, credentials), interval=login.STEPS_INTERVAL_S)
         psycopg.Connection.__init__(self, pgconn)
         self._accepted()
-        if self.asks_for_server:
+        if self.asks_for_server and self._rules.says_more:
             self.server = self._read_server()
         self._start()
 
@@ -136,7 +136,7 @@ class FencedConnection(GovernedSession, psycopg.Connection[Any]):
         """Give psycopg's object the caller's options."""
         options = self._options
         self._autocommit = bool(options.get("autocommit", False))
-        self.prepare_threshold = options.get("prepare_threshold", 5)
+        self.prepare_threshold = options.get("prepare_threshold", 5) if self._rules.prepares else None
         self.row_factory = options.get("row_factory") or rows.tuple_row
         self.cursor_factory = options.get("cursor_factory") or psycopg.Cursor
         if options.get("context") is not None:
@@ -156,12 +156,14 @@ class FencedConnection(GovernedSession, psycopg.Connection[Any]):
         makes it. It is allowed after `usable_until_ms`, to end the use.
 
         Raises:
-            psycopg.Error: the session is unusable, and closed; also if the answers take `RESET_SECONDS`.
+            psycopg.Error: the session is unusable, and closed; also if the answers take `RESET_SECONDS`, or if it is
+                too old to be kept.
         """
         try:
             self._refuse_if_not_ready()
+            self._refuse_if_too_old()
             rollback = [] if self._transaction == TransactionStatus.IDLE else [b"ROLLBACK"]
-            self._exchange([*rollback, b"DISCARD ALL"], RESET_SECONDS)
+            self._exchange([*rollback, self._rules.forget], RESET_SECONDS)
             psycopg.Connection.__init__(self, self.pgconn)
             self._start()
         except BaseException:
@@ -196,6 +198,8 @@ class FencedConnection(GovernedSession, psycopg.Connection[Any]):
         """
         from connection_governor.postgresql.observe import END_NAMED, named  # noqa: PLC0415 - few sessions end others
 
+        if not self._rules.says_more:
+            return 0
         self._refuse_if_late()
         self._refuse_if_not_ready()
         (result,) = self._exchange([END_NAMED], self._patience_s(), named(names))

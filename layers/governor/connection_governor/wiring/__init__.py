@@ -31,6 +31,7 @@ TRANSPORTS = {
 }
 ENGINES = {
     "mysql": "connection_governor.wiring.mysql",
+    "dsql": "connection_governor.wiring.dsql",
     "postgresql": "connection_governor.wiring.postgresql",
 }
 LONGEST_RESERVE_MS = 60_000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -10,11 +11,26 @@ from connection_governor.system import SYSTEM_CLOCK
 from connection_governor.wiring.database import logins, secret_fetcher, target
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from connection_governor.postgresql.opener import Opener
     from connection_governor.server.ports import Administration, KeptWatch
     from connection_governor.wiring.environment import Environment
 
-_PORT = 5_432
+PORT = 5_432
+
+
+@contextmanager
+def driver_needed(engine: str) -> Iterator[None]:
+    """Raise `InvalidRequest` if what the body imports is missing: psycopg, or the libpq that it needs."""
+    try:
+        yield
+    except ImportError as error:
+        raise InvalidRequest(
+            "DB_ENGINE",
+            f"{engine} needs psycopg 3 and libpq in the function's package: install"
+            f" connection-governor[postgresql] with psycopg[binary], or a system's libpq ({error})",
+        ) from error
 
 
 def opener(environment: Environment) -> Opener:
@@ -23,16 +39,10 @@ def opener(environment: Environment) -> Opener:
     Raises:
         InvalidRequest: psycopg is missing, or the libpq that it needs; or a variable is.
     """
-    try:
+    with driver_needed("postgresql"):
         from connection_governor.postgresql.opener import Opener  # noqa: PLC0415 - an optional extra
         from connection_governor.postgresql.refusal import is_denied, is_token_denied  # noqa: PLC0415 - the same
-    except ImportError as error:
-        raise InvalidRequest(
-            "DB_ENGINE",
-            "postgresql needs psycopg 3 and libpq in the function's package: install"
-            f" connection-governor[postgresql] with psycopg[binary], or a system's libpq ({error})",
-        ) from error
-    server = target(environment, _PORT)
+    server = target(environment, PORT)
     found = logins(environment, server, is_denied=is_denied, is_token_denied=is_token_denied)
     return Opener(server, found, SYSTEM_CLOCK)
 
