@@ -117,7 +117,7 @@ class AsyncFencedConnection(GovernedSession, psycopg.AsyncConnection[Any]):
         end = self._say_goodbye()
         if end is not None:
             try:
-                self._forget_wire(has_ended=await _peer_closes(end))
+                self._forget_wire(has_ended=self._has_session and await _peer_closes(end))
             finally:
                 self.drop()
 

@@ -77,6 +77,10 @@ class GovernedSession:
         self._reported_work = True  # the login is work
         self._is_ending = False
 
+    def __repr__(self) -> str:
+        """Show it as psycopg does; before its opening there is nothing to show."""
+        return super().__repr__() if "pgconn" in self.__dict__ else f"<{type(self).__name__} [not open yet]>"
+
     @property
     def is_open(self) -> bool:
         """Whether it is open."""
@@ -230,6 +234,11 @@ class GovernedSession:
         if pgconn is not None:
             pgconn.finish()
         return self._wire
+
+    @property
+    def _has_session(self) -> bool:
+        """Whether the server may have a session, so that its end is worth a wait."""
+        return self._state.phase is not Phase.CONNECTING
 
     def _forget_wire(self, *, has_ended: bool) -> None:
         """Close the other descriptor, and note whether the server's end has come."""

@@ -33,6 +33,7 @@ STEPS_INTERVAL_S = 0.05
 _NO_FILE = os.path.join(os.devnull, "none")  # noqa: PTH118 - pathlib costs 3 ms
 _SSL_MODES = {"verify": "verify-full", "require": "require", "off": "disable"}
 _FIRST_WITH_REQUIRED_WAYS = 160_000
+_BEFORE_LOGIN = frozenset({pq.ConnStatus.STARTED, pq.ConnStatus.MADE})
 _IN_LOGIN = frozenset({pq.ConnStatus.AWAITING_RESPONSE, pq.ConnStatus.AUTH_OK})
 
 
@@ -145,7 +146,7 @@ def _refuse_if_bad(pgconn: PGconn) -> None:
 
 
 def _login_may_follow(pgconn: PGconn, wire: socket.socket, *, with_tls: bool) -> bool:
-    """Return whether the next step may send the login: the first one with TLS, or where the server is reached."""
-    if pgconn.status == pq.ConnStatus.STARTED:
-        return not with_tls and is_connected(wire)
-    return pgconn.status == pq.ConnStatus.MADE
+    """Return whether the next step may send the login: once the server is reached, and with TLS once that has begun."""
+    if pgconn.status not in _BEFORE_LOGIN:
+        return False
+    return bool(pgconn.ssl_in_use) if with_tls else is_connected(wire)

@@ -225,7 +225,7 @@ class FencedConnection(GovernedSession, psycopg.Connection[Any]):
         """Say goodbye, and wait up to `wire.CLOSE_SECONDS` for the server to have ended the session: see `let_go`."""
         end = self._say_goodbye()
         if end is not None:
-            self._forget_wire(has_ended=peer_closes(end))
+            self._forget_wire(has_ended=self._has_session and peer_closes(end))
         self._closed = True
         if self.on_close is not None:
             self.on_close()
