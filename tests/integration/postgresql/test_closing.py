@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from connection_governor.postgresql.session import FencedConnection
     from harness.stack.postgresql import PrivatePostgreSQL
 
-CYCLES = int(os.environ.get("SLOT_CYCLES", "150"))  # 10000: some ten minutes
+CYCLES = int(os.environ.get("SLOT_CYCLES", "100"))  # 10000: some ten minutes
 LONG = Fence(idle_seconds=60, statement_seconds=60)
 
 

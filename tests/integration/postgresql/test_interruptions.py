@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from connection_governor.core.memory import MemoryStore
     from connection_governor.database.target import Target
 
-POINTS = int(os.environ.get("INTERRUPTION_POINTS", "40"))  # of some 20,000
+POINTS = int(os.environ.get("INTERRUPTION_POINTS", "20"))  # of some 20,000
 ESTABLISHED = "01"
 
 
