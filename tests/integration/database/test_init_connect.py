@@ -22,17 +22,18 @@ if TYPE_CHECKING:
 
     from harness.stack.mysql_family import MySQLFamilyServer
 
+pytestmark = pytest.mark.every_engine
+
 GOVERNED, OTHER = Login("governed_worker", "pw"), Login("reporting", "pw")
 NEW_CONNECTION_REFUSED = 1184
 
 
-@pytest.fixture(params=["mysql", "mariadb"])
-def server(request: pytest.FixtureRequest) -> MySQLFamilyServer:
+@pytest.fixture
+def server(database_server: MySQLFamilyServer) -> MySQLFamilyServer:
     """Return a server with a governed user and another one."""
-    server: MySQLFamilyServer = request.getfixturevalue(request.param)
     for user in (GOVERNED, OTHER):
-        server.create_user(user.username, user.password)
-    return server
+        database_server.create_user(user.username, user.password)
+    return database_server
 
 
 def documented() -> str:

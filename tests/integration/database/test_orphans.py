@@ -22,15 +22,16 @@ if TYPE_CHECKING:
 
     from harness.stack.mysql_family import MySQLFamilyServer
 
+pytestmark = pytest.mark.every_engine
+
 USER = Login("orphan", "pw")
 WORKS_ON_S = 3.0
 
 
-@pytest.fixture(params=["mysql", "mariadb"])
-def server(request: pytest.FixtureRequest) -> MySQLFamilyServer:
+@pytest.fixture
+def server(database_server: MySQLFamilyServer) -> MySQLFamilyServer:
     """Return a server with a procedure that answers at once, and works on."""
-    server: MySQLFamilyServer = request.getfixturevalue(request.param)
-    server.execute(
+    database_server.execute(
         "DROP DATABASE IF EXISTS orphaned",
         "CREATE DATABASE orphaned",
         "CREATE TABLE orphaned.stock (pieces INT)",
@@ -38,8 +39,8 @@ def server(request: pytest.FixtureRequest) -> MySQLFamilyServer:
         "CREATE PROCEDURE orphaned.answers_and_works() BEGIN SELECT 'answer'; "
         f"UPDATE orphaned.stock SET pieces = pieces + SLEEP({WORKS_ON_S}); END",
     )
-    server.create_user(USER.username, USER.password, grants=["ALL ON orphaned.*"])
-    return server
+    database_server.create_user(USER.username, USER.password, grants=["ALL ON orphaned.*"])
+    return database_server
 
 
 def wait_until_at_work(server: MySQLFamilyServer, number: int) -> None:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from connection_governor.mysql.connect import FencedConnection
     from harness.stack.mysql_family import MySQLFamilyServer
 
+pytestmark = pytest.mark.every_engine
+
 ALMIGHTY = Login("almighty", "pw")
 
 STATES = {

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pymysql
 import pytest
+from pymysql.constants import ER
 
 from connection_governor.client.aio import AsyncGovernor
 from connection_governor.core.memory import MemoryStore
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from connection_governor.mysql.connect import FencedConnection
     from harness.stack.mysql_family import MySQLFamilyServer
 
+pytestmark = pytest.mark.every_engine
+
 BUDGET = 1
 PATIENT = Fence(idle_seconds=30, statement_seconds=30)
 """The limits of a session that its lease does not cover: as where MySQL bounds no UPDATE."""
@@ -36,21 +39,20 @@ PATIENT = Fence(idle_seconds=30, statement_seconds=30)
 USER, STRANGER = Login("taker", "pw"), Login("stranger", "pw")
 
 
-@pytest.fixture(params=["mysql", "mariadb"])
-def server(request: pytest.FixtureRequest) -> MySQLFamilyServer:
+@pytest.fixture
+def server(database_server: MySQLFamilyServer) -> MySQLFamilyServer:
     """Return a server with a user that has no right but on its schema, and room for one session beyond the budget."""
-    server: MySQLFamilyServer = request.getfixturevalue(request.param)
-    server.execute(
+    database_server.execute(
         "DROP DATABASE IF EXISTS taken",
         "CREATE DATABASE taken",
         "CREATE TABLE taken.stock (pieces INT)",
         "INSERT INTO taken.stock VALUES (1)",
     )
     for user in (USER, STRANGER):
-        server.create_user(
+        database_server.create_user(
             user.username, user.password, max_user_connections=BUDGET + 1, grants=["SELECT, UPDATE ON taken.*"]
         )
-    return server
+    return database_server
 
 
 @pytest.fixture
@@ -124,6 +126,17 @@ def test_the_asynchronous_taker_does_so_too(governor: Governor, zombie: Zombie) 
 
     asyncio.run(work())
     assert zombie.ended_within(SLACK_S)
+
+
+def test_without_a_place_of_its_own_the_taker_is_refused(
+    governor: Governor, zombie: Zombie, server: MySQLFamilyServer
+) -> None:
+    """Nothing of ours: it is why the documents advise a limit of one more than the budget."""
+    server.execute(f"ALTER USER '{USER.username}'@'%' WITH MAX_USER_CONNECTIONS {BUDGET}")
+    with pytest.raises(pymysql.err.OperationalError) as refused, governor.connection(timeout=3):
+        pass
+    assert refused.value.args[0] == ER.USER_LIMIT_REACHED
+    assert not zombie.ended_within(0)
 
 
 def test_the_body_begins_outside_of_a_transaction(governor: Governor, zombie: Zombie) -> None:
