@@ -3,24 +3,36 @@
 from __future__ import annotations
 
 import json
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
 
+from connection_governor.aws.dynamodb import DynamoDBCaller, DynamoDBStore
 from connection_governor.client.acquire import LeaseClient, run
 from connection_governor.client.lease_file import NO_LEASE_FILE
 from connection_governor.client.request import LeaseRequest
+from connection_governor.core.engine import Engine
 from connection_governor.core.lease import Grant, Refusal, ShardKey, Wanted
 from connection_governor.core.opening import Opening
+from connection_governor.core.operations import Operations
 from connection_governor.core.plan import Change
 from connection_governor.core.store import Written
 from connection_governor.errors import InvalidRequest, NoConnectionsLeft
 from connection_governor.metrics import Reporter
+from connection_governor.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
+from tests.conformance.crowd import crowd
 from tests.support.faulty_store import LOST_ANSWER, TWICE
-from tests.support.virtual import NOW_MS
-from tests.support.worlds import World, through_payloads
+from tests.support.virtual import NOW_MS, SetEntropy
+from tests.support.worlds import World, local_store, new_table, through_payloads
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from connection_governor.aws.client import Endpoint
     from connection_governor.core.store import LeaseStore
 
 KEY = ShardKey("orders", 0)
@@ -466,3 +478,63 @@ def shard_after(store: LeaseStore):  # type: ignore[no-untyped-def]  # noqa: ANN
     (shard,) = store.read([KEY], consistent=True)
     assert shard is not None
     return shard
+
+
+# A thousand environments at once, on DynamoDB Local
+
+ENVIRONMENTS = int(os.environ.get("RUSH_ENVIRONMENTS", "1000"))
+AT_ONCE = 16  # requests: more are only slower on an emulator
+RUSH_SECONDS = float(os.environ.get("RUSH_SECONDS", "3"))
+ANSWER_S = 0.2  # by which one answer may come later than another
+
+
+@pytest.mark.dynamodb_local
+@pytest.mark.parametrize(("shards", "tokens", "ahead"), [(1, 39, 100), (4, 36, 100)])
+def test_of_a_thousand_environments_at_one_moment_exactly_the_tokens_are_granted(
+    endpoint: Endpoint, shards: int, tokens: int, ahead: int
+) -> None:
+    """One more is a connection that the database refuses; a time given twice is two openings at one moment."""
+    world = World(local_store(endpoint))
+    world.operations.set_budget(
+        "orders", 1_000, shards=shards, opens_per_second=100, open_burst=50, skew_ms=100
+    )  # of the 500 ms of burst, 399 are left, and a token costs 10 ms for each shard
+    world.clock.advance(60_000)
+
+    def one(number: int) -> Grant | Refusal:
+        entropy = SetEntropy(prefix=f"{number:x}-")
+        wanted = Wanted("orders", f"{number:08}", "checkout", 1, world.clock.now + 60_000, wait_ms=ahead * 10)
+        return Engine(world.truth, world.clock, entropy).acquire(wanted)
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        outcomes = list(pool.map(one, range(ENVIRONMENTS)))
+    waits = sorted(outcome.open_in_ms for outcome in outcomes if isinstance(outcome, Grant))
+    per_shard = (399 + 10 * ahead) // (10 * shards)
+    assert len(waits) == shards * per_shard
+    assert sum(wait == 0 for wait in waits) == tokens
+    if shards == 1:
+        assert [second - first for first, second in pairwise(waits[tokens:])] == [10] * (len(waits) - tokens - 1)
+    refused = [outcome for outcome in outcomes if isinstance(outcome, Refusal)]
+    assert all(refusal.too_fast for refusal in refused)
+
+
+@pytest.mark.dynamodb_local
+@pytest.mark.parametrize("shards", [1, 3])
+def test_processes_that_rush_in_real_time_never_get_more_than_burst_and_rate(
+    endpoint: Endpoint, dynamodb_local: str, tmp_path: Path, shards: int
+) -> None:
+    """The whole of it, with real clocks: what the holders themselves saw, against the promise."""
+    rate, burst = 10, 20
+    table = new_table(endpoint)
+    operations = Operations(DynamoDBStore(DynamoDBCaller(endpoint), table), SYSTEM_CLOCK, SYSTEM_ENTROPY)
+    operations.set_budget("orders", 200, shards=shards, opens_per_second=rate, open_burst=burst, skew_ms=200)
+    time.sleep(burst / rate + 0.5)  # until the bucket is full
+    with crowd(
+        tmp_path / "journals", dynamodb_local, table, processes=3, threads=8, mode="rush", seconds=RUSH_SECONDS
+    ) as people:
+        people.go()
+        people.finish()
+        at_ns = sorted(lease.from_ns for lease in people.held())
+    assert len(at_ns) >= 0.8 * (burst + rate * RUSH_SECONDS), "nearly as fast as allowed, or this shows nothing"
+    for first, from_ns in enumerate(at_ns):
+        for count, until_ns in enumerate(at_ns[first:], start=1):
+            assert count <= burst + rate * ((until_ns - from_ns) / 1e9 + ANSWER_S)

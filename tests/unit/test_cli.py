@@ -278,3 +278,14 @@ def test_kill_needs_one_of_its_options(janitor: list[dict[str, object]]) -> None
             cli.main(("kill", "orders", *wrong))
         assert usage.value.code == 2
     assert janitor == []
+
+
+def test_an_opening_rate_is_set_shown_and_turned_off(run: Callable[..., tuple[int, str, str]]) -> None:
+    """An operator must see the limit that refuses workers although connections are left."""
+    out = run("set-budget", "orders", "50", "--opens-per-second", "100", "--burst", "1000")[1]
+    assert "opened at most 100 a second, with a burst of 1000; callers wait up to 1.0 s for their turn" in out
+    assert '"opens_per_second": 100, "open_burst": 1000' in run("status", "orders", "--json")[1]
+    status, _, error = run("set-budget", "orders", "50", "--burst", "100")
+    assert status == 1
+    assert "open_burst: must be 103 or more with 100 a second" in error
+    assert "a second" not in run("set-budget", "orders", "50", "--opens-per-second", "0")[1]

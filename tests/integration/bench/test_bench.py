@@ -17,7 +17,7 @@ from harness.paths import ROOT
 if TYPE_CHECKING:
     from pathlib import Path
 
-IN_VIRTUAL_TIME = ("overload", "sharding")
+IN_VIRTUAL_TIME = ("overload", "sharding", "opening_rate")
 ON_EMULATORS = ("direct", "cold_start", "connections", "cost")  # `peers` and `lambda_transport` install and build more
 
 
