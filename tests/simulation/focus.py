@@ -186,6 +186,12 @@ def splits(settings: WorldSettings) -> WorldSettings:
     )
 
 
+def stalls(settings: WorldSettings) -> WorldSettings:
+    """Let the operators stop between two writes, so that shards have different paces for long."""
+    settings = splits(settings)
+    return replace(settings, troubles=replace(settings.troubles, crash=40, brink=0.6))
+
+
 FOCUSES: dict[str, Callable[[WorldSettings], WorldSettings]] = {
     "plans": plans,
     "moves": moves,
@@ -198,4 +204,5 @@ FOCUSES: dict[str, Callable[[WorldSettings], WorldSettings]] = {
     "storms": storms,
     "rates": rates,
     "splits": splits,
+    "stalls": stalls,
 }

@@ -523,7 +523,7 @@ IN_THE_RATE = [
         "core/memory",
         (" or shard.plan < opening.first_plan", ""),
         table="memory",
-        focus="splits",
+        focus="stalls",
     ),
     _r(
         "rate: a token is never spent",
@@ -545,7 +545,7 @@ IN_THE_RATE = [
         ("{IS_DUE} AND {PACE_SET} AND", "{IS_DUE} AND"),
         ("{IS_FULL} AND {PACE_SET} AND", "{IS_FULL} AND"),
         table="dynamodb",
-        focus="splits",
+        focus="stalls",
     ),
     _r(
         "DynamoDB: rate without PACE_KNOWN",
@@ -574,7 +574,7 @@ IN_THE_RATE = [
         "rate: the pace of a new number of shards is the former",
         "core/operations",
         ('"open_burst", "shards", "skew_ms")', '"open_burst", "skew_ms")'),
-        focus="splits",
+        focus="stalls",
     ),
     _r(
         "rate: the first shard is stamped first",
