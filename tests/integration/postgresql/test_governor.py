@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
 
 from connection_governor.client.aio import AsyncGovernor
+from connection_governor.database.fence import Fence
 from connection_governor.errors import InvalidRequest, LeaseLost, NoConnectionsLeft
 from connection_governor.system import SYSTEM_CLOCK
+from tests.integration.postgresql.conftest import opener_of
 from tests.support.invocation import Invocation
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from connection_governor.client.governor import Governor
+    from connection_governor.database.target import Target
+    from connection_governor.postgresql.session import FencedConnection
 
 
 def in_use(governor: Governor) -> int:
@@ -95,3 +100,31 @@ def test_coroutines_get_a_psycopg_connection(governor: Governor, listed: Callabl
         assert await asyncio.to_thread(lambda: (in_use(governor), listed())) == (0, 0)
 
     asyncio.run(work())
+
+
+@pytest.fixture
+def zombie(governor: Governor, target: Target) -> Iterator[FencedConnection]:
+    """Open a session whose holder is gone, and which holds a row; its lease ends in a second."""
+    lease = governor.acquire(lease_ms=1_000)
+    with closing(opener_of(target).open(Fence(idle_seconds=30), lease.session_name, None)) as session:
+        session.execute("UPDATE stock SET pieces = 5 WHERE id = 1")
+        yield session
+
+
+def test_the_taker_of_a_lease_ends_the_session_that_lives_on(governor: Governor, zombie: FencedConnection) -> None:
+    """The zombie holds the row until its own limits end it."""
+    with governor.connection(timeout=5, context=Invocation(20)) as connection:
+        connection.execute("UPDATE stock SET pieces = 10 WHERE id = 1")
+    assert not zombie.is_alive()
+
+
+def test_coroutines_end_it_as_well(governor: Governor, zombie: FencedConnection) -> None:
+    """As above, for asyncio."""
+
+    async def work() -> None:
+        async with AsyncGovernor(governor).connection(timeout=5, context=Invocation(20)) as connection:
+            driver: Any = connection
+            await driver.execute("UPDATE stock SET pieces = 10 WHERE id = 1")
+
+    asyncio.run(work())
+    assert not zombie.is_alive()
