@@ -49,9 +49,9 @@ from connection_governor.database.fence import Fence
 from connection_governor.database.target import Target
 from tests.integration.postgresql.conftest import opener_of
 
-host, port, authority, *kinds = sys.argv[1:]
+host, port, authority, statement_seconds, *kinds = sys.argv[1:]
 opener = opener_of(Target(host, int(port), "shop", tls_ca=authority))
-fence = Fence(idle_seconds=1, statement_seconds=0.5, write_seconds=1)
+fence = Fence(idle_seconds=1, statement_seconds=float(statement_seconds), write_seconds=1)
 sessions = {
     kind: opener.open(fence, f"governor:{kind:_<12}:orders#0", None, autocommit=True) for kind in kinds
 }
@@ -63,8 +63,8 @@ WORK = {
     "lock": "UPDATE stock SET pieces = pieces WHERE id = 1",
     "delete": "DELETE FROM stock WHERE pg_sleep(100) IS NULL",
     "procedure": "DO $$ BEGIN PERFORM pg_sleep(100); END $$",
-    "unread": "SELECT repeat('x', 1000) FROM generate_series(1, 10000000)",
-    "copy_out": "COPY (SELECT repeat('x', 1000) FROM generate_series(1, 10000000)) TO STDOUT",
+    "unread": "SELECT repeat('x', 1000), generate_series(1, 10000000)",
+    "copy_out": "COPY (SELECT repeat('x', 1000), generate_series(1, 10000000)) TO STDOUT",
     "copy_in": "COPY stock FROM STDIN",
 }
 for kind, session in sessions.items():
@@ -80,9 +80,12 @@ time.sleep(60)
 
 
 @contextmanager
-def holder(target: Target, *kinds: str) -> Iterator[subprocess.Popen[str]]:
+def holder(
+    target: Target, *kinds: str, statement_seconds: float = FENCE.statement_seconds
+) -> Iterator[subprocess.Popen[str]]:
     """Run a process that holds a session for each kind of work, all of them begun."""
-    arguments = [sys.executable, "-c", HOLDER, target.host, str(target.port), str(target.tls_ca), *kinds]
+    where = [target.host, str(target.port), str(target.tls_ca)]
+    arguments = [sys.executable, "-c", HOLDER, *where, str(statement_seconds), *kinds]
     paths = os.pathsep.join([str(ROOT), str(ROOT / "layers" / "governor")])
     process = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": paths})
     try:
@@ -133,7 +136,7 @@ def test_a_frozen_holders_sessions_are_ended_within_its_lease(target: Target, ro
 @pytest.mark.usefixtures("locker")
 def test_a_killed_holders_sessions_are_ended_at_once(target: Target, root: psycopg.Connection[Any]) -> None:
     """The extension releases the lease of a runtime that crashed: a statement that runs on would be one too many."""
-    with holder(target, *ENDED_AFTER_S, *NOT_ENDED) as process:
+    with holder(target, *ENDED_AFTER_S, *NOT_ENDED, statement_seconds=30) as process:
         assert left(root) >= {"sleep", "busy", "lock", "copy_in", "pipeline"}
         process.kill()
         assert until(lambda: left(root) == set()) < SLACK_S
