@@ -102,9 +102,12 @@ def failure_report(error: Exception, *, acquire_ms: int) -> dict[str, Any]:
 
 
 def _code(error: Exception) -> int | str | None:
-    """Return the code of a driver's error: psycopg's errors carry `sqlstate`, PyMySQL's begin with their number."""
+    """Return the code of a driver's error: PyMySQL's begin with their number, psycopg's carry `sqlstate`.
+
+    PyMySQL 1.2's carry a `sqlstate` as well, which many errors share: 42000 stands for 1226 and for a wrong statement.
+    """
     number = error.args[0] if error.args and isinstance(error.args[0], int) else None
-    return getattr(error, "sqlstate", None) or number
+    return number or getattr(error, "sqlstate", None)
 
 
 def log(report: Mapping[str, Any]) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
+from psycopg import errors
+from pymysql import err
 
 from connection_governor.server.custom_resource import NEVER_MADE
 from connection_governor.server.mysql.administration import ONLY_COUNTED
 from connection_governor.server.seed import Seeder
-from connection_governor.server.seed_request import carry_out
+from connection_governor.server.seed_request import carry_out, explain
 
 if TYPE_CHECKING:
     from connection_governor.server.seed_properties import SeedProperties
@@ -71,3 +73,11 @@ def test_a_missing_right_is_noted(request_to_create: Event) -> None:
     """An operator does not learn that the janitor cannot end sessions."""
     assert carry_out(request_to_create, lambda: RecordingSeeder(ONLY_COUNTED)).notes == (ONLY_COUNTED,)
     assert carry_out(request_to_create, RecordingSeeder).notes == ()
+
+
+def test_an_error_is_explained_by_its_drivers_code() -> None:
+    """An operator reads 42000, which many errors of MySQL share, or nothing."""
+    denied = err.OperationalError(1045, "Access denied for user 'secret'")
+    denied.sqlstate = "28000"  # as PyMySQL 1.2 sets it
+    assert explain(denied) == "OperationalError 1045, see the function's log"
+    assert explain(errors.TooManyConnections("for role 'secret'")) == "TooManyConnections 53300, see the function's log"
