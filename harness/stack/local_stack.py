@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from harness.errors import StackError
 from harness.stack.deployment import DATABASE_NAME, Deployment, build_template, deploy, local_parameters
+from harness.stack.driver_layer import keep_what_runs_here
 from harness.stack.engines import SERVERS
 from harness.stack.local_aws import LocalAws, local_aws
 from harness.stack.lock import only_run
@@ -122,6 +123,7 @@ def running_stack(  # noqa: PLR0913 - each is a choice of the caller
     ):
         say("Building the template with sam")
         template = build_template()
+        keep_what_runs_here(template.parent)
         say("Deploying it with sam")
         parameters = local_parameters(
             engine=engine,

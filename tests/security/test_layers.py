@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from importlib.util import cache_from_source, source_hash
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 from harness.paths import ROOT, TEMPLATE
+from harness.stack.driver_layer import LAYER, keep_what_runs_here
 from harness.stack.tools import uv
 from tests.support.cloudformation import load
 
@@ -49,6 +51,16 @@ def test_the_drivers_layer_fits_each_python_and_processor_of_the_template(built_
             assert (python / "psycopg_binary" / compiled).is_file(), compiled
     for library in ("libpq", "libssl"):
         assert len(list((python / "psycopg_binary.libs").glob(f"{library}-*.so*"))) == len(processors), library
+
+
+def test_the_local_stack_keeps_of_the_driver_what_runs_here(built_layers: Layers, tmp_path: Path) -> None:
+    """Too much removed, and no function here connects; too little, and each cold one unpacks 34 MB."""
+    shutil.copytree(built_layers["PostgresqlLayer"], tmp_path / LAYER)
+    keep_what_runs_here(tmp_path)
+    python = tmp_path / LAYER / "python"
+    assert len(list(python.glob("psycopg_binary/*.so"))) == 2
+    command = [sys.executable, "-S", "-c", f"import sys; sys.path.insert(0, {str(python)!r}); import psycopg"]
+    subprocess.run(command, check=True)
 
 
 def test_a_function_connects_with_what_the_drivers_layer_brings(built_layers: Layers) -> None:
