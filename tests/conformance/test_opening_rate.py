@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -13,7 +15,10 @@ import pytest
 
 from connection_governor.aws.dynamodb import DynamoDBCaller, DynamoDBStore
 from connection_governor.client.acquire import LeaseClient, run
+from connection_governor.client.aio import AsyncGovernor
+from connection_governor.client.governor import Governor
 from connection_governor.client.lease_file import NO_LEASE_FILE
+from connection_governor.client.ports import Dependencies
 from connection_governor.client.request import LeaseRequest
 from connection_governor.core.engine import Engine
 from connection_governor.core.lease import Grant, Refusal, ShardKey, Wanted
@@ -269,6 +274,35 @@ def test_a_caller_interrupted_while_it_waits_releases_its_lease(world: World) ->
     with pytest.raises(KeyboardInterrupt):
         run(steps, interrupted)
     assert world.status().in_use == 20
+
+
+def test_a_task_cancelled_while_it_waits_releases_its_lease(world: World) -> None:
+    """An asyncio worker that gives up would hold a connection that it never opened."""
+    granted(world, 20)
+    dependencies = Dependencies(world.clock, world.entropy, Reporter(world.journal))
+    governor = AsyncGovernor(Governor(world.transport, dependencies, holder="checkout", database="orders"))
+
+    async def cancelled() -> None:
+        task = asyncio.create_task(governor.acquire(timeout=9))
+        while world.status().in_use == 20:  # noqa: ASYNC110 - a store has no event
+            await asyncio.sleep(0.001)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    for _ in range(50):  # so that callers are due seconds from now
+        world.engine.acquire(waiting(world, 9_000))
+    give_back_all_but(world, 20)
+    threads: list[threading.Thread] = []
+    world.store.before["remove"] = lambda: threads.append(threading.current_thread())
+    asyncio.run(cancelled())
+    assert world.status().in_use == 20
+    assert threads != [threading.main_thread()], "the release would stop the event loop"
+
+
+def give_back_all_but(world: World, kept: int) -> None:
+    for lease in world.status().leases()[kept:]:
+        assert world.release(lease)
 
 
 def waiting(world: World, wait_ms: int) -> Wanted:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import pytest
 from psycopg import errors
@@ -11,10 +11,8 @@ from pymysql import err
 from connection_governor.server.custom_resource import NEVER_MADE
 from connection_governor.server.mysql.administration import ONLY_COUNTED
 from connection_governor.server.seed import Seeder
+from connection_governor.server.seed_properties import SeedProperties
 from connection_governor.server.seed_request import carry_out, explain
-
-if TYPE_CHECKING:
-    from connection_governor.server.seed_properties import SeedProperties
 
 Event = dict[str, Any]
 
@@ -81,3 +79,11 @@ def test_an_error_is_explained_by_its_drivers_code() -> None:
     denied.sqlstate = "28000"  # as PyMySQL 1.2 sets it
     assert explain(denied) == "OperationalError 1045, see the function's log"
     assert explain(errors.TooManyConnections("for role 'secret'")) == "TooManyConnections 53300, see the function's log"
+
+
+def test_the_opening_rate_is_read_and_is_none_unless_it_is_named(request_to_create: Event) -> None:
+    """A stack of before the parameter existed would fail to update, or would slow its workers down."""
+    properties = request_to_create["ResourceProperties"]
+    assert SeedProperties.of(properties).opens_per_second == 0
+    limited = SeedProperties.of({**properties, "OpensPerSecond": "100", "OpenBurst": "1000"})
+    assert (limited.opens_per_second, limited.open_burst) == (100, 1_000)
