@@ -23,7 +23,7 @@ TESTS = {
         "database",
         ("opening", "plugins", "closing", "reset", "lingering", "interruptions", "drivers"),
     ),
-    ("psycopg",): ("postgresql", ("opening", "governor", "closing", "reset")),
+    ("psycopg",): ("postgresql", ("opening", "governor", "closing", "reset", "dsql", "conflicts")),
 }
 DRIVERS = tuple(driver for together in TESTS for driver in together)
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())

@@ -16,7 +16,7 @@ from botocore.session import Session
 
 from connection_governor.database.authorities import RDS_BUNDLE
 from harness.paths import ROOT
-from tests.support.cloudformation import Given
+from tests.support.cloudformation import Given, statements
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,6 +47,14 @@ SERVERS: dict[str, tuple[str, ...]] = {
     "DatabaseTls": ("verify", "require", "off"),
     "DatabaseTlsCa": ("", "/opt/ca.pem"),
 }
+SIGN_IN: dict[str, tuple[str, ...]] = {
+    "CreateDatabase": ("true", "false"),
+    "DatabaseEndpoint": ("", HOST),
+    "DatabaseSecretArn": ("", SECRET),
+    "DatabaseTls": ("verify", "off"),
+    "IamUser": ("", "shop"),
+    "DatabaseResourceId": ("", "db-ABC123"),
+}
 NO_NETWORK = dict.fromkeys(("VpcId", "VpcSubnetIds", "SecurityGroupId", "DatabaseSecurityGroupId"), "")
 GATEWAYS = {"DynamoDbEndpoint", "S3Endpoint"}
 
@@ -66,6 +74,7 @@ def failures(given: dict[str, str], region: str, made: Made) -> Iterator[str]:
     yield from _database(made)
     yield from _network(given, made)
     yield from _engine(given, made)
+    yield from _sign_in(given, made)
     tls, authority = given["DatabaseTls"], given["DatabaseTlsCa"]
     if "Database" in made and tls == "off":
         yield "the server refuses plain text"
@@ -105,6 +114,22 @@ def _engine(given: dict[str, str], made: Made) -> Iterator[str]:
         yield "nothing listens there"
 
 
+def _sign_in(given: dict[str, str], made: Made) -> Iterator[str]:
+    """Yield why no worker could sign in by IAM, where one is to."""
+    user, instance, its_own = given["IamUser"], given["DatabaseResourceId"], "Database" in made
+    may = any(statement["Action"] == "rds-db:connect" for statement in statements(made["WorkerPolicy"]))
+    if may != bool(user):
+        yield "the policy knows another user"
+    if user and not its_own and not instance:
+        yield "the policy names no instance"
+    if user and given["DatabaseTls"] == "off":
+        yield "a token is not sent without TLS"
+    if instance and (its_own or not user):
+        yield "DatabaseResourceId is ignored"
+    if its_own and made["Database"]["Properties"]["EnableIAMDatabaseAuthentication"] != bool(user):
+        yield "the instance takes no tokens, or takes them for nothing"
+
+
 def _network(given: dict[str, str], made: Made) -> Iterator[str]:
     seed = made["SeedFunction"]["Properties"]
     network = seed.get("VpcConfig")
@@ -130,7 +155,13 @@ def _network(given: dict[str, str], made: Made) -> Iterator[str]:
 
 
 @pytest.mark.parametrize(
-    ("region", "choices", "working"), [("us-east-1", CHOICES, 94), (UNCOVERED, SERVERS, 16), ("us-east-1", SERVERS, 20)]
+    ("region", "choices", "working"),
+    [
+        ("us-east-1", CHOICES, 94),
+        (UNCOVERED, SERVERS, 16),
+        ("us-east-1", SERVERS, 20),
+        ("us-east-1", SIGN_IN, 5),
+    ],
 )
 def test_each_combination_works_or_is_refused_before_anything_is_made(
     region: str, choices: dict[str, tuple[str, ...]], working: int, template: Node
@@ -141,6 +172,7 @@ def test_each_combination_works_or_is_refused_before_anything_is_made(
         chosen = dict(zip(choices, values, strict=True))
         given = Given(template, region=region, **chosen)
         defaults = {"DatabaseEngine": "mysql", "CreateEndpoints": "auto", "DatabaseTlsCa": "", **NO_NETWORK}
+        defaults |= {"IamUser": "", "DatabaseResourceId": ""}
         why, refused = list(failures(defaults | chosen, region, given.made())), given.refusals()
         assert bool(why) == bool(refused), (chosen, why, refused)
         works += not why

@@ -17,10 +17,11 @@ LOGS = {"logs:CreateLogStream", "logs:PutLogEvents"}
 LEASES = {"dynamodb:GetItem", "dynamodb:BatchGetItem", "dynamodb:UpdateItem"}
 SECRET = {"secretsmanager:GetSecretValue"}
 INVOKE = {"lambda:InvokeFunction"}
+SIGN_IN = {"rds-db:connect"}
 ALLOWED = {
     "GovernorRole": LOGS | LEASES,
     "WorkerRole": LOGS,  # and WorkerPolicy
-    "WorkerPolicy": SECRET | INVOKE | LEASES,  # INVOKE or LEASES, by the transport
+    "WorkerPolicy": SECRET | INVOKE | LEASES | SIGN_IN,  # INVOKE or LEASES, by the transport; SIGN_IN with IamUser
     "JanitorRole": LOGS | LEASES | SECRET | {"dynamodb:PutItem"},
     "SeedRole": LOGS | LEASES | SECRET | {"dynamodb:PutItem", "kms:Decrypt"},  # the key of a brought secret
     "HarnessRole": LOGS | INVOKE,
@@ -88,6 +89,16 @@ def test_a_worker_reaches_the_leases_of_its_database_only(template: Node) -> Non
     assert leases["Condition"] == {"ForAllValues:StringLike": {"dynamodb:LeadingKeys": ["orders", "orders#*"]}}
     _, every = statements(Given(template, WorkerPolicyScope="table").made()["WorkerPolicy"])
     assert "Condition" not in every
+
+
+def test_a_worker_signs_in_by_iam_as_one_user_of_one_instance(resources: Resources) -> None:
+    """With a star it could sign in as the administrator, or to each database of the account."""
+    policy = statements(resources["WorkerPolicy"])
+    (sign_in,) = [statement for statement in policy if statement["Action"] == "rds-db:connect"]
+    text, names = sign_in["Resource"]["Fn::Sub"]
+    assert text == "arn:${AWS::Partition}:rds-db:${AWS::Region}:${AWS::AccountId}:dbuser:${Instance}/${IamUser}"
+    made = {"Fn::GetAtt": ["Database", "DbiResourceId"]}
+    assert names == {"Instance": {"Fn::If": ["MakeDatabase", made, {"Ref": "DatabaseResourceId"}]}}
 
 
 def test_a_secrets_key_is_used_through_secrets_manager_only(template: Node) -> None:
