@@ -83,7 +83,7 @@ CLIENT_MUTANTS = [
         f"{KEEPING}::test_a_refusal_is_pressure_for_a_minute_and_no_longer",
         "a refusal is no pressure",
         "client/acquire",
-        ("            self._note_pressure(request.database, pressure=True)\n", ""),
+        ("            self._note_pressure(request.database, pressure=not outcome.too_fast)\n", ""),
     ),
     _m(
         f"{KEEPING}::test_a_refusal_is_pressure_for_a_minute_and_no_longer",
