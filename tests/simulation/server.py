@@ -46,6 +46,7 @@ _END = b"\xfe\x00\x00\x00\x00"
 _COLUMN = b"\x03def\x00\x00\x00\x01r\x00\x0c\x21\x00\x00\x00\x00\x00\xfd\x00\x00\x00\x00\x00"
 _ROLES_QUERY = roles_query(is_mariadb=True)
 NO_ROLE = (b"\x02", _COLUMN, _COLUMN, _END, b"\xfb\x010", _END)  # one row with NULL and 0
+NO_SCHEMA = (b"\x01", _COLUMN, _END, b"\xfb", _END)
 OK_IN_TRANSACTION = bytes(3) + b"\x01" + bytes(3)
 LONGEST_ROLLBACK_S = 0.6
 CLIENT_WAITS_US = 190 * MS  # `close.CLOSE_SECONDS`, less the way there and back
@@ -244,6 +245,8 @@ class ServerSession:
         self.runaway = self.runaway and command[0] != _QUERY
         sql = command[1:].decode() if command[0] == _QUERY else ""
         rollback_us = 0
+        if command[0] == _PING:
+            self._server.tally.outcomes["kept session pinged"] += 1
         if command[0] == _RESET:
             self._settings = {}
             rollback_us = self._roll_back_us()
@@ -258,9 +261,11 @@ class ServerSession:
         self._hub.after(duration_us, self._finish, packets, sql.startswith("STREAM"))
 
     def _rows(self, sql: str) -> Sequence[bytes]:
-        """Return the answer to a question about roles, or about the sessions of some leases; nothing for others."""
+        """Return the answer to a question about roles, the schema, or the sessions of some leases; else nothing."""
         if sql == _ROLES_QUERY:
             return NO_ROLE
+        if sql == "SELECT DATABASE()":
+            return NO_SCHEMA
         if "session_account_connect_attrs" not in sql:
             return ()
         names = _NAMES.findall(sql)

@@ -81,6 +81,13 @@ def test_every_fault_and_every_branch_of_the_rules_is_met(outcome: Outcome) -> N
     assert outcome.tally.outcomes["session ended: killed by its taker"] > 0
 
 
+def test_sessions_are_kept_between_invocations() -> None:
+    """A reset that fails breaks no promise: the simulation would go on, and show nothing about kept sessions."""
+    world = world_of("0-keeping")
+    assert world.violation(4_000) is None
+    assert world.tally.outcomes["kept session pinged"] > 0
+
+
 def test_clocks_beyond_the_allowance_break_only_what_time_decides(outcome: Outcome) -> None:
     """`docs/guarantees.md` says what may break then; counters, fences, plans and shares must hold all the same."""
     assert outcome.tally.broken.keys() <= MAY_BREAK
