@@ -92,6 +92,19 @@ def test_a_session_is_ended_by_its_lease(kind: Kind, store: FaultyStore) -> None
         assert not watch.kill(seen)
 
 
+def test_a_worker_ends_the_session_of_the_lease_that_it_took_over(kind: Kind, store: FaultyStore) -> None:
+    """The holder of before is frozen in a statement, and the database counts its session beside the new one."""
+    worker = governor(kind, store, keep_seconds=0)
+    with ExitStack() as held:
+        lost, other, mine = (held.enter_context(worker.connection(context=Invocation())) for _ in range(3))
+        numbers = [kind.number(connection) for connection in (lost, other)]
+        kind.begin(lost, kind.lingering["UPDATE"])
+        assert mine.end_sessions([lost.lease.session_name]) == 1
+        kind.seconds_until(numbers[0], gone=True, at_most=SLACK_S)
+        assert kind.listed(numbers[1])
+        assert mine.end_sessions([lost.lease.session_name]) == 0
+
+
 def test_a_crash_of_the_server_costs_a_kept_session_and_no_slot(kind: Kind, store: FaultyStore) -> None:
     """After a restart each warm environment fails its next invocation, or the slots of the old sessions stay lent."""
     worker = governor(kind, store)
