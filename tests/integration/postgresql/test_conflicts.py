@@ -14,8 +14,8 @@ from connection_governor.core.retry import RetryPolicy
 from connection_governor.database.fence import Fence
 from connection_governor.errors import LeaseLost
 from connection_governor.postgresql.conflicts import POLICY, run_transaction, run_transaction_async
-from tests.integration.postgresql.conftest import NAME, opener_of
 from tests.support.invocation import Invocation
+from tests.support.postgresql import NAME, opener_of
 from tests.support.virtual import VirtualClock
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ from connection_governor.core.deadline import Deadline
 from connection_governor.database.fence import Fence
 from connection_governor.database.target import Target
 from connection_governor.system import SYSTEM_CLOCK
-from tests.integration.postgresql.conftest import NAME, opener_of, until
 from tests.support.invocation import Invocation
+from tests.support.postgresql import NAME, opener_of, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

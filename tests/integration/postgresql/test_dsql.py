@@ -28,10 +28,10 @@ from connection_governor.postgresql.rules import AURORA_DSQL, POSTGRESQL, Rules
 from connection_governor.server.service import Service
 from connection_governor.system import SYSTEM_CLOCK, SYSTEM_ENTROPY, SystemClock, SystemEntropy
 from harness.stack.tls import make_server_certificate
-from tests.integration.postgresql.conftest import NAME
-from tests.integration.postgresql.conftest import opener_of as postgresql_opener
 from tests.support.dsql_proxy import DsqlProxy
 from tests.support.invocation import Invocation
+from tests.support.postgresql import NAME
+from tests.support.postgresql import opener_of as postgresql_opener
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

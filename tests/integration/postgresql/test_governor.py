@@ -13,8 +13,8 @@ from connection_governor.client.aio import AsyncGovernor
 from connection_governor.database.fence import Fence
 from connection_governor.errors import InvalidRequest, LeaseLost, NoConnectionsLeft
 from connection_governor.system import SYSTEM_CLOCK
-from tests.integration.postgresql.conftest import opener_of
 from tests.support.invocation import Invocation
+from tests.support.postgresql import opener_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

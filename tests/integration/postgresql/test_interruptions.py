@@ -14,9 +14,9 @@ import psycopg
 import pytest
 
 from connection_governor.client.aio import AsyncGovernor
-from tests.integration.postgresql.conftest import until
 from tests.support.interruption import Interrupted, interrupted
 from tests.support.invocation import Invocation
+from tests.support.postgresql import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,7 +15,7 @@ import pytest
 from connection_governor.database.fence import Fence
 from connection_governor.postgresql.observe import kill, observe
 from harness.paths import ROOT
-from tests.integration.postgresql.conftest import until
+from tests.support.postgresql import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,7 +47,7 @@ HOLDER = """
 import sys, time
 from connection_governor.database.fence import Fence
 from connection_governor.database.target import Target
-from tests.integration.postgresql.conftest import opener_of
+from tests.support.postgresql import opener_of
 
 host, port, authority, statement_seconds, *kinds = sys.argv[1:]
 opener = opener_of(Target(host, int(port), "shop", tls_ca=authority))

@@ -15,7 +15,7 @@ from connection_governor.database.credentials import Login
 from connection_governor.database.fence import Fence
 from connection_governor.errors import InvalidRequest
 from connection_governor.postgresql.observe import end, kill, observe
-from tests.integration.postgresql.conftest import NAME, opener_of, until
+from tests.support.postgresql import NAME, opener_of, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

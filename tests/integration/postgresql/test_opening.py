@@ -17,7 +17,7 @@ from connection_governor.postgresql.fence import limits
 from connection_governor.postgresql.opener import Opener
 from connection_governor.postgresql.refusal import is_denied
 from connection_governor.system import SYSTEM_CLOCK
-from tests.integration.postgresql.conftest import NAME, WORKER, opener_of
+from tests.support.postgresql import NAME, WORKER, opener_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

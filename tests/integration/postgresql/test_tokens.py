@@ -17,7 +17,7 @@ from connection_governor.errors import InvalidRequest
 from connection_governor.postgresql.opener import Opener
 from connection_governor.postgresql.refusal import is_token_denied
 from connection_governor.system import SYSTEM_CLOCK, SystemEntropy
-from tests.integration.postgresql.conftest import NAME
+from tests.support.postgresql import NAME
 from tests.support.virtual import NOW_MS, VirtualClock
 
 if TYPE_CHECKING:
