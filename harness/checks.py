@@ -1,4 +1,4 @@
-"""`make test`'s tests: those of the deployed stack, which mostly wait, beside all others. Exit code 0 if all passed.
+"""`make test`'s tests, in three groups side by side: two of them mostly wait. Exit code 0 if all passed.
 
 With arguments it runs pytest with these, and nothing beside it.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
 from harness.paths import LOGS, ROOT
@@ -15,10 +16,18 @@ from harness.stack.processes import start, stop
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
+
+    from harness.stack.processes import Server
 
 PYTEST: Final = [sys.executable, "-m", "pytest", "--durations=10"]
 GRACE_S: Final = 60  # each stops the servers that it started
-OF_THE_STACK: Final = "stack"  # the marker, see tests/conftest.py
+# By the markers of tests/conftest.py: each test is in one group.
+OTHERS: Final = "not stack and not database"
+BESIDE: Final = {
+    "the deployed stack": "stack",
+    "database servers": "database and not stack",
+}
 
 
 def main(arguments: Sequence[str] = ()) -> int:
@@ -26,18 +35,24 @@ def main(arguments: Sequence[str] = ()) -> int:
     if arguments:
         return _pytest(*arguments)
     LOGS.mkdir(parents=True, exist_ok=True)
-    log = LOGS / "tests-of-the-stack.log"
+    with ExitStack() as until_end:
+        beside = {name: _start(name, marker, until_end) for name, marker in BESIDE.items()}
+        codes = [_pytest("-m", OTHERS)]
+        for name, run in beside.items():
+            print(f"\nWaiting for the tests of {name}", flush=True)
+            codes.append(run.process.wait())
+            print(run.log.read_text(errors="replace"), flush=True)
+    return max(codes, key=abs)
+
+
+def _start(name: str, marker: str, until_end: ExitStack) -> Server:
+    """Start a group's tests, with their output in a file."""
+    log: Path = LOGS / f"tests-of-{name.replace(' ', '-')}.log"
     log.unlink(missing_ok=True)
-    print(f"The tests of the deployed stack run beside the others; their output: {log.relative_to(ROOT)}", flush=True)
-    beside = start("the stack's tests", [*PYTEST, "-p", "no:cacheprovider", "-m", OF_THE_STACK], log=log, cwd=ROOT)
-    try:
-        others = _pytest("-m", f"not {OF_THE_STACK}")
-        print("\nWaiting for the tests of the deployed stack", flush=True)
-        of_the_stack = beside.process.wait()
-        print(log.read_text(errors="replace"), flush=True)
-    finally:
-        stop(beside, grace_s=GRACE_S)
-    return others or of_the_stack
+    print(f"The tests of {name} run beside the others; their output: {log.relative_to(ROOT)}", flush=True)
+    run = start(name, [*PYTEST, "-p", "no:cacheprovider", "-m", marker], log=log, cwd=ROOT)
+    until_end.callback(stop, run, grace_s=GRACE_S)
+    return run
 
 
 def _pytest(*arguments: str) -> int:

@@ -28,6 +28,8 @@ SERVER_FIXTURES = {
     "mysql": "database",
     "mariadb": "database",
     "postgresql": "database",
+    "database_engine": "database",
+    "prepared_kind": "database",
     "dynamodb_local": "dynamodb_local",
     "stack": "stack",
 }

@@ -7,6 +7,7 @@ import pytest
 
 from harness import checks
 
+GROUPS = [checks.OTHERS, *checks.BESIDE.values()]
 PYTEST_THAT_FAILS = """
 import sys
 print("chosen:", sys.argv[-1])
@@ -14,8 +15,8 @@ sys.exit(sys.argv[-1] == {failing!r})
 """
 
 
-@pytest.mark.parametrize(("failing", "code"), [("nothing", 0), ("stack", 1), ("not stack", 1)])
-def test_a_failure_on_either_side_fails_the_run(
+@pytest.mark.parametrize(("failing", "code"), [("nothing", 0), *((group, 1) for group in GROUPS)])
+def test_a_failure_in_any_group_fails_the_run(
     failing: str,
     code: int,
     tmp_path: Path,
@@ -30,5 +31,4 @@ def test_a_failure_on_either_side_fails_the_run(
     monkeypatch.setattr(checks, "ROOT", tmp_path)
     assert checks.main() == code
     shown = capfd.readouterr().out
-    assert "chosen: stack" in shown
-    assert "chosen: not stack" in shown
+    assert [group for group in GROUPS if f"chosen: {group}\n" not in shown] == []
