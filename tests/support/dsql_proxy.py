@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import select
 import socket
 import struct
 import threading
@@ -83,7 +84,7 @@ class DsqlProxy:
             with self._tls.wrap_socket(plain, server_side=True) as client:
                 self._admit(client)
 
-    def _admit(self, client: socket.socket) -> None:
+    def _admit(self, client: ssl.SSLSocket) -> None:
         (length,) = struct.unpack(">I", _exactly(client, 4))
         words = _exactly(client, length - 4)[4:].split(b"\0")
         given = {name.decode(): value for name, value in zip(words[::2], words[1::2], strict=False) if name}
@@ -103,23 +104,24 @@ class DsqlProxy:
             return
         self._join(client, given)
 
-    def _join(self, client: socket.socket, given: dict[str, bytes]) -> None:
+    def _join(self, client: ssl.SSLSocket, given: dict[str, bytes]) -> None:
         """Open a session of the server, and carry messages both ways."""
         with socket.socket(socket.AF_UNIX) as server:
             server.connect(self._path)
             words = [word for name, value in given.items() for word in (name.encode(), value)]
             body = struct.pack(">I", _PROTOCOL) + b"\0".join([*words, b"options", _SNAPSHOTS, b"", b""])
             server.sendall(struct.pack(">I", len(body) + 4) + body)
-            answers = threading.Thread(target=_pump, args=[server, client], daemon=True)
-            answers.start()
-            with contextlib.suppress(OSError):
-                while True:
+            while True:  # one thread for both ways: a TLS connection is not for two at once
+                ready = [client] if client.pending() else select.select([client, server], [], [])[0]
+                if server in ready:
+                    answer = server.recv(65_536)
+                    if not answer:
+                        return
+                    client.sendall(answer)
+                if client in ready:
                     kind, content = _message(client)
                     content = self._judged(kind, content)
                     server.sendall(kind + struct.pack(">I", len(content) + 4) + content)
-            with contextlib.suppress(OSError):
-                server.shutdown(socket.SHUT_WR)
-            answers.join(5)
 
     def _judged(self, kind: bytes, content: bytes) -> bytes:
         if kind == b"Q" and _REFUSED.match(content):
@@ -134,14 +136,6 @@ class DsqlProxy:
     def _refusal(self, query: bytes) -> bytes:
         self.refused.append(query.rstrip(b"\0"))
         return b"DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '0A000', MESSAGE = 'not supported'; END $$"
-
-
-def _pump(source: socket.socket, sink: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        while part := source.recv(65_536):
-            sink.sendall(part)
-    with contextlib.suppress(OSError):
-        sink.shutdown(socket.SHUT_WR)
 
 
 def _error(sqlstate: bytes, message: bytes) -> bytes:
