@@ -158,7 +158,5 @@ def _counted(meter: Meter, cycles: int, cycle: Callable[[], object]) -> Counted:
 
 
 def _store_behind(service: Any) -> DynamoDBStore:  # noqa: ANN401  # see above
-    store: DynamoDBStore = service._engine._store  # noqa: SLF001
-    operations = service._operations  # noqa: SLF001
-    operations._store = operations._plans._store = store  # noqa: SLF001  # both are counted
+    store: DynamoDBStore = service._engine._store  # noqa: SLF001  # its operations have the same one
     return store

@@ -21,7 +21,7 @@ from connection_governor.client.ports import Dependencies
 from connection_governor.core.rules import connections_of
 from connection_governor.metrics import Reporter
 from connection_governor.system import SYSTEM_CLOCK, SYSTEM_ENTROPY
-from connection_governor.wiring import governor_parts
+from connection_governor.wiring import Environment, governor_parts
 from connection_governor.wiring.table import dynamodb_store, operations
 from tests.support.fault_proxy import HEALTHY, Fault, FaultProxy
 from tests.support.invocation import Invocation
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from connection_governor.core.lease import Lease, Shard, Wanted
-    from connection_governor.wiring import Environment
 
 pytestmark = pytest.mark.dynamodb_local
 
@@ -152,13 +151,14 @@ def test_an_acquire_never_has_two_leases_and_no_slot_is_lost_past_its_end(ground
 def test_a_wait_ends_before_the_invocation_and_is_a_refusal(ground: Ground, on_unavailable: str) -> None:
     """Lambda would stop the handler before it answers, or a worker connect without a lease for want of time."""
     notes, ends = WantedIds(), []
+    worker = Environment({**ground.behind.variables, "DB_HOST": "127.0.0.1", "DB_SECRET_ARN": "arn:none"})
     held = [ground.governor(notes).acquire(lease_ms=60_000) for _ in range(BUDGET)]
     assert len(held) == BUDGET
     ground.proxy.inject(Fault(answer_s=(0.006, 0.15)))
     lock = threading.Lock()
 
     def refused(number: int) -> None:
-        parts = governor_parts(ground.behind) | {"on_unavailable": on_unavailable}
+        parts = governor_parts(worker) | {"on_unavailable": on_unavailable}
         governor = Governor(**parts)
         context = Invocation(1.0 + number / 100)
         with pytest.raises(NoConnectionsLeft), governor.connection(timeout=30.0, context=context):
@@ -166,7 +166,7 @@ def test_a_wait_ends_before_the_invocation_and_is_a_refusal(ground: Ground, on_u
         with lock:
             ends.append(context.get_remaining_time_in_millis())
 
-    with ThreadPoolExecutor(8) as crew:
+    with closing(worker), ThreadPoolExecutor(8) as crew:
         list(crew.map(refused, range(40)))
     assert len(ends) == 40
     assert min(ends) >= 200
