@@ -343,7 +343,7 @@ def test_the_trial_for_an_account_deploys_loads_drills_and_deletes(stack: Stack)
     assert 0 < summary["mysql_peak_connections"] <= BUDGET
     assert summary["seconds_to_full_capacity_after_crash"] > 0
     names = [each["StackName"] for each in stack.aws.client("cloudformation").describe_stacks()["Stacks"]]
-    assert "trial" not in names
+    assert "trial" not in names, ran.stdout[-3000:] + ran.stderr[-3000:]
 
 
 def _sam_deploys(stack: Stack, *arguments: str) -> str:

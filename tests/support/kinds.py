@@ -94,6 +94,9 @@ class Kind(ABC):
     def prepare(self) -> None:
         """Make schema, tables, users and a role that the worker may take."""
 
+    def leave(self) -> None:  # noqa: B027 - most kinds have nothing to undo
+        """Undo what `prepare` has done to the server as a whole."""
+
     def clear(self) -> None:
         """Drop what an interrupted statement has made: MySQL's SLEEP answers 1 where it is interrupted."""
         self.run(self._root, "DROP TABLE IF EXISTS made")
@@ -193,7 +196,18 @@ class Kind(ABC):
         return time.monotonic() - since
 
 
-_SLOW: Final = "SELECT SUM(SLEEP(0.01)) FROM numbers"  # no SLEEP of it is long enough to look at its client
+def _lingering(slow: str) -> Mapping[str, str]:
+    return {
+        "SELECT": slow,
+        "UPDATE": f"UPDATE rows_1 SET pieces = ({slow})",
+        "DELETE": f"DELETE FROM rows_2 WHERE ({slow}) = 7",
+        "INSERT … SELECT": f"INSERT INTO rows_3 SELECT 2, ({slow})",
+        "CREATE TABLE … AS SELECT": f"CREATE TABLE made AS {slow}",
+        "SET @v = (SELECT …)": f"SET @v = ({slow})",
+        "DO": f"DO ({slow})",
+        "CALL": "CALL lasts()",
+        LOCK_WAIT: "UPDATE rows_4 SET pieces = 1",
+    }
 
 
 @dataclass
@@ -207,17 +221,6 @@ class _MySQLFamily(Kind):
     other_schema = "USE kinds_other"
     remember = ("SET @left = 1", "CREATE TEMPORARY TABLE left_over (id INT)", "DO GET_LOCK('left', 0)")
     remembered = "SELECT (@left IS NOT NULL) + (IS_USED_LOCK('left') IS NOT NULL)"
-    lingering: ClassVar[Mapping[str, str]] = {
-        "SELECT": _SLOW,
-        "UPDATE": f"UPDATE rows_1 SET pieces = ({_SLOW})",
-        "DELETE": f"DELETE FROM rows_2 WHERE ({_SLOW}) = 7",
-        "INSERT … SELECT": f"INSERT INTO rows_3 SELECT 2, ({_SLOW})",
-        "CREATE TABLE … AS SELECT": f"CREATE TABLE made AS {_SLOW}",
-        "SET @v = (SELECT …)": f"SET @v = ({_SLOW})",
-        "DO": f"DO ({_SLOW})",
-        "CALL": "CALL lasts()",
-        LOCK_WAIT: "UPDATE rows_4 SET pieces = 1",
-    }
 
     def prepare(self) -> None:
         """See `Kind.prepare`."""
@@ -229,7 +232,7 @@ class _MySQLFamily(Kind):
             f"INSERT INTO numbers VALUES {', '.join(['(1)'] * LONG_S * 100)}",
             *_tables(),
             "DROP PROCEDURE IF EXISTS lasts",
-            f"CREATE PROCEDURE lasts() {_SLOW}",
+            f"CREATE PROCEDURE lasts() {self.lingering['SELECT']}",
             f"DROP ROLE IF EXISTS {ROLE}",
             f"CREATE ROLE {ROLE}",
         )
@@ -297,11 +300,17 @@ class MySQLKind(_MySQLFamily):
     """MySQL, with the statement limit that the seed makes in it."""
 
     limits = "SELECT @@wait_timeout * 1000, @@max_execution_time"
+    lingering = _lingering("SELECT SUM(SLEEP(0.01)) FROM numbers")  # none of them is long enough to look at its client
 
     def prepare(self) -> None:
         """See `Kind.prepare`."""
         super().prepare()
         self.limit_statements()
+
+    def leave(self) -> None:
+        """Remove the event: other tests show what happens without it."""
+        with self.server.root() as root, root.cursor() as cursor:
+            statement_limit.remove(cursor, worker=WORKER.username)
 
     def limit_statements(self) -> None:
         """Make the event that the seed makes."""
@@ -313,6 +322,8 @@ class MariaDBKind(_MySQLFamily):
     """MariaDB."""
 
     limits = "SELECT @@wait_timeout * 1000, ROUND(@@max_statement_time * 1000)"
+    # No SLEEP: all SLEEPs share a mutex, for which MariaDB's only thread of time-outs waits up to 2 s for each session.
+    lingering = _lingering("SELECT COUNT(*) FROM numbers a, numbers b, numbers c")
 
 
 @dataclass

@@ -19,13 +19,14 @@ BUDGET = 5
 DATABASE = "orders"
 
 
-@pytest.fixture(scope="session", params=list(KINDS))
+@pytest.fixture(scope="module", params=list(KINDS))
 def prepared_kind(request: pytest.FixtureRequest) -> Iterator[Kind]:
-    """Yield a kind of database, with a worker's user."""
+    """Yield a kind of database, with a worker's user; the server is left as other tests expect it."""
     kind = KINDS[request.param](request.getfixturevalue(request.param))
     kind.prepare()
     with kind.administrator():
         yield kind
+    kind.leave()
 
 
 @pytest.fixture
