@@ -15,6 +15,7 @@ from connection_governor.core.lease import Wanted
 from connection_governor.core.memory import MemoryStore
 from connection_governor.core.operations import Operations
 from connection_governor.database.credentials import Login
+from connection_governor.database.fence import Fence
 from connection_governor.database.target import Target
 from connection_governor.mysql.connect import FencedConnection, open_session
 from connection_governor.server.mysql.administration import NAMES_UNKNOWN, ONLY_COUNTED, UNLIMITED, MySQLAdministration
@@ -40,6 +41,8 @@ ADMINISTRATOR, WORKER, MONITOR = (
 
 DEFINER = "'connection_governor'@'localhost'"
 """The locked account that MySQL's event runs as."""
+
+LONG = Fence(idle_seconds=60)
 
 
 class World:
@@ -236,6 +239,15 @@ def test_deleting_keeps_or_removes_as_asked(removes: bool, world: World) -> None
     left = world.ask("SELECT COUNT(*) FROM information_schema.schemata WHERE schema_name = 'company'")
     users = world.ask("SELECT COUNT(*) FROM mysql.user WHERE user LIKE 'seeded%%'")
     assert (left, users) == (((0,), (0,)) if removes else ((1,), (2,)))
+
+
+def test_removing_ends_the_sessions_of_the_users_that_go(world: World) -> None:
+    """A frozen worker's open transaction holds up the drop of the table, and the stack cannot be deleted."""
+    world.seeder.make(world.wanted)
+    with contextlib.closing(open_session(replace(world.target, database="company"), WORKER, LONG)) as frozen:
+        frozen.query("SELECT COUNT(*) FROM Employees")
+        world.seeder.remove(world.wanted)
+    assert world.ask("SELECT COUNT(*) FROM information_schema.schemata WHERE schema_name = 'company'") == (0,)
 
 
 @pytest.mark.parametrize(

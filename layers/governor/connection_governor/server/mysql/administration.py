@@ -13,12 +13,12 @@ from connection_governor.database.fence import Fence
 from connection_governor.database.target import Target
 from connection_governor.mysql.connect import is_denied, open_session
 from connection_governor.mysql.fence import SessionStart
-from connection_governor.mysql.observe import keeps_names
+from connection_governor.mysql.observe import end, keeps_names, observe
 from connection_governor.server.mysql import limit_procedure, sample_table, statement_limit
 from connection_governor.server.ports import SeedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from pymysql.cursors import Cursor
 
@@ -154,11 +154,20 @@ class MySQLAdministrator:
             limit_procedure.remove(self._cursor, worker=replaced[0])
 
     def remove(self) -> None:
-        """Drop the users, their programs, and the table and schema that the seed created."""
+        """Drop the users, their programs, and the table and schema that the seed created.
+
+        Their sessions end first: one with an open transaction would hold up the drop of the table until it fails.
+        """
+        self._end_sessions(self._wanted.users)
         sample_table.remove(self._cursor, self._wanted.schema)
         statement_limit.remove(self._cursor, worker=self._wanted.users[0])
         limit_procedure.remove(self._cursor, worker=self._wanted.users[0])
         _drop_users(self._cursor, set(self._wanted.users))
+
+    def _end_sessions(self, users: Collection[str]) -> None:
+        with suppress(err.MySQLError):  # without the right to, the drops wait for the sessions' own end
+            for session in observe(self._session, users).sessions:
+                end(self._session, session)
 
     def close(self) -> None:
         """End the session."""
