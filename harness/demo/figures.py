@@ -40,10 +40,10 @@ def headline(summary: Mapping[str, Any], concurrency: int) -> tuple[str, str]:
     without = summary["without_governor"]
     engine = label(summary)
     connections = "connection" if summary["allowed"] == 1 else "connections"
-    title = f"{concurrency} Lambda workers at a time share {summary['allowed']} {engine} {connections}"
-    ran = f"Run on {engine} {summary['engine_version']}. " if summary["engine_version"] else ""
+    version = f" {summary['engine_version']}" if summary["engine_version"] else ""
+    title = f"{concurrency} Lambda workers at a time share {summary['allowed']} {connections} of {engine}{version}"
     return title, (
-        f"{ran}Governed: {summary['granted']} of {summary['invocations']} served, {summary['refused']} refused with "
+        f"Governed: {summary['granted']} of {summary['invocations']} served, {summary['refused']} refused with "
         f"a time to retry, {summary['mysql_refused_1040']} refused by {engine}. "
         f"Without the governor: {without['succeeded']} served, {without['mysql_refused_1040']} refused by {engine}."
     )

@@ -36,7 +36,7 @@ def test_the_report_speaks_of_the_engine_that_ran(tmp_path: Path) -> None:
     recording = recorded(engine="postgresql")
     write_report(recording, summarise(recording), [], tmp_path)
     page = (tmp_path / "report.html").read_text()
-    assert "PostgreSQL connection" in page
+    assert "of PostgreSQL" in page
     assert "SQLSTATE 53300" in page
     assert "MySQL" not in page
     assert "error 1226" not in page
