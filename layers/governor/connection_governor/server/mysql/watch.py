@@ -1,18 +1,14 @@
-"""The janitor's view of MySQL: the governed users' sessions, listed and ended as the monitoring user.
-
-The session is kept from round to round while leases are in use: if other clients use up `max_connections`, the janitor
-and an operator still have one.
-"""
+"""The janitor's view of MySQL: the governed users' sessions, listed and ended as the monitoring user."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from pymysql import err
 
 from connection_governor.core.values import replace
-from connection_governor.database.fence import Fence
 from connection_governor.mysql.observe import end, kill, observe
+from connection_governor.server.kept_session import FROM_ROUND_TO_ROUND, NAME, KeptSession
 from connection_governor.server.mysql import limit_procedure, statement_limit
 
 if TYPE_CHECKING:
@@ -21,9 +17,6 @@ if TYPE_CHECKING:
     from connection_governor.core.observation import Observation, Session
     from connection_governor.mysql.connect import FencedConnection
     from connection_governor.mysql.opener import Opener
-
-
-_FROM_ROUND_TO_ROUND: Final = Fence(idle_seconds=150)
 
 
 class MySQLWatch:
@@ -38,14 +31,15 @@ class MySQLWatch:
     error: type[Exception] = err.MySQLError
 
     def __init__(self, make_opener: Callable[[], Opener], users: Callable[[], Sequence[str]]) -> None:
-        self._make_opener = make_opener
         self._users = users
-        self._session: FencedConnection | None = None
+        self._session: KeptSession[FencedConnection] = KeptSession(
+            lambda: make_opener().open(FROM_ROUND_TO_ROUND, NAME, None)
+        )
 
     def observe(self) -> Observation:
         """Return the governed users' sessions at this moment."""
         users = tuple(self._users())
-        connection = self._connection()
+        connection = self._session.current()
         observation = observe(connection, users)
         if connection.is_mariadb:
             return observation
@@ -54,26 +48,17 @@ class MySQLWatch:
 
     def kill(self, session: Session) -> bool:
         """End a session, if it is still the same one."""
-        return kill(self._connection(), session)
+        return kill(self._session.current(), session)
 
     def end(self, session: Session) -> bool:
         """End an observed session, with a lease or without."""
-        return end(self._connection(), session)
+        return end(self._session.current(), session)
 
     def limit(self, connections: int) -> None:
         """Set the limit of the seeded worker's user."""
-        with self._connection().cursor() as cursor:
+        with self._session.current().cursor() as cursor:
             limit_procedure.call(cursor, worker=self._users()[0], connections=connections)
 
     def close(self) -> None:
         """Close the monitoring user's session, if there is one."""
-        session, self._session = self._session, None
-        if session is not None:
-            session.close()
-
-    def _connection(self) -> FencedConnection:
-        if self._session is not None and not self._session.is_alive():
-            self._session = None
-        if self._session is None:
-            self._session = self._make_opener().open(_FROM_ROUND_TO_ROUND, "governor-janitor", None)
-        return self._session
+        self._session.close()
